@@ -1,0 +1,70 @@
+"""The shape of the configuration: Hydra checks every name and type in conf/ and on the command line against it.
+
+A section that feeds one of our classes, or Lightning's, has exactly that class's keyword arguments. So a new setting is
+added in one place, the constructor, and conf/ holds values only.
+"""
+
+import inspect
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, get_type_hints
+
+import lightning as L
+from hydra.core.config_store import ConfigStore
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import MISSING, OmegaConf
+
+from captioning.datamodule import CaptionDataModule
+from captioning.metrics import direction
+from captioning.module import CaptionModule
+
+
+def schema_of(target: type, *, with_target: bool = False) -> Any:
+    """A config dataclass instance with a field for each constructor argument of ``target``.
+
+    Args:
+        target: the class. An argument whose type OmegaConf can't check is checked by name only.
+        with_target: add ``_target_``, for a node that Hydra instantiates.
+    """
+    hints = get_type_hints(target.__init__)  # type: ignore[misc]
+    fields: list[tuple[str, Any, Any]] = []
+    if with_target:
+        fields.append(("_target_", str, f"{target.__module__}.{target.__qualname__}"))
+    for name, parameter in inspect.signature(target).parameters.items():
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        hint = hints.get(name, Any)
+        fields.append((name, hint if _is_supported(hint) else Any, default))
+    return make_dataclass(target.__name__, [(name, hint, _default(value)) for name, hint, value in fields])()
+
+
+def _default(value: Any) -> Any:
+    return field(default_factory=lambda: value)  # a factory, because a plain default can't be a list
+
+
+def _is_supported(hint: Any) -> bool:
+    """Whether OmegaConf can check values of this type."""
+    try:
+        OmegaConf.structured(make_dataclass("_", [("value", hint, field(default=MISSING))]))
+    except Exception:  # whatever OmegaConf's many type errors are: the answer is no
+        return False
+    return True
+
+
+@dataclass
+class Config:
+    """Everything that ``python train.py`` can be told; conf/config.yaml says what each is for."""
+
+    model: Any = field(default_factory=lambda: schema_of(CaptionModule))
+    data: Any = field(default_factory=lambda: schema_of(CaptionDataModule))
+    trainer: Any = field(default_factory=lambda: schema_of(L.Trainer))
+    callbacks: dict[str, Any] = field(
+        default_factory=lambda: {"checkpoint": schema_of(ModelCheckpoint, with_target=True)}
+    )
+    logger: dict[str, Any] = field(default_factory=dict)
+    output_dir: str = MISSING
+    seed: int = 42
+    monitor: str = "val/wer"
+    val_every_n_steps: int | None = None
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("direction", direction, replace=True)

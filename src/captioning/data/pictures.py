@@ -1,0 +1,56 @@
+"""From a file or bytes to an RGB picture: one way, for training, evaluation and inference alike."""
+
+import io
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+class PictureSource(TypedDict):
+    """Where a picture is, as ``datasets.Image(decode=False)`` has it: its encoded bytes, or else a path."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+def read_bytes(source: PictureSource | None) -> bytes:
+    """The encoded picture; raises OSError where its file can't be read, or where a Hub data set has none."""
+    if source is not None and source["bytes"] is not None:
+        return source["bytes"]
+    if source is None or source["path"] is None:
+        raise OSError("no picture there")
+    return Path(source["path"]).read_bytes()
+
+
+def decode(encoded: bytes) -> Image.Image:
+    """The picture as a person sees it, in RGB: turned as its EXIF says, on white where it is transparent.
+
+    Raises:
+        OSError: not a picture (``PIL.UnidentifiedImageError`` is one too), a damaged one, or one of a size that could
+            only fill the memory.
+    """
+    try:
+        return _as_seen(Image.open(io.BytesIO(encoded)))
+    except OSError:
+        raise
+    except Exception as error:  # for a damaged file, PIL's decoders raise nearly anything
+        raise OSError(str(error) or "damaged file") from error
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        return _from_deep_grey(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _from_deep_grey(picture: Image.Image) -> Image.Image:
+    # PIL would clip 16-bit grey at 255, which turns nearly every picture white.
+    levels = np.asarray(picture, dtype=np.float64)
+    top = 65535.0 if picture.mode.startswith("I;16") or levels.max(initial=0) > 255 else 255.0
+    return Image.fromarray((levels * 255.0 / top).clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,116 @@
+"""GIT from a checkpoint, or from an architecture and random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from captioning.errors import UserError, nearest
+from captioning.processor import PROCESSOR_FILES, checkpoint_folder
+
+SAFE_WEIGHTS = (*PROCESSOR_FILES, "*.safetensors")
+OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
+
+
+def load_model(checkpoint: str) -> transformers.GitForCausalLM:
+    """The GIT of a Hub name or local folder, in float32 and training mode.
+
+    Weights come from safetensors, or else from an older ``pytorch_model.bin``, which is read as tensors alone. Code
+    that a checkpoint ships is never run.
+
+    Raises:
+        UserError: there is no such checkpoint, it isn't a GIT, or its files are damaged.
+    """
+    folder = checkpoint_folder(checkpoint, SAFE_WEIGHTS)
+    if not list(folder.glob("*.safetensors")):
+        folder = checkpoint_folder(checkpoint, OLD_WEIGHTS)
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        _require_git(config, checkpoint)
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=torch.float32,  # master weights; mixed precision casts them for each step
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"model.checkpoint={checkpoint}: can't be loaded ({str(error).strip().splitlines()[0]})"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"model.checkpoint={checkpoint}: {len(missing)} of its weights are missing, {missing[0]} first; "
+            "training would start from random values there"
+        )
+    model.train()  # from_pretrained leaves eval mode, which Lightning keeps: dropout would be off for the whole run
+    return model
+
+
+def init_model(
+    architecture: Mapping[str, Any], *, processor: transformers.ProcessorMixin
+) -> transformers.GitForCausalLM:
+    """A GIT with random weights that fits ``processor``: its vocabulary, special tokens and picture size.
+
+    Args:
+        architecture: settings of ``transformers.GitConfig`` (git-base's by default), with ``vision_config`` within.
+            A ``vocab_size`` larger than the tokenizer's is kept, for a model of a published one's real size.
+        processor: tokenizer and image processor.
+
+    Raises:
+        UserError: a setting that GIT doesn't have, or one that contradicts the processor.
+    """
+    tokenizer = processor.tokenizer
+    image_size = processor.image_processor.crop_size["height"]
+    settings = dict(architecture)
+    vision = {"image_size": image_size, **settings.pop("vision_config", {})}
+    _require_known(settings, transformers.GitConfig, "model.architecture")
+    _require_known(vision, transformers.GitVisionConfig, "model.architecture.vision_config")
+    if vision["image_size"] != image_size or image_size % vision.get("patch_size", 16):
+        raise UserError(
+            f"model.architecture.vision_config.image_size={vision['image_size']} must equal the processor's "
+            f"{image_size} and be a multiple of patch_size={vision.get('patch_size', 16)}"
+        )
+    settings["vocab_size"] = max(settings.get("vocab_size", 0), len(tokenizer))
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    try:
+        return transformers.GitForCausalLM(transformers.GitConfig(**settings, **special, vision_config=vision))
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"model.architecture: {' '.join(str(error).split())}") from error
+
+
+def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> transformers.GitForCausalLM:
+    """A GIT as the ``to_dict()`` of its two configurations describes it, its weights yet to be loaded."""
+    model = transformers.GitForCausalLM(transformers.GitConfig.from_dict(dict(config)))
+    model.generation_config = transformers.GenerationConfig.from_dict(dict(generation_config))
+    return model
+
+
+def _require_git(config: Any, checkpoint: str) -> None:
+    if config.model_type != "git":
+        raise UserError(
+            f"model.checkpoint={checkpoint} is a {config.model_type!r} model; this project trains GIT, such as "
+            "microsoft/git-base or a folder that a run left in its model/"
+        )
+    if config.num_image_with_embedding is not None:
+        raise UserError(f"model.checkpoint={checkpoint} is a GIT for video; captioning pictures needs one for images")
+
+
+def _require_known(settings: Mapping[str, Any], config_class: type, where: str) -> None:
+    known = [name for name in vars(config_class()) if not name.startswith("_")]
+    for name in settings:
+        if name not in known:
+            raise UserError(f"{where}.{name}: GIT has no such setting{nearest(name, known)}")

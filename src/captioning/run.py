@@ -1,0 +1,190 @@
+"""From a composed configuration to a finished run folder."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+import transformers
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+from rich.filesize import decimal
+
+from captioning import run_folder
+from captioning.callbacks.predictions import TestPredictions
+from captioning.callbacks.throughput import Throughput
+from captioning.callbacks.validate_every import ValidateEvery
+from captioning.config import Config, schema_of
+from captioning.datamodule import CaptionDataModule
+from captioning.errors import UserError, nearest
+from captioning.mistakes import answered_in_one_line
+from captioning.module import CaptionModule
+from captioning.summary import print_summary
+
+C = TypeVar("C", bound=L.Callback)
+
+
+def run(cfg: Config) -> float | None:
+    """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
+    with answered_in_one_line():
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            _run_in_own_process(cfg)
+        else:
+            train(cfg)
+    metrics = json.loads(Path(cfg.output_dir, "metrics.json").read_text())
+    score: float | None = metrics.get(cfg.monitor)
+    return score
+
+
+def train(cfg: Config) -> dict[str, float]:
+    """Train, test with the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers."""
+    talk()
+    # What can be wrong is found before what is slow, and before Lightning starts further processes.
+    settings = resolve(cfg)
+    datamodule = CaptionDataModule(**settings["data"])
+    module = CaptionModule(**settings["model"])
+    trainer = make_trainer(cfg, settings)
+    datamodule.setup()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    module.load(datamodule.processor)
+
+    folder = Path(cfg.output_dir)
+    if trainer.is_global_zero:
+        _begin(folder, trainer, datamodule, module)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(settings)
+    trainer.fit(module, datamodule)
+    best = _best_checkpoint(trainer)
+    trainer.test(module, datamodule, ckpt_path=best, verbose=False)
+    metrics = final_metrics(trainer, best)
+    if trainer.is_global_zero:
+        _finish(folder, trainer, module, metrics)
+    trainer.strategy.barrier()
+    return metrics
+
+
+def talk() -> None:
+    """Send our messages to standard error, and of the libraries' only the warnings that can be acted on."""
+    log = logging.getLogger("captioning")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
+        log.propagate = False  # Hydra's handler would say it again
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for message in (
+        ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user
+        ".*Using `DistributedSampler` with the dataloaders.*",  # VisitSampler counts each picture once
+        ".*exists and is not empty.*",  # the run folder holds what was written when the run began
+        ".*number of training batches .* is smaller than the logging interval.*",  # every optimizer step is kept
+        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def resolve(cfg: Config) -> dict[str, Any]:
+    """The configuration as plain Python, refused where a key is none of the classes' arguments (``+model.foo=1``)."""
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for section, target in (("model", CaptionModule), ("data", CaptionDataModule), ("trainer", L.Trainer)):
+        known = list(vars(schema_of(target)))
+        for name in settings[section]:
+            if name not in known:
+                raise UserError(f"{section}.{name}: no such setting{nearest(name, known)}")
+    return settings
+
+
+def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
+    """Lightning's Trainer with the configured loggers and callbacks, and a precision that suits the device."""
+    arguments = dict(settings["trainer"])
+    arguments["precision"] = arguments["precision"] or default_precision(arguments["accelerator"])
+    if arguments["logger"] in (None, True):
+        arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
+    callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
+    if cfg.val_every_n_steps is not None:
+        callbacks.append(ValidateEvery(cfg.val_every_n_steps))
+    try:
+        return L.Trainer(**{**arguments, "callbacks": [*callbacks, TestPredictions()]})
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _instantiate(node: DictConfig) -> Any:
+    return instantiate(node, _convert_="all")
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16 where the device is fast at it, fp16 on older GPUs, 32 bits elsewhere."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    return "32-true"
+
+
+def _best_checkpoint(trainer: L.Trainer) -> str | None:
+    """The checkpoint with the best monitored score; None (the weights as they are) where none was kept."""
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+        return callback.best_model_path
+    return None
+
+
+def final_metrics(trainer: L.Trainer, best: str | None) -> dict[str, float]:
+    """The test numbers, the validation numbers of the checkpoint that was tested, and the training's throughput."""
+    throughput = _callback(trainer, Throughput)
+    validation = torch.load(best, weights_only=True, mmap=True)["metrics"] if best else {}
+    tested = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    return {**tested, **validation, **(throughput.rates() if throughput else {})}
+
+
+def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+def _begin(folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule, module: CaptionModule) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, trainer, module)
+    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+    content = run_folder.environment(data_fingerprint=datamodule.fingerprint, devices=devices)
+    run_folder.write_json(folder / "environment.json", content)
+    run_folder.write_json(folder / "splits.json", datamodule.split_ids)
+
+
+def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> None:
+    """Refuse a disk that training would fill: a checkpoint holds weights and two moments of Adam, 12 bytes a weight."""
+    callback = trainer.checkpoint_callback
+    kept = max(callback.save_top_k, 1) + bool(callback.save_last) if isinstance(callback, ModelCheckpoint) else 0
+    needed = (12 * kept + 4) * sum(parameter.numel() for parameter in module.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"hydra.run.dir={folder}: {decimal(free)} are free, and {kept} checkpoints and the model need "
+            f"{decimal(needed)}; make room, or take another disk with hydra.run.dir=DIR"
+        )
+
+
+def _finish(folder: Path, trainer: L.Trainer, module: CaptionModule, metrics: dict[str, float]) -> None:
+    test = _callback(trainer, TestPredictions)
+    predictions = test.predictions if test else []
+    run_folder.write_json(folder / "metrics.json", metrics)
+    run_folder.write_json_lines(folder / "predictions.jsonl", predictions)
+    run_folder.write_model(folder / "model", network=module.network, processor=module.processor)
+    print_summary(metrics, predictions, folder)
+
+
+def _run_in_own_process(cfg: Config) -> None:
+    # Lightning starts ranks 1..N by running this process's command line again. In a sweep that line is the whole
+    # sweep, and a sweeper that samples would hand every rank other values.
+    overrides = HydraConfig.get().overrides.task
+    run_dir = f'hydra.run.dir="{cfg.output_dir}"'
+    subprocess.run([sys.executable, sys.argv[0], *overrides, run_dir, "hydra.mode=RUN"], check=True)

@@ -1,0 +1,104 @@
+"""What a run leaves behind in its folder. A file there is whole or absent."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from captioning.errors import UserError
+
+PACKAGES = (
+    "captioning",
+    "torch",
+    "lightning",
+    "transformers",
+    "datasets",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "tokenizers",
+    "pillow",
+    "numpy",
+    "wandb",
+)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON; another process sees the whole file or none."""
+    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON object a line; another process sees the whole file or none."""
+    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_model(folder: Path, *, network: Any, processor: Any) -> None:
+    """Save a Hugging Face folder that ``AutoProcessor`` and ``AutoModelForCausalLM`` load: safetensors, no pickle."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        network.save_pretrained(part)
+        processor.save_pretrained(part)
+        for weights in part.glob("*.safetensors"):  # written for its owner alone, unlike everything beside it
+            weights.chmod((part / "config.json").stat().st_mode)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        raise UserError(f"{folder}: the model can't be written ({error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def environment(*, data_fingerprint: str, devices: str) -> dict[str, Any]:
+    """What it takes to tell whether two runs had the same ground: versions, code, machine and data."""
+    return {
+        "command": [sys.executable, *sys.argv],
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": _git(),
+        "platform": platform.platform(),
+        "hostname": platform.node(),
+        "cpu_count": os.cpu_count(),
+        "devices": devices,
+        "cuda": torch.version.cuda,
+        "data_fingerprint": data_fingerprint,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit that the code is at and whether it was changed since; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,88 @@
+"""Small real things that tests share: pictures, a checkpoint, a composed configuration."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+COLOURS = ("red", "green", "blue", "yellow", "black", "white")
+# What makes a run small: a GIT of 60 thousand weights, one epoch, no worker processes.
+SMALL = (
+    "model=git-tiny",
+    "model.architecture.hidden_size=32",
+    "model.architecture.intermediate_size=64",
+    "model.architecture.num_hidden_layers=2",
+    "model.architecture.num_attention_heads=2",
+    "model.architecture.vision_config.hidden_size=32",
+    "model.architecture.vision_config.intermediate_size=64",
+    "model.architecture.vision_config.num_hidden_layers=2",
+    "model.architecture.vision_config.num_attention_heads=2",
+    "model.architecture.vision_config.image_size=32",
+    "model.max_new_tokens=8",
+    "data=folder",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "logger=none",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Here and in the processes that tests start: small models gain nothing from more."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """29 pictures, an odd number, each a coloured square on a coloured ground, with one or two captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pairs = [(ground, square) for ground in COLOURS for square in COLOURS if ground != square][:29]
+    lines = []
+    for ground, square in pairs:
+        picture = Image.new("RGB", (40, 36), ground)
+        picture.paste(square, (10, 8, 30, 28))
+        name = f"{square}-on-{ground}.png"
+        picture.save(folder / name)
+        captions = [f"a {square} square on {ground}", f"a {square} square"]
+        lines.append({"file_name": name, "text": captions if len(lines) % 2 else captions[0]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder as the Hub has them: a small GIT with its processor."""
+    from captioning.model.loading import init_model
+    from captioning.processor import make_processor
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    captions = [f"a {square} square on {ground}" for ground in COLOURS for square in COLOURS]
+    processor = make_processor(captions, image_size=32, max_caption_tokens=32)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = init_model({**tower, "vision_config": {**tower, "patch_size": 8}}, processor=processor)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., object]:
+    """Compose the project's configuration with overrides, as the command line does."""
+    import hydra
+
+    import captioning.config  # noqa: F401  its schema is part of conf/config.yaml
+
+    def composed(*overrides: str) -> object:
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return hydra.compose("config", [f"output_dir={tmp_path / 'run'}", *overrides])
+
+    return composed

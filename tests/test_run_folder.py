@@ -1,0 +1,74 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from captioning import run_folder
+from captioning.errors import UserError
+from captioning.model.loading import load_model
+from captioning.processor import load_processor
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path):
+    """A disk of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(full_disk):
+    run_folder.write_json(full_disk / "metrics.json", {"test/wer": 0.5})
+    with pytest.raises(OSError, match="No space left"):
+        run_folder.write_json(full_disk / "metrics.json", ["x" * 100] * 1000)
+    assert json.loads((full_disk / "metrics.json").read_text()) == {"test/wer": 0.5}
+    assert [path.name for path in full_disk.iterdir()] == ["metrics.json"]
+
+
+def test_a_model_that_cannot_be_finished_is_named_and_leaves_nothing(full_disk, checkpoint):
+    network, processor = load_model(str(checkpoint)), load_processor(str(checkpoint))
+    with pytest.raises(UserError, match=r"disk/model: the model can't be written .*No space left"):
+        run_folder.write_model(full_disk / "model", network=network, processor=processor)
+    assert list(full_disk.iterdir()) == []
+
+
+def test_a_disk_that_training_would_fill_is_refused_before_training(full_disk, compose, pictures):
+    from conftest import SMALL
+
+    from captioning.run import train
+
+    cfg = compose(*SMALL, f"data.path={pictures}", f"output_dir={full_disk / 'run'}")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=.* are free, and 2 checkpoints and the model need"):
+        train(cfg)
+    assert not (full_disk / "run" / "checkpoints").exists()
+
+
+def test_the_weights_are_as_readable_as_the_files_beside_them(checkpoint, tmp_path):
+    network, processor = load_model(str(checkpoint)), load_processor(str(checkpoint))
+    run_folder.write_model(tmp_path / "model", network=network, processor=processor)
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1
+
+
+def test_captions_keep_their_letters(tmp_path):
+    run_folder.write_json_lines(tmp_path / "predictions.jsonl", [{"prediction": "čáp 🐦"}])
+    assert (tmp_path / "predictions.jsonl").read_text(encoding="utf-8") == '{"prediction": "čáp 🐦"}\n'
+
+
+def test_the_environment_outside_a_git_checkout_says_so(tmp_path):
+    code = (
+        "import shutil, sys, pathlib, captioning; source = pathlib.Path(captioning.__file__).parent\n"
+        f"shutil.copytree(source, {str(tmp_path / 'captioning')!r})\n"
+        f"sys.path.insert(0, {str(tmp_path)!r}); [sys.modules.pop(m) for m in list(sys.modules) if 'captioning' in m]\n"
+        "from captioning import run_folder\n"
+        "print(run_folder.environment(data_fingerprint='', devices='')['git'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "None\n"

@@ -1,0 +1,348 @@
+"""`python train.py` as a user runs it: real processes, real files, and what they leave behind."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jiwer
+import pytest
+from conftest import ROOT, SMALL
+
+import captioning.run
+from captioning.errors import UserError
+from captioning.metrics import normalize
+
+
+def train(*overrides: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python train.py`` in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        cwd=folder,
+        env={**os.environ, "WANDB_MODE": "offline", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def trained(*overrides: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    ran = train(*overrides, folder=folder, **environment)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran
+
+
+def run_here(cfg: object) -> dict[str, float]:
+    """Train in this process: the same but for the command line and the start of a process."""
+    return captioning.run.train(cfg)
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def corpus_wer(predictions: Sequence[dict]) -> float:
+    """The definition by jiwer: of each picture, the reference with the lowest rate; then errors over words."""
+    pairs = []
+    for line in predictions:
+        hypothesis = normalize(line["prediction"])
+        references = [normalize(reference) for reference in line["references"]]
+        pairs.append((min(references, key=lambda reference: jiwer.wer(reference, hypothesis)), hypothesis))
+    return jiwer.wer([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs])
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory) -> Path:
+    """The run folder of one process on 29 pictures, with wandb offline."""
+    folder = tmp_path_factory.mktemp("one")
+    trained(*SMALL, f"data.path={pictures}", "logger=wandb", "hydra.run.dir=run", "trainer.max_epochs=3", folder=folder)
+    return folder / "run"
+
+
+def test_the_run_folder_is_whole(run):
+    found = {path.relative_to(run).as_posix() for path in run.rglob("*")}
+    assert found >= {
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+        "environment.json",
+        "splits.json",
+        "checkpoints/last.ckpt",
+        "metrics.json",
+        "predictions.jsonl",
+        "model/model.safetensors",
+        "model/config.json",
+        "wandb",
+    }
+
+
+def test_nothing_else_is_left_in_the_run_folder(run):
+    known = {".hydra", "environment.json", "splits.json", "checkpoints", "metrics.json", "predictions.jsonl", "model"}
+    assert {path.name for path in run.iterdir()} == known | {"wandb"}
+
+
+def test_metrics_hold_test_numbers_the_bests_validation_and_throughput(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics.keys() >= {
+        *(f"{phase}/{name}" for phase in ("test", "val") for name in ("loss", "wer", "cer", "token_accuracy")),
+        "train/pictures_per_second",
+        "train/seconds_per_step",
+    }
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_the_reported_wer_is_jiwers_on_the_reported_captions(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/wer"] == pytest.approx(corpus_wer(lines_of(run / "predictions.jsonl")), rel=1e-6)
+
+
+def test_predictions_are_those_of_the_test_split_in_order(run, pictures):
+    splits = json.loads((run / "splits.json").read_text())
+    predictions = lines_of(run / "predictions.jsonl")
+    assert [line["id"] for line in predictions] == splits["test"]
+    captions = {line["file_name"]: line["text"] for line in lines_of(pictures / "metadata.jsonl")}
+    for line in predictions:
+        assert line.keys() == {"id", "references", "prediction"}
+        assert line["references"] == (captions[line["id"]] if isinstance(captions[line["id"]], list) else
+                                      [captions[line["id"]]])  # fmt: skip
+
+
+def test_the_splits_share_no_picture_and_lose_none(run):
+    splits = json.loads((run / "splits.json").read_text())
+    ids = [name for split in ("train", "val", "test") for name in splits[split]]
+    assert len(ids) == len(set(ids)) == 29
+
+
+def test_the_environment_tells_what_the_run_stood_on(run):
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["transformers"]
+    assert len(environment["data_fingerprint"]) == 32
+    assert environment.keys() >= {"git", "devices", "python", "command"}
+
+
+def test_the_model_folder_gives_the_same_captions_in_a_fresh_process(run, pictures):
+    predictions = lines_of(run / "predictions.jsonl")
+    code = f"""
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoProcessor
+processor = AutoProcessor.from_pretrained({str(run / "model")!r})
+model = AutoModelForCausalLM.from_pretrained({str(run / "model")!r})
+images = [Image.open({str(pictures)!r} + "/" + name) for name in {[line["id"] for line in predictions]}]
+ids = model.generate(pixel_values=processor(images=images, return_tensors="pt").pixel_values, max_new_tokens=8)
+print("\\n".join(processor.batch_decode(ids, skip_special_tokens=True)))
+"""
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert fresh.stdout.splitlines() == [line["prediction"] for line in predictions]
+
+
+def test_the_model_folder_holds_no_pickle(run):
+    assert {path.suffix for path in (run / "model").iterdir()} == {".json", ".safetensors"}
+
+
+def test_the_model_is_the_best_checkpoints_and_not_the_lasts(compose, pictures, tmp_path):
+    # A learning rate that ruins the model after the first epoch.
+    overrides = ["trainer.max_epochs=2", "model.lr=0.5", "model.warmup_fraction=0.0", "model.lr_schedule=constant"]
+    run_here(compose(*SMALL, f"data.path={pictures}", *overrides, "monitor=val/loss"))
+    import torch
+    from safetensors.torch import load_file
+
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (best,) = (path for path in checkpoints.iterdir() if path.name != "last.ckpt")
+    states = [torch.load(path, weights_only=True) for path in (best, checkpoints / "last.ckpt")]
+    name = "git.embeddings.word_embeddings.weight"
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")[name]
+    assert torch.equal(exported, states[0]["state_dict"][f"model.{name}"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["val/loss"] == states[0]["metrics"]["val/loss"] <= states[1]["metrics"]["val/loss"]
+
+
+def test_no_checkpoint_has_an_equals_sign_in_its_name(run):
+    assert not [path for path in (run / "checkpoints").iterdir() if "=" in path.name]
+
+
+def test_the_terminal_shows_numbers_captions_and_places(pictures, tmp_path):
+    shown = trained(*SMALL, f"data.path={pictures}", "hydra.run.dir=run", folder=tmp_path, COLUMNS="200").stdout
+    prediction = lines_of(tmp_path / "run" / "predictions.jsonl")[0]
+    for text in ("word error rate", prediction["id"], prediction["references"][0], "predictions.jsonl", "model"):
+        assert text in shown
+
+
+def test_wandb_offline_says_how_to_look_and_how_to_sync(pictures, tmp_path):
+    said = trained(*SMALL, f"data.path={pictures}", "logger=wandb", "trainer.fast_dev_run=1", folder=tmp_path).stderr
+    assert "wandb leet" in said
+    assert "wandb sync" in said
+
+
+def test_wandb_holds_the_whole_resolved_configuration_and_the_curves(run):
+    shown = subprocess.run(
+        [
+            Path(sys.executable).with_name("wandb"),
+            "leet",
+            "inspect",
+            "--json",
+            *run.glob("wandb/offline-run-*/*.wandb"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for text in ("max_new_tokens", "gradient_clip_val", "image_size", "val/wer", "train/loss"):
+        assert text in shown
+
+
+def test_csv_logger_writes_the_curves_into_the_run_folder(compose, pictures, tmp_path):
+    run_here(compose(*SMALL, f"data.path={pictures}", "logger=csv"))
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert [float(row["val/wer"]) for row in rows if row["val/wer"]]
+
+
+def test_two_processes_leave_one_run_folder_with_every_test_picture_once(pictures, tmp_path):
+    trained(*SMALL, f"data.path={pictures}", "trainer.devices=2", "hydra.run.dir=run", folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert [line["id"] for line in lines_of(tmp_path / "run" / "predictions.jsonl")] == splits["test"]
+
+
+def test_two_processes_give_the_numbers_of_one(pictures, checkpoint, tmp_path):
+    """The global batch is the same, dropout is off in the evaluation, and no step changes the weights."""
+    numbers = []
+    for devices, batch_size in ((1, 4), (2, 2)):
+        overrides = [f"trainer.devices={devices}", f"data.batch_size={batch_size}", "data.test_fraction=0.3"]
+        fixed = ["model=git-base", f"model.checkpoint={checkpoint}", "model.lr=1.0e-12", "model.max_new_tokens=8"]
+        trained(*SMALL, *fixed, f"data.path={pictures}", *overrides, f"hydra.run.dir={devices}", folder=tmp_path)
+        numbers.append(json.loads((tmp_path / str(devices) / "metrics.json").read_text()))
+    one, two = numbers
+    assert (two["test/wer"], two["test/cer"]) == (one["test/wer"], one["test/cer"])
+    assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-5)
+
+
+def test_each_job_of_a_sweep_is_a_run_of_its_own(pictures, tmp_path):
+    trained(
+        "-m", *SMALL, f"data.path={pictures}", "model.lr=0.001,0.0001", "hydra.sweep.dir=sweep", folder=tmp_path
+    )  # fmt: skip
+    configs = [(tmp_path / "sweep" / job / ".hydra" / "overrides.yaml").read_text() for job in "01"]
+    assert "model.lr=0.001" in configs[0]
+    assert "model.lr=0.0001" in configs[1]
+    assert all((tmp_path / "sweep" / job / "metrics.json").exists() for job in "01")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.fast_dev_run=true",
+        "trainer.limit_val_batches=0",
+        "trainer.max_steps=2",
+        "callbacks.checkpoint=null",
+        "callbacks.throughput=null",
+        "trainer.overfit_batches=1",
+        "data.num_workers=1",
+        "model.num_beams=2",
+        "trainer.precision=bf16-mixed",
+        "seed=7",
+    ],
+)
+def test_a_run_succeeds_with(compose, pictures, tmp_path, override):
+    run_here(compose(*SMALL, f"data.path={pictures}", override))
+    assert lines_of(tmp_path / "run" / "predictions.jsonl")
+
+
+def test_validation_by_steps_is_at_every_so_many_optimizer_steps_and_at_the_end(compose, pictures, tmp_path):
+    # 23 pictures by 4 make 6 micro-batches an epoch, by 4 make windows of 4 and 2: two steps an epoch, 6 in all.
+    windows = ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=4", "val_every_n_steps=4"]
+    run_here(compose(*SMALL, f"data.path={pictures}", *windows, "callbacks.checkpoint.save_top_k=-1"))
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(name[: len("step000004")] for name in names if name != "last.ckpt") == ["step000004", "step000006"]
+
+
+def test_another_order_of_workers_changes_no_weight(compose, pictures, tmp_path):
+    """Every random choice about a picture is a function of seed, epoch and position, and not of who makes it."""
+    import torch
+
+    weights = []
+    for workers in (0, 2):
+        run_here(compose(*SMALL, f"data.path={pictures}", f"data.num_workers={workers}", "trainer.max_epochs=2"))
+        weights.append(torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_experiment_tutorial_runs_on_a_checkpoint_folder_and_local_pictures(compose, pictures, checkpoint, tmp_path):
+    small = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.precision=bf16-mixed", "data.num_workers=0"]
+    local = [f"model.checkpoint={checkpoint}", "data=folder", f"data.path={pictures}", "model.max_new_tokens=4"]
+    run_here(compose("experiment=tutorial", *local, *small, "logger=none"))
+    assert lines_of(tmp_path / "run" / "predictions.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["data.batch_size=0", "data.path=."], r"^data\.batch_size must be at least 1, got 0$"),
+        ([], r"^data\.path is missing"),
+        (["data.path=nowhere"], r"^data\.path=nowhere: no such folder"),
+        (["data.path={empty}"], r"^data\.path=.*: no pictures in this folder"),
+        (["data.path={pictures}", "model.checkpoint={pictures}"], r"^model\.checkpoint=.*: its processor can't"),
+        (["data.path={pictures}", "model.checkpoint={pictures}/metadata.jsonl"], r"^model\.checkpoint=.* is a file"),
+        (["data.path={pictures}", "data.caption_column=txt"], r"^data\.caption_column=txt: .*did you mean text\?"),
+        (["data.path={pictures}", "model.lr_schedule=constan"], r"did you mean constant\?"),
+        (["data.path={pictures}", "data.limit=2"], r"^2 captioned pictures leave none for train"),
+    ],
+)
+def test_a_mistake_of_values_is_refused_by_name(compose, pictures, tmp_path, overrides, line):
+    (tmp_path / "empty").mkdir()
+    overrides = [override.format(pictures=pictures, empty=tmp_path / "empty") for override in overrides]
+    with pytest.raises(UserError, match=line):
+        run_here(compose(*SMALL, *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("trainer.devcies=2", "error: trainer.devcies=2: no such setting; did you mean trainer.devices?"),
+        ("data.path=nowhere", "error: data.path=nowhere: no such folder; it must hold pictures and their captions"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path, override, line):
+    ran = train(*SMALL, override, folder=tmp_path)
+    assert (ran.returncode, ran.stderr) == (1, f"{line}\n")
+
+
+def test_a_traceback_is_shown_when_asked_for(tmp_path):
+    ran = train(*SMALL, "data.path=nowhere", folder=tmp_path, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in ran.stderr
+    assert ran.returncode == 1
+
+
+def test_the_users_own_command_without_the_hub_names_what_was_looked_for_and_the_way_out(tmp_path):
+    ran = train("model=git-base", "trainer.devices=2", "trainer.accelerator=cpu", "logger=none", folder=tmp_path,
+                HF_HUB_CACHE=str(tmp_path / "cache"), HF_ENDPOINT="http://127.0.0.1:9")  # fmt: skip
+    assert ran.returncode == 1
+    (said,) = ran.stderr.splitlines()
+    assert "pokemon" in said
+    assert "data=folder" in said
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(pictures, tmp_path):
+    ran = train(*SMALL, f"data.path={pictures}", "hydra.run.dir=/proc/run", folder=tmp_path)
+    assert ran.stderr.startswith("error: ")
+    assert "/proc" in ran.stderr
+    assert "hydra.run.dir" in ran.stderr
+
+
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(tmp_path):
+    def seconds(command: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, check=False)
+        return time.perf_counter() - start
+
+    pairs = [
+        (seconds([str(ROOT / "train.py"), "trainer.devcies=2"]), seconds(["-c", "import lightning, transformers"]))
+        for _ in range(2)
+    ]
+    # Loosely: machines are shared. benchmarks/ has the figure.
+    assert min(mistake for mistake, _ in pairs) < 2 * min(imports for _, imports in pairs)
