@@ -30,6 +30,7 @@ SMALL = (
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
     "trainer.devices=1",
+    "trainer.precision=32-true",
     "logger=none",
 )
 

@@ -103,7 +103,7 @@ def test_the_fingerprint_does_not_depend_on_where_captions_stand(three):
         pytest.param(
             lambda folder: [shutil.copy(folder / f"b.{s}", folder / f"d.{s}") for s in ("png", "txt")], id="row added"
         ),
-        pytest.param(lambda folder: [(folder / f"b.{s}").rename(folder / f"z.{s}") for s in ("png", "txt")], id="name"),
+        pytest.param(lambda folder: [(folder / f"c.{s}").rename(folder / f"z.{s}") for s in ("png", "txt")], id="name"),
     ],
 )
 def test_the_fingerprint_changes_with_the_data(three, change):

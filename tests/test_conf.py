@@ -6,7 +6,7 @@ from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
 from captioning.mistakes import explain
-from captioning.run import make_trainer, resolve
+from captioning.run import default_precision, make_trainer, resolve
 
 CONF_FILES = sorted((ROOT / "conf").glob("*/*.yaml"))
 CHOICES = [f"{file.parent.name}={file.stem}" for file in CONF_FILES]
@@ -146,3 +146,11 @@ def test_the_resolved_configuration_is_plain(compose):
     assert not any(OmegaConf.is_config(value) for section in settings.values() if isinstance(section, dict)
                    for value in section.values())  # fmt: skip
     assert isinstance(Path(settings["output_dir"]), Path)
+
+
+def test_a_cpu_with_bf16_instructions_computes_in_bf16():
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        pytest.skip("the oracle is Linux's")
+    has_bf16 = any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    assert default_precision("cpu") == ("bf16-mixed" if has_bf16 else "32-true")

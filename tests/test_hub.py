@@ -1,11 +1,12 @@
 import errno
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub
 import pytest
@@ -127,29 +128,31 @@ def test_what_is_no_name_of_a_repository_is_said_to_be_none(cache, name):
     )
 
 
-# ---------------------------------------------------------------- a Hub that answers, but not with the files
+# ---------------------------------------------------------------- from a Hub that answers
 
 
 @pytest.fixture
 def hub(cache, monkeypatch):
-    """Start a Hub on this machine with one answer to everything; returns the cache."""
+    """Start a Hub on this machine that answers each path as a function says; returns the cache."""
     servers = []
 
-    def started(status, headers=(), body=b""):
-        class Answer(BaseHTTPRequestHandler):
+    def started(answer):
+        class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                status, headers, body = answer(self.path.partition("?")[0])
                 self.send_response(status)
                 for name, value in [*headers, ("Content-Length", str(len(body)))]:
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command == "GET":
+                    self.wfile.write(body)
 
             do_HEAD = do_GET  # noqa: N815
 
             def log_message(self, *args):
                 pass
 
-        server = HTTPServer(("127.0.0.1", 0), Answer)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
         point_hub_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
@@ -159,6 +162,49 @@ def hub(cache, monkeypatch):
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def with_a_data_set(path):
+    """The answers of a Hub with one repository, the data set user/name, in which are two files."""
+    files = {"a.txt": b"a caption", "a.bin": b"weights"}
+    tree = [{"type": "file", "path": name, "size": len(text), "oid": name} for name, text in files.items()]
+    pages = {
+        "/api/datasets/user/name": {"id": "user/name", "sha": COMMIT},
+        "/api/datasets/user/name/revision/main": {"id": "user/name", "sha": COMMIT},
+        f"/api/datasets/user/name/tree/{COMMIT}": tree,
+    }
+    folder, _, name = path.rpartition("/")
+    if path in pages:
+        return 200, [("Content-Type", "application/json")], json.dumps(pages[path]).encode()
+    if folder == f"/datasets/user/name/resolve/{COMMIT}" and name in files:
+        return 200, [("X-Repo-Commit", COMMIT), ("ETag", f'"{name}"')], files[name]
+    return 401, [("X-Error-Code", "RepoNotFound")], b""
+
+
+def test_what_is_not_cached_is_downloaded(hub):
+    hub(with_a_data_set)
+    folder = snapshot("user/name", setting="data.path", repo_type="dataset")
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {"a.txt": "a caption", "a.bin": "weights"}
+
+
+def test_only_files_of_the_given_patterns_are_downloaded(hub):
+    hub(with_a_data_set)
+    folder = snapshot("user/name", setting="data.path", repo_type="dataset", allow_patterns=["*.txt"])
+    assert [file.name for file in folder.iterdir()] == ["a.txt"]
+
+
+def test_what_was_downloaded_is_found_without_a_network(hub, monkeypatch):
+    hub(with_a_data_set)
+    folder = snapshot("user/name", setting="data.path", repo_type="dataset")
+    point_hub_to(CLOSED_PORT, monkeypatch)
+    assert snapshot("user/name", setting="data.path", repo_type="dataset") == folder
+
+
+def test_what_was_downloaded_in_part_is_not_taken_for_the_whole(hub, monkeypatch):
+    hub(with_a_data_set)
+    snapshot("user/name", setting="data.path", repo_type="dataset", allow_patterns=["*.txt"])
+    point_hub_to(CLOSED_PORT, monkeypatch)
+    assert "is not in the local cache" in mistake(repo_type="dataset")
 
 
 ANSWERS = {
@@ -179,13 +225,13 @@ ANSWERS = {
     ],
 )
 def test_what_the_hub_answers_is_said(hub, answer, expected):
-    hub(*ANSWERS[answer])
+    hub(lambda path: ANSWERS[answer])
     assert expected in mistake()
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_what_is_cached_is_used_whatever_the_hub_answers(hub, answer):
-    folder = lay_out(hub(*ANSWERS[answer]), "models--user--name")
+    folder = lay_out(hub(lambda path: ANSWERS[answer]), "models--user--name")
     assert snapshot("user/name", setting="model.checkpoint") == folder
 
 

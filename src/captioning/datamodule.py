@@ -47,7 +47,8 @@ class CaptionDataModule(L.LightningDataModule):
         image_size: side of the pictures in pixels, for a model from scratch (a checkpoint's processor has its own).
         max_caption_tokens: longer captions are cut.
         batch_size: pictures per step and process.
-        num_workers: processes that prepare batches, per training process; by default as the machine has cores.
+        num_workers: processes that prepare batches, per training process; by default none on a CPU, and on GPUs as many
+            as there are cores for, up to 8.
         seed: of the order of pictures and of every random choice about them.
         cache_dir: where drawn creatures are kept.
     """
@@ -199,8 +200,9 @@ class CaptionDataModule(L.LightningDataModule):
     def _num_workers(self) -> int:
         if self.hparams["num_workers"] is not None:
             return int(self.hparams["num_workers"])
-        processes = self.trainer.num_devices if self.trainer else 1
-        return min(8, (os.cpu_count() or 1) // processes)
+        if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
+            return 0  # every core works for the network; its threads would wait for each one that a worker takes
+        return min(8, (os.cpu_count() or 1) // self.trainer.num_devices)
 
 
 def _check_source(source: str, path: str | None) -> None:

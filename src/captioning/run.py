@@ -127,6 +127,9 @@ def default_precision(accelerator: str) -> str:
     """bf16 where the device is fast at it, fp16 on older GPUs, 32 bits elsewhere."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    if accelerator == "cpu" or not torch.accelerator.is_available():
+        instructions = torch.cpu.get_capabilities()
+        return "bf16-mixed" if instructions.get("avx512_bf16") or instructions.get("amx_bf16") else "32-true"
     return "32-true"
 
 

@@ -102,8 +102,10 @@ def _bird(dye: Dye, rng: Random) -> Plan:
 
 def _fish(dye: Dye, rng: Random) -> Plan:
     height, fan = rng.uniform(0.48, 0.56), rng.uniform(0.36, 0.44)
-    lobes = ((-0.95, 0.15 + turn * fan / 2, 0.15, -1.1, 0.15 + turn * fan, 0.07) for turn in (-1, 1))
-    tail = tuple(curve((-0.7, 0.15, 0.1), (a, b, c), (d, e, f)) for a, b, c, d, e, f in lobes)
+    tail = tuple(
+        curve((-0.7, 0.15, 0.1), (-0.95, 0.15 + side * fan / 2, 0.15), (-1.1, 0.15 + side * fan, 0.07))
+        for side in (-1, 1)
+    )
     upper = curve((-0.35, -0.2, 0.12), (-0.5, -0.44, 0.1), (-0.7, -0.54, 0.05))
     middle = curve((-0.51, -0.2, 0.12), (-0.66, -0.28, 0.1), (-0.86, -0.38, 0.05))
     below = (curve((-0.1, 0.5, 0.14), (x + 0.1, 0.7, 0.09), (x, 0.84, 0.04)) for x in (-0.16, -0.4))
@@ -158,7 +160,7 @@ def _octopus(dye: Dye, rng: Random) -> Plan:
     radii = (0.15, 0.13, 0.1, 0.06, 0.04)
     arms = [curve(*((x, y, r) for (x, y), r in zip(row, radii, strict=True))) for row in rows]
     return Plan(
-        body=(limb((0, -0.26, 0.48), (0, 0.06, 0.4)),),
+        body=(limb((0, -0.22, 0.46), (0, 0.06, 0.4)),),
         behind=tuple(Piece(dye.second, (arm,)) for row in arms for arm in both(row)),
     )
 

@@ -6,7 +6,7 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from captioning.data.creature_bodies import PLANS, Dye, Plan
-from captioning.data.creature_parts import FACE, PARTS, face
+from captioning.data.creature_parts import FACE, FACES, PARTS, face
 from captioning.data.creature_shapes import INK, PAPER, Pen, Piece, Rgb, Shape, curve, limb, mix, rgb, shade_of
 
 OVERSAMPLING = 3  # drawn this much larger, then shrunk: ImageDraw's own edges are jagged
@@ -34,7 +34,7 @@ def draw_creature(creature: Creature, size: int, rng: Random) -> Image.Image:
     centre = (side * rng.uniform(0.53, 0.55), side * rng.uniform(0.53, 0.55))
     pen = Pen(image, scale=side * rng.uniform(0.4, 0.42), turn=rng.uniform(-0.05, 0.05), centre=centre)
     for part in reversed(creature.parts):  # the head's parts come first, and lie over wings
-        for piece in PARTS[part](plan, dye, rng) if part in PARTS else ():
+        for piece in () if part in FACES else PARTS[part](plan, dye, rng):
             pen.paint(piece)
     for piece in (*plan.behind, Piece(main, plan.body)):
         pen.paint(piece)
@@ -43,7 +43,7 @@ def draw_creature(creature: Creature, size: int, rng: Random) -> Image.Image:
     pen.shade(body, main)
     for piece in (*plan.front, *face(plan, dye, creature.parts, rng)):
         pen.paint(piece)
-    return image.resize((size, size), Image.Resampling.LANCZOS)
+    return image.reduce(OVERSAMPLING)  # the mean of each square: to the eye as good as LANCZOS, in a tenth of the time
 
 
 def _paint_coat(pen: Pen, body: Image.Image, coat: str, plan: Plan, dye: Dye) -> None:

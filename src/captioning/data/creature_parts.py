@@ -30,8 +30,8 @@ Part = Callable[[Plan, Dye, Random], list[Piece]]
 
 
 def _one_horn(plan: Plan, dye: Dye, rng: Random) -> list[Piece]:
-    horn = limb(at_head(0, R, 0.14), at_head(0, R + 0.5, 0.02))
-    rings = (limb((-x, y, 0.016), (x, y - 0.07, 0.016)) for x, y in ((0.1, -0.7), (0.075, -0.82), (0.045, -0.94)))
+    horn = limb(at_head(0, R, 0.16), at_head(0, R + 0.5, 0.02))
+    rings = (limb((-x, y, 0.016), (x, y - 0.07, 0.016)) for x, y in ((0.115, -0.7), (0.085, -0.82), (0.05, -0.94)))
     return [Piece(GOLD, (horn,)), Piece(mix(GOLD, INK, 0.35), tuple(rings), line=0)]
 
 

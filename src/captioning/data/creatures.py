@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 from captioning.data.creature_drawing import Creature, draw_creature
+from captioning.data.creature_parts import FACES
 from captioning.data.creature_shapes import COLOURS
 
 VERSION = 1  # of the drawings and captions; another version is another set
@@ -14,20 +15,19 @@ OPENINGS = ("a drawing of", "a cartoon of", "a picture of")
 
 _HEAD = ("one horn", "two horns", "pointed ears", "round ears", "long ears", "antennae", "a leaf on its head")
 _BACK = ("wings", "a long tail", "a curly tail")
-_FACE = ("big eyes", "one big eye", "an open mouth")
 
 # What each kind may have: no more than one part of each slot.
 SLOTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "creature on two legs": (_HEAD, _BACK, _FACE),
-    "creature on four legs": (_HEAD, _BACK, _FACE),
+    "creature on two legs": (_HEAD, _BACK, FACES),
+    "creature on four legs": (_HEAD, _BACK, FACES),
     "bird": (_HEAD, ("big eyes", "one big eye")),
-    "fish": (_HEAD, ("wings",), _FACE),
+    "fish": (_HEAD, ("wings",), FACES),
     "snake": (_HEAD, ("wings",), ("big eyes", "one big eye")),
-    "snail": (_HEAD, ("wings",), _FACE),
-    "turtle": (_HEAD, _FACE),
-    "octopus": (_HEAD, ("wings",), _FACE),
-    "crab": (_HEAD, _FACE),
-    "caterpillar": (_HEAD, ("wings",), _FACE),
+    "snail": (_HEAD, ("wings",), FACES),
+    "turtle": (_HEAD, FACES),
+    "octopus": (_HEAD, ("wings",), FACES),
+    "crab": (_HEAD, FACES),
+    "caterpillar": (_HEAD, ("wings",), FACES),
 }
 _KINDS = (*SLOTS, "creature on two legs", "creature on four legs")  # twice: only they have tails
 _ONE_COAT = ("snail", "turtle", "caterpillar")  # their second colour has its place already
