@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -133,7 +134,7 @@ def test_what_is_no_name_of_a_repository_is_said_to_be_none(cache, name):
 
 @pytest.fixture
 def hub(cache, monkeypatch):
-    """Start a Hub on this machine that answers each path as a function says; returns the cache."""
+    """Start a Hub on this machine that answers each path as a function says; returns its address."""
     servers = []
 
     def started(answer):
@@ -155,8 +156,9 @@ def hub(cache, monkeypatch):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
-        point_hub_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
-        return cache
+        address = f"http://127.0.0.1:{server.server_port}"
+        point_hub_to(address, monkeypatch)
+        return address
 
     yield started
     for server in servers:
@@ -181,28 +183,33 @@ def with_a_data_set(path):
     return 401, [("X-Error-Code", "RepoNotFound")], b""
 
 
-def test_what_is_not_cached_is_downloaded(hub):
-    hub(with_a_data_set)
-    folder = snapshot("user/name", setting="data.path", repo_type="dataset")
+def downloaded(address, cache, patterns=None):
+    """The folder of a data set that a process of its own downloads."""
+    code = (
+        "from captioning.hub import snapshot\n"
+        f"print(snapshot('user/name', setting='data.path', repo_type='dataset', allow_patterns={patterns}))"
+    )
+    return Path(in_process(code, HF_ENDPOINT=address, HF_HUB_CACHE=str(cache)).strip())
+
+
+def test_what_is_not_cached_is_downloaded(hub, cache):
+    folder = downloaded(hub(with_a_data_set), cache)
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"a.txt": "a caption", "a.bin": "weights"}
 
 
-def test_only_files_of_the_given_patterns_are_downloaded(hub):
-    hub(with_a_data_set)
-    folder = snapshot("user/name", setting="data.path", repo_type="dataset", allow_patterns=["*.txt"])
-    assert [file.name for file in folder.iterdir()] == ["a.txt"]
-
-
-def test_what_was_downloaded_is_found_without_a_network(hub, monkeypatch):
-    hub(with_a_data_set)
-    folder = snapshot("user/name", setting="data.path", repo_type="dataset")
+def test_what_was_downloaded_is_found_without_a_network(hub, cache, monkeypatch):
+    folder = downloaded(hub(with_a_data_set), cache)
     point_hub_to(CLOSED_PORT, monkeypatch)
     assert snapshot("user/name", setting="data.path", repo_type="dataset") == folder
 
 
-def test_what_was_downloaded_in_part_is_not_taken_for_the_whole(hub, monkeypatch):
-    hub(with_a_data_set)
-    snapshot("user/name", setting="data.path", repo_type="dataset", allow_patterns=["*.txt"])
+def test_only_files_of_the_given_patterns_are_downloaded(hub, cache):
+    folder = downloaded(hub(with_a_data_set), cache, ["*.txt"])
+    assert [file.name for file in folder.iterdir()] == ["a.txt"]
+
+
+def test_what_was_downloaded_in_part_is_not_taken_for_the_whole(hub, cache, monkeypatch):
+    downloaded(hub(with_a_data_set), cache, ["*.txt"])
     point_hub_to(CLOSED_PORT, monkeypatch)
     assert "is not in the local cache" in mistake(repo_type="dataset")
 
@@ -230,8 +237,9 @@ def test_what_the_hub_answers_is_said(hub, answer, expected):
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_what_is_cached_is_used_whatever_the_hub_answers(hub, answer):
-    folder = lay_out(hub(lambda path: ANSWERS[answer]), "models--user--name")
+def test_what_is_cached_is_used_whatever_the_hub_answers(hub, cache, answer):
+    hub(lambda path: ANSWERS[answer])
+    folder = lay_out(cache, "models--user--name")
     assert snapshot("user/name", setting="model.checkpoint") == folder
 
 

@@ -19,11 +19,12 @@ from captioning.metrics import normalize
 
 
 def train(*overrides: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python train.py`` in a folder of its own."""
+    """Run ``python train.py`` in a folder of its own, as someone who isn't logged in to anything."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *overrides],
         cwd=folder,
-        env={**os.environ, "WANDB_MODE": "offline", **environment},
+        env={**inherited, "NETRC": str(folder / "netrc"), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

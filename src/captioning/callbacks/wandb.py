@@ -11,30 +11,30 @@ from lightning.pytorch.utilities import rank_zero_only
 _say = rank_zero_only(logging.getLogger(__name__).info)
 
 
-def wandb_logger(*, project: str, save_dir: str, **settings: Any) -> WandbLogger:
+def wandb_logger(*, project: str, save_dir: str, offline: bool | None = None, **settings: Any) -> WandbLogger:
     """A logger that is online where a wandb login is at hand, and offline otherwise.
 
     Args:
         project: wandb project.
         save_dir: folder of the tracker's own files.
+        offline: settles it; by default ``WANDB_MODE`` does, and where that isn't set, whether there is a login.
         settings: further arguments of Lightning's ``WandbLogger`` and ``wandb.init``: ``name``, ``group``, ``tags``, …
     """
-    offline = settings.pop("offline", None)
     if offline is None:
-        offline = not _is_logged_in()
-    if offline:
-        # LEET and `wandb sync` want the folder; the run's own folder below it gets its name when it starts.
+        mode = os.environ.get("WANDB_MODE") or ("online" if _is_logged_in() else "offline")
+    else:
+        mode = "offline" if offline else "online"
+    if mode == "offline":
         folder = Path(save_dir) / "wandb"
         _say(
-            "wandb: offline, as nobody is logged in (`wandb login`, or WANDB_API_KEY). Look at the run with "
+            "wandb: offline (online needs `wandb login` or WANDB_API_KEY). Look at the run with "
             f"`wandb leet {folder}`, send it with `wandb sync {folder}/offline-run-*`"
         )
-    return WandbLogger(project=project, save_dir=save_dir, offline=offline, **settings)
+    # As `mode`, because Lightning's own `offline` sets an environment variable that a loaded wandb no longer reads.
+    return WandbLogger(project=project, save_dir=save_dir, mode=mode, **settings)
 
 
 def _is_logged_in() -> bool:
     import wandb
 
-    if os.environ.get("WANDB_MODE", "online") != "online":  # what the user asked for stands
-        return False
     return bool(wandb.login(prompt=False))
