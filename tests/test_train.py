@@ -223,14 +223,35 @@ def test_two_processes_give_the_numbers_of_one(pictures, checkpoint, tmp_path):
     assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-5)
 
 
-def test_each_job_of_a_sweep_is_a_run_of_its_own(pictures, tmp_path):
-    trained(
-        "-m", *SMALL, f"data.path={pictures}", "model.lr=0.001,0.0001", "hydra.sweep.dir=sweep", folder=tmp_path
-    )  # fmt: skip
-    configs = [(tmp_path / "sweep" / job / ".hydra" / "overrides.yaml").read_text() for job in "01"]
-    assert "model.lr=0.001" in configs[0]
-    assert "model.lr=0.0001" in configs[1]
-    assert all((tmp_path / "sweep" / job / "metrics.json").exists() for job in "01")
+@pytest.fixture(scope="module")
+def sweep(pictures, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A sweep of three jobs, the second of which can't succeed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    rates = "model.lr=0.001,-1.0,0.0001"
+    return train("-m", *SMALL, f"data.path={pictures}", rates, "hydra.sweep.dir=sweep", folder=folder), folder / "sweep"
+
+
+def test_each_job_of_a_sweep_is_a_run_of_its_own(sweep):
+    _, folder = sweep
+    overrides = [(folder / job / ".hydra" / "overrides.yaml").read_text() for job in "012"]
+    for given, text in zip(("0.001", "-1.0", "0.0001"), overrides, strict=True):
+        assert f"- model.lr={given}\n" in text
+    assert (folder / "0" / "metrics.json").exists()
+
+
+def test_a_failing_job_does_not_stop_the_others_and_the_sweeps_exit_code_tells(sweep):
+    ran, folder = sweep
+    assert (folder / "2" / "metrics.json").exists()
+    assert not (folder / "1" / "metrics.json").exists()
+    assert ran.returncode == 1
+
+
+def test_a_failing_job_is_answered_by_itself_and_by_the_sweep_without_a_traceback(sweep):
+    ran, folder = sweep
+    lines = ran.stderr.splitlines()
+    assert lines[0] == "error: model.lr must be above 0, got -1.0"
+    assert lines[-1] == f"error: a job of the sweep failed, as it says above: {folder / '1'}"
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -259,6 +280,12 @@ def test_validation_by_steps_is_at_every_so_many_optimizer_steps_and_at_the_end(
     run_here(compose(*SMALL, f"data.path={pictures}", *windows, "callbacks.checkpoint.save_top_k=-1"))
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert sorted(name[: len("step000004")] for name in names if name != "last.ckpt") == ["step000004", "step000006"]
+
+
+def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(compose, pictures, tmp_path):
+    metrics = run_here(compose(*SMALL, f"data.path={pictures}", "trainer.max_steps=2"))
+    assert "val/wer" in metrics
+    assert any(path.name.startswith("step000002") for path in (tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_another_order_of_workers_changes_no_weight(compose, pictures, tmp_path):

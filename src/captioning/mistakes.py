@@ -44,6 +44,11 @@ def main_answered(main: Callable[[], Any]) -> None:
         main()
 
 
+def environment_of_a_job() -> dict[str, str]:
+    """The environment for a process that answers its own mistakes."""
+    return {name: value for name, value in os.environ.items() if TRACEBACK_WANTED or name != ENVIRONMENT_VARIABLE}
+
+
 def explain(error: Exception) -> str:
     """The line for an error."""
     if isinstance(error, UserError):

@@ -27,7 +27,7 @@ from captioning.callbacks.validate_every import ValidateEvery
 from captioning.config import Config, schema_of
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
-from captioning.mistakes import answered_in_one_line
+from captioning.mistakes import answered_in_one_line, environment_of_a_job
 from captioning.module import CaptionModule
 from captioning.summary import print_summary
 
@@ -36,14 +36,12 @@ C = TypeVar("C", bound=L.Callback)
 
 def run(cfg: Config) -> float | None:
     """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
-    with answered_in_one_line():
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            _run_in_own_process(cfg)
-        else:
-            train(cfg)
-    metrics = json.loads(Path(cfg.output_dir, "metrics.json").read_text())
-    score: float | None = metrics.get(cfg.monitor)
-    return score
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        metrics = _train_in_own_process(cfg)
+    else:
+        with answered_in_one_line():
+            metrics = train(cfg)
+    return metrics.get(cfg.monitor)
 
 
 def train(cfg: Config) -> dict[str, float]:
@@ -111,10 +109,10 @@ def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
     if arguments["logger"] in (None, True):
         arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
     callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
-    if cfg.val_every_n_steps is not None:
-        callbacks.append(ValidateEvery(cfg.val_every_n_steps))
     try:
-        return L.Trainer(**{**arguments, "callbacks": [*callbacks, TestPredictions()]})
+        return L.Trainer(
+            **{**arguments, "callbacks": [*callbacks, ValidateEvery(cfg.val_every_n_steps), TestPredictions()]}
+        )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
@@ -185,9 +183,14 @@ def _finish(folder: Path, trainer: L.Trainer, module: CaptionModule, metrics: di
     print_summary(metrics, predictions, folder)
 
 
-def _run_in_own_process(cfg: Config) -> None:
+def _train_in_own_process(cfg: Config) -> dict[str, float]:
     # Lightning starts ranks 1..N by running this process's command line again. In a sweep that line is the whole
     # sweep, and a sweeper that samples would hand every rank other values.
     overrides = HydraConfig.get().overrides.task
     run_dir = f'hydra.run.dir="{cfg.output_dir}"'
-    subprocess.run([sys.executable, sys.argv[0], *overrides, run_dir, "hydra.mode=RUN"], check=True)
+    command = [sys.executable, sys.argv[0], *overrides, run_dir, "hydra.mode=RUN"]
+    if subprocess.run(command, env=environment_of_a_job(), check=False).returncode:
+        # Raised and not answered here: the sweep goes on with its other jobs, and ends with this line.
+        raise UserError(f"a job of the sweep failed, as it says above: {cfg.output_dir}")
+    metrics: dict[str, float] = json.loads(Path(cfg.output_dir, "metrics.json").read_text())
+    return metrics
