@@ -81,7 +81,6 @@ def make_processor(
         captions,
         vocab_size=vocab_size,
         min_frequency=1,
-        limit_alphabet=len(characters),
         special_tokens=first,
         show_progress=False,
     )

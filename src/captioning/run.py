@@ -109,10 +109,9 @@ def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
     if arguments["logger"] in (None, True):
         arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
     callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
+    callbacks += [ValidateEvery(cfg.val_every_n_steps), TestPredictions()]
     try:
-        return L.Trainer(
-            **{**arguments, "callbacks": [*callbacks, ValidateEvery(cfg.val_every_n_steps), TestPredictions()]}
-        )
+        return L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
