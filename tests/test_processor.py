@@ -45,6 +45,11 @@ def test_a_caption_is_its_words_between_start_and_end(processor):
     assert tokens(processor, "A red CAT") == ["[CLS]", "a", "red", "cat", "[SEP]"]
 
 
+def test_words_are_learned_in_lower_case():
+    its = make_processor(["A Red CAT"], image_size=32, max_caption_tokens=16)
+    assert tokens(its, "A Red CAT") == ["[CLS]", "a", "red", "cat", "[SEP]"]
+
+
 def test_special_tokens_have_the_numbers_that_bert_gives_the_first(processor):
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert processor.tokenizer.convert_tokens_to_ids(special) == [0, 1, 2, 3, 4]
@@ -130,10 +135,8 @@ def test_a_folder_may_be_below_the_home_folder(saved, monkeypatch):
     assert load_processor(f"~/{saved.name}").tokenizer.model_max_length == 16
 
 
-def test_pictures_are_prepared_by_pil_whatever_the_checkpoint_asks_for(saved):
-    config = json.loads((saved / "processor_config.json").read_text())
-    config["image_processor"]["image_processor_type"] = "CLIPImageProcessorFast"
-    (saved / "processor_config.json").write_text(json.dumps(config))
+def test_pictures_are_prepared_by_pil_even_where_transformers_would_take_torchvision(saved):
+    pytest.importorskip("torchvision", reason="PIL is all there is without torchvision")
     assert isinstance(load_processor(str(saved)).image_processor, transformers.CLIPImageProcessorPil)
 
 
@@ -206,8 +209,19 @@ def test_a_damaged_processor_is_refused_in_one_line(saved, name, text):
 
 
 def test_a_tokenizer_alone_is_no_processor(processor, tmp_path):
-    processor.tokenizer.save_pretrained(tmp_path)
-    assert f"model.checkpoint={tmp_path}: its processor" in mistake(tmp_path)
+    transformers.BertTokenizer(vocab=processor.tokenizer.get_vocab()).save_pretrained(tmp_path)
+    assert "its processor is a BertTokenizer without tokenizer; captioning needs" in mistake(tmp_path)
+
+
+def test_an_image_processor_alone_is_no_processor(processor, tmp_path):
+    processor.image_processor.save_pretrained(tmp_path)
+    assert "its processor is a CLIPImageProcessorPil without tokenizer; captioning needs" in mistake(tmp_path)
+
+
+def test_a_processor_that_needs_a_library_is_refused_in_one_line_that_names_it(saved):
+    config = json.loads((saved / "processor_config.json").read_text())
+    (saved / "processor_config.json").write_text(json.dumps({**config, "processor_class": "Pop2PianoProcessor"}))
+    assert "(Pop2PianoProcessor requires the " in mistake(saved)
 
 
 def test_a_file_is_no_checkpoint(tmp_path):
