@@ -11,10 +11,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from captioning.errors import UserError
 from captioning.hub import snapshot
-from captioning.processor import load_processor
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CLOSED_PORT = "http://127.0.0.1:1"  # refuses at once, as a machine without a network does
@@ -24,14 +24,14 @@ CLOSED_PORT = "http://127.0.0.1:1"  # refuses at once, as a machine without a ne
 def cache(tmp_path, monkeypatch):
     """An empty cache, and a Hub that can't be reached."""
     point_hub_to(CLOSED_PORT, monkeypatch)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def point_hub_to(address, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)  # one request less
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # one request less
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     huggingface_hub.close_session()  # it keeps the proxies that it was made with
 
@@ -93,13 +93,6 @@ def test_the_cache_is_where_the_environment_says(tmp_path):
     assert found == f"{folder}\n"
 
 
-def test_a_checkpoint_in_the_cache_has_its_processor(cache, checkpoint):
-    folder = lay_out(cache, "models--user--name")
-    for file in checkpoint.glob("*.json"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    assert load_processor("user/name").image_processor.crop_size["height"] == 32
-
-
 # ---------------------------------------------------------------- neither cached nor to be had
 
 
@@ -117,7 +110,7 @@ def test_not_to_be_had_is_known_at_once(cache):
 
 
 def test_offline_mode_is_named_as_the_reason(cache, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     assert "offline mode" in mistake()
 

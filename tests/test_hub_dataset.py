@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from captioning.data.check import check_pictures
@@ -19,8 +19,8 @@ RED, GREEN, BLUE = (Image.new("RGB", (4, 4), colour) for colour in ("red", "gree
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
     """The folder of user/name in a cache of the Hub, which can't be reached."""
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     folder = tmp_path / "hub" / "datasets--user--name"
     (folder / "refs").mkdir(parents=True)
