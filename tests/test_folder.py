@@ -114,6 +114,11 @@ def test_columns_of_other_names_can_be_given(folder):
     assert captions(path, image_column="picture", caption_column="alt") == {"a.png": ["a cat"]}
 
 
+def test_a_column_without_a_name_such_as_pandas_writes_is_passed_over(folder):
+    path = folder("a.png", files={"metadata.csv": ",file_name,text\n0,a.png,a cat\n"})
+    assert captions(path) == {"a.png": ["a cat"]}
+
+
 def test_the_column_split_is_respected(folder):
     given = {"a.png": "train", "b.png": "validation", "c.png": "TEST", "d.png": None, "e.png": ""}
     path = folder(

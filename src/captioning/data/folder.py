@@ -66,7 +66,7 @@ def _pictures_below(folder: Path) -> dict[str, Path]:
 
 
 def _name_of(path: Path | str) -> str:
-    # One name on every system: Windows writes a\\b.png, and macOS takes accented letters apart.
+    # One name on every system: Windows writes a\b.png, and macOS takes accented letters apart.
     return unicodedata.normalize("NFC", PureWindowsPath(path).as_posix())
 
 
@@ -102,10 +102,10 @@ def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(_lines(file), restkey="", strict=True)
+    reader = csv.DictReader(_lines(file), strict=True)
     try:
         for line in reader:
-            if "" in line:
+            if None in line:  # DictReader keeps cells without a column there
                 raise UserError(
                     f"{file} line {reader.line_num}: more cells than the first line has columns; a caption with a "
                     "comma needs double quotes around it"
