@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from captioning.data.pictures import PictureSource, decode, read_bytes
 
@@ -179,3 +179,10 @@ def test_the_encoded_picture_is_else_that_of_the_file(tmp_path):
 def test_a_picture_that_is_not_there_is_an_oserror(source):
     with pytest.raises(OSError, match=r"no picture|No such file"):
         read_bytes(source)
+
+
+def test_a_program_that_draws_is_not_run():
+    postscript = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(postscript, "EPS")
+    with pytest.raises(UnidentifiedImageError):
+        decode(postscript.getvalue())

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from captioning.data.pictures import PictureSource
+from captioning.data.pictures import PictureSource, picture_formats
 from captioning.data.rows import (
     CAPTION_COLUMNS,
     Problem,
@@ -71,8 +71,8 @@ def _name_of(path: Path | str) -> str:
 
 
 def _suffixes() -> list[str]:
-    extensions = Image.registered_extensions()
-    return sorted(suffix for suffix, kind in extensions.items() if kind in Image.OPEN and kind != "PDF")
+    formats = picture_formats()
+    return sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
 
 
 def _metadata(file: Path, image_column: str | None, caption_column: str | None) -> Iterator[Entry]:

@@ -1,6 +1,7 @@
 """From a file or bytes to an RGB picture: one way, for training, evaluation and inference alike."""
 
 import io
+from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -32,11 +33,19 @@ def decode(encoded: bytes) -> Image.Image:
             only fill the memory.
     """
     try:
-        return _as_seen(Image.open(io.BytesIO(encoded)))
+        return _as_seen(Image.open(io.BytesIO(encoded), formats=picture_formats()))
     except OSError:
         raise
     except Exception as error:  # for a damaged file, PIL's decoders raise nearly anything
         raise OSError(str(error) or "damaged file") from error
+
+
+@lru_cache
+def picture_formats() -> tuple[str, ...]:
+    """PIL's names of the formats that are read: all that it decodes itself."""
+    Image.init()
+    # EPS is a program, which PIL hands to Ghostscript to run; WMF it hands to Windows.
+    return tuple(name for name in Image.ID if name not in ("EPS", "WMF"))
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:
