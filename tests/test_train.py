@@ -288,6 +288,13 @@ def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(compose, pictur
     assert any(path.name.startswith("step000002") for path in (tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_a_run_whose_last_epoch_is_not_due_is_validated_at_its_end_too(compose, pictures, tmp_path):
+    epochs = ["trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "callbacks.checkpoint.save_top_k=-1"]
+    run_here(compose(*SMALL, f"data.path={pictures}", *epochs))  # 6 steps an epoch
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(name[: len("step000012")] for name in names if name != "last.ckpt") == ["step000012", "step000018"]
+
+
 def test_another_order_of_workers_changes_no_weight(compose, pictures, tmp_path):
     """Every random choice about a picture is a function of seed, epoch and position, and not of who makes it."""
     import torch

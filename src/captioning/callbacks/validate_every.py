@@ -39,5 +39,7 @@ class ValidateEvery(L.Callback):
         # Lightning asks after this hook whether the number of micro-batches is a multiple of this one.
         if due and step > self._validated_at:
             trainer.val_check_batch = 1
+            if is_end:
+                trainer.check_val_every_n_epoch = None  # or an epoch that isn't due would go unjudged
         elif self.steps is not None:
             trainer.val_check_batch = sys.maxsize
