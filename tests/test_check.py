@@ -25,12 +25,12 @@ def three(tmp_path):
 
 
 def fingerprint(folder: Path) -> str:
-    return check_pictures(read_folder(str(folder)))[1]
+    return check_pictures(read_folder(str(folder))).fingerprint
 
 
 def test_pictures_that_can_be_read_are_kept_as_they_are(three):
     rows = read_folder(str(three))
-    assert list(check_pictures(rows)[0].table) == list(rows.table)
+    assert list(check_pictures(rows).rows.table) == list(rows.table)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_pictures_that_can_be_read_are_kept_as_they_are(three):
 def test_a_picture_that_cannot_be_read_is_left_out_by_name_with_the_reason(three, damage, expected):
     rows = read_folder(str(three))
     damage(three / "b.png")
-    checked, _ = check_pictures(rows)
+    checked = check_pictures(rows).rows
     assert checked.ids == ["a.png", "c.png"]
     assert [problem.name for problem in checked.problems] == ["b.png"]
     assert expected in checked.problems[0].kind
@@ -54,7 +54,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_by_name_with_the_reason(three
 def test_what_was_left_out_before_is_still_known(three):
     (three / "b.txt").unlink()
     (three / "c.png").write_bytes(WEB_PAGE)
-    checked, _ = check_pictures(read_folder(str(three)))
+    checked = check_pictures(read_folder(str(three))).rows
     assert [problem.name for problem in checked.problems] == ["b.png", "c.png"]
 
 
@@ -71,7 +71,7 @@ def test_in_a_large_data_set_each_picture_keeps_its_own_row(tmp_path):
         splits=[None] * len(names),
         problems=[],
     )
-    checked, _ = check_pictures(rows)
+    checked = check_pictures(rows).rows
     assert checked.ids == [name for name in names if name not in bad]
     assert {problem.name for problem in checked.problems} == bad
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
+from captioning.metrics import HIGHER_IS_BETTER
 from captioning.mistakes import explain
 from captioning.run import default_precision, make_trainer, resolve
 
@@ -61,9 +62,11 @@ def test_arguments_of_the_trainer_that_no_file_mentions_can_be_set(compose, name
     assert str(compose(f"trainer.{name}").trainer[key]) == value
 
 
-@pytest.mark.parametrize(("monitor", "mode"), [("val/wer", "min"), ("val/loss", "min"), ("val/token_accuracy", "max")])
-def test_the_direction_of_best_is_known_by_the_metric(compose, monitor, mode):
-    assert compose(f"monitor={monitor}").callbacks.checkpoint.mode == mode
+@pytest.mark.parametrize(("name", "higher"), [item for item in HIGHER_IS_BETTER.items() if item[1] is not None])
+def test_any_metric_can_be_what_best_means_and_knows_its_direction(compose, name, higher):
+    callbacks = compose(f"monitor=val/{name}", "callbacks=early-stopping").callbacks
+    for callback in (callbacks.checkpoint, callbacks.early_stopping):
+        assert (callback.monitor, callback.mode) == (f"val/{name}", "max" if higher else "min")
 
 
 # Every kind of mistake that composing a configuration can show, with what its one line must say.
@@ -79,6 +82,9 @@ MISTAKES = [
     ("experiment=quick", r"^experiment=quick: no such choice; did you mean quickstart\?$"),
     ("logger=tensorboard", r"^logger=tensorboard: no such choice; there are: csv, none, wandb$"),
     ("monitor=val/were", r"^monitor=val/were: validation has no such metric; did you mean val/wer\?$"),
+    ("monitor=val/length_ratio", r"^monitor=val/length_ratio: neither more nor less of it is better"),
+    ("callbacks.gallery.pictures=many", r"^callbacks\.gallery\.pictures=many: a whole number is needed$"),
+    ("callbacks.collapse_alarm.repetitions=1", r"did you mean callbacks\.collapse_alarm\.repetition\?$"),
     ("+model.learning_rate=1", r"^model\.learning_rate: no such setting; there are: .*lr"),
     ("+data.batchsize=1", r"^data\.batchsize: no such setting; did you mean batch_size\?$"),
     ("modl=git-base", r"^modl=git-base: no such setting; did you mean model\?$"),

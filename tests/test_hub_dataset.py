@@ -121,7 +121,7 @@ def test_rows_without_a_caption_are_left_out_by_name(repository):
 
 def test_rows_without_a_picture_are_left_out_by_name(repository):
     write(repository, image=[RED, None], text=["x", "y"])
-    rows, _ = check_pictures(read_hub("user/name"))
+    rows = check_pictures(read_hub("user/name")).rows
     assert rows.ids == ["train-0000000"]
     assert [problem.name for problem in rows.problems] == ["train-0000001"]
 

@@ -1,136 +1,334 @@
-import jiwer
+import os
+import subprocess
+import sys
+from math import exp, isfinite
+from pathlib import Path
+
 import pytest
+from fixtures.make_captions import read
 from hypothesis import given
 from hypothesis import strategies as st
 
 from captioning.errors import UserError
-from captioning.metrics import CharErrorRate, WordErrorRate, direction, normalize
+from captioning.metrics import HIGHER_IS_BETTER, Scores, direction, normalize, score
 
-RATES = [(WordErrorRate, jiwer.wer), (CharErrorRate, jiwer.cer)]
-both_rates = pytest.mark.parametrize(("metric", "oracle"), RATES, ids=["wer", "cer"])
+PREDICTIONS, REFERENCES = read()
+ONE_CAPTION = ["a dog", "A dog!", "a dog"]
+RANGES = {
+    **dict.fromkeys(["wer", "cer", "length_ratio"], (0, float("inf"))),
+    **dict.fromkeys(["bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "exact_match", "unique_captions"], (0, 1)),
+    **dict.fromkeys(["top_caption", "empty_captions", "repetition", "vocabulary_coverage", "copied_captions"], (0, 1)),
+    "cider": (0, 10),
+}
 
-texts = st.text(max_size=25) | st.lists(st.sampled_from(["a", "red", "Red", "t-shirt", "猫", "😀", "$5"])).map(" ".join)
-references = texts.filter(normalize)  # jiwer has no rate for a reference without a word
-pairs = st.lists(st.tuples(texts, references), min_size=1, max_size=6)
-
-
-def rate(metric, *pairs):
-    """The rate of (prediction, reference or list of references) pairs."""
-    measured = metric()
-    for prediction, truth in pairs:
-        measured.update([prediction], [[truth] if isinstance(truth, str) else truth])
-    return measured.compute().item()
+captions = st.lists(st.sampled_from(["a", "red", "Cat", "cat", "...", "dog", "猫", "😀"]), max_size=8).map(" ".join)
+pairs = st.tuples(captions, st.lists(captions, min_size=1, max_size=4))
+corpora = st.lists(pairs, min_size=1, max_size=8)
 
 
-@both_rates
-@given(pairs)
-def test_with_one_reference_each_the_rate_is_jiwers(metric, oracle, pairs):
-    predictions, truths = zip(*pairs, strict=True)
-    expected = oracle([normalize(text) for text in truths], [normalize(text) for text in predictions])
-    assert rate(metric, *pairs) == pytest.approx(expected, rel=1e-6)
+def judge(pairs, **keywords):
+    """The scores of (prediction, references) pairs."""
+    predictions, references = zip(*pairs, strict=True)
+    return score(predictions, references, **keywords)
 
 
-@both_rates
-@given(texts, st.lists(references, min_size=1, max_size=4))
-def test_of_several_references_the_nearest_counts(metric, oracle, prediction, truths):
-    expected = min(oracle(normalize(truth), normalize(prediction)) for truth in truths)
-    assert rate(metric, (prediction, truths)) == pytest.approx(expected, rel=1e-6)
+def value(name, *pairs, **keywords):
+    """A number of (prediction, reference or list of references) pairs."""
+    return judge([(p, [r] if isinstance(r, str) else r) for p, r in pairs], **keywords).values()[name]
+
+
+def digits(scores: Scores):
+    """Every number, over all pictures and of each."""
+    return scores.values(), {name: list(scores.of_pictures(name)) for name in scores.names}
+
+
+def of(name, predictions, **keywords):
+    """A number that doesn't look at references."""
+    return value(name, *((prediction, "a bird") for prediction in predictions), **keywords)
+
+
+# Error rates
 
 
 def test_nearest_is_the_lowest_rate_not_the_fewest_errors():
     # Against the first: 1 of 1 words. Against the second: 2 of 4.
-    assert rate(WordErrorRate, ("a red", ["a", "a red cat sleeps"])) == 0.5
+    assert value("wer", ("a red", ["a", "a red cat sleeps"])) == 0.5
 
 
-@both_rates
-@given(texts, st.permutations(["a red cat", "a cat", "red", "a dog sleeps"]))
-def test_the_order_of_references_changes_nothing(metric, oracle, prediction, truths):
-    # The second caption, which is right, shows which of two equally near references gave its length to the sum.
-    other = ("y y y", "y y y")
-    assert rate(metric, (prediction, truths), other) == rate(metric, (prediction, sorted(truths)), other)
+def test_of_two_references_equally_near_the_shorter_gives_its_length():
+    # Against the first 2 of 4 words, against the second 1 of 2; the other caption is right and has 2.
+    assert value("wer", ("red cat", ["red cat and dog", "red bird"]), ("y y", "y y")) == 1 / 4
 
 
-def test_the_rate_of_several_captions_is_errors_over_words_not_a_mean_of_rates():
-    # 1 error in 1 word and none in 9: the mean of the rates would be 0.5.
-    assert rate(WordErrorRate, ("b", "a"), ("a b c d e f g h i", "a b c d e f g h i")) == pytest.approx(0.1)
+@pytest.mark.parametrize("name", ["wer", "cer"])
+def test_the_rate_of_several_captions_is_errors_over_words_not_a_mean_of_rates(name):
+    # 1 error in 1 and none in 9 words or 17 characters: the mean of the rates would be 0.5.
+    right = "a b c d e f g h i"
+    assert value(name, ("b", "a"), (right, right)) == pytest.approx({"wer": 1 / 10, "cer": 1 / 18}[name])
 
 
-@both_rates
-@given(pairs, st.data())
-def test_however_captions_are_dealt_out_to_processes_the_rate_is_the_same(metric, oracle, pairs, data):
-    owners = data.draw(st.lists(st.integers(0, 2), min_size=len(pairs), max_size=len(pairs)))
-    processes = [metric() for _ in range(3)]
-    for number, process in enumerate(processes):
-        own = [pair for owner, pair in zip(owners, pairs, strict=True) if owner == number]
-        process.update([prediction for prediction, _ in own], [[truth] for _, truth in own])
-    for process in processes[1:]:
-        processes[0].merge_state(process)  # as DDP reduces the states
-    assert processes[0].compute().item() == rate(metric, *pairs)
+@pytest.mark.parametrize("name", ["wer", "cer"])
+def test_an_empty_prediction_misses_everything(name):
+    assert value(name, ("", "a red cat")) == 1
 
 
-@both_rates
-def test_an_empty_prediction_misses_everything(metric, oracle):
-    assert rate(metric, ("", "a red cat")) == 1.0
-
-
-@pytest.mark.parametrize(("prediction", "expected"), [("", 0.0), ("!", 0.0), ("cat", 1.0), ("red cat", 2.0)])
+@pytest.mark.parametrize(("prediction", "expected"), [("", 0), ("!", 0), ("c", 1), ("c d", 2)])
 def test_a_reference_without_a_word_counts_as_one_word_long(prediction, expected):
-    assert rate(WordErrorRate, (prediction, "?!")) == expected
+    assert value("wer", (prediction, "?!")) == expected
+
+
+def test_a_reference_without_a_word_counts_as_one_character_long():
+    assert value("cer", ("cat", "?!"), ("a", "a")) == 3 / 2
 
 
 def test_a_prediction_too_long_has_a_rate_above_one():
-    assert rate(WordErrorRate, ("a cat a cat a cat", "cat")) == 5.0
+    assert value("wer", ("a cat a cat a cat", "cat")) == 5
 
 
 def test_characters_include_the_spaces_between_words():
-    assert rate(CharErrorRate, ("redcat", "red cat")) == pytest.approx(1 / 7)
+    assert value("cer", ("redcat", "red cat")) == pytest.approx(1 / 7)
+
+
+def test_exact_match_takes_any_reference_and_leaves_articles_in():
+    pairs = [("A cat.", ["a dog", "a cat"]), ("cat", ["a cat"]), ("a bird", ["a bird"]), ("", ["a bird"])]
+    assert value("exact_match", *pairs) == 2 / 4
+
+
+# N-grams
+
+
+def test_bleu_counts_a_word_no_more_often_than_a_reference_has_it():
+    # Papineni et al. 2002, example 2.
+    truths = ["the cat is on the mat", "there is a cat on the mat"]
+    assert value("bleu1", ("the the the the the the the", truths)) == pytest.approx(2 / 7)
+
+
+def test_bleu_punishes_brevity_by_the_reference_nearest_in_length():
+    # 4 words of 8: exp(1 - 8/4). The third reference is farther off.
+    pair = ("a b c d", ["a b c d e f g h", "a b c d e f g h i"])
+    assert value("bleu4", pair) == pytest.approx(exp(-1))
+
+
+def test_rouge_weighs_recall_more():
+    # The longest common subsequence is "a cat": precision 2/3, recall 1, beta 1.2.
+    assert value("rouge_l", ("a red cat", "a cat")) == pytest.approx((1 + 1.44) * (2 / 3) / (1 + 1.44 * 2 / 3))
+
+
+def test_cider_is_ten_where_every_caption_is_right_and_0_where_none_has_a_word_in_common():
+    right = [("a b c d", "a b c d"), ("e f g h", "e f g h")]
+    assert value("cider", *right) == pytest.approx(10)
+    assert value("cider", ("a b c d", "e f g h"), ("e f g h", "a b c d")) == 0
+
+
+def test_cider_gives_nothing_for_what_every_picture_has():
+    # "a" weighs nothing, "cat" and "a cat" are right in both; there are no longer n-grams.
+    assert value("cider", ("a", "a cat"), ("a", "a dog")) == 0
+    assert value("cider", ("a cat", "a cat"), ("a dog", "a dog")) == pytest.approx(5)
+
+
+# What shows that a model has collapsed
+
+
+def test_one_caption_for_everything():
+    assert of("unique_captions", ONE_CAPTION) == pytest.approx(1 / 3)
+    assert of("top_caption", ONE_CAPTION) == 1
+
+
+def test_no_two_captions_alike():
+    predictions = ["a cat", "a dog", "cat", "a", ""]
+    assert of("unique_captions", predictions) == 1
+    assert of("top_caption", predictions) == 1 / 5
+
+
+def test_some_captions_alike():
+    predictions = ["a cat", "a dog", "a bird", "a dog", "a cat"]
+    assert of("unique_captions", predictions) == pytest.approx(3 / 5)
+    assert of("top_caption", predictions) == 2 / 5
+
+
+@pytest.mark.parametrize("order", [("b", "c", "a", "b", "c"), ("c", "c", "a", "b", "b")])
+def test_of_two_captions_equally_frequent_the_first_in_the_alphabet_is_on_top(order):
+    scores = judge([(prediction, ["a bird"]) for prediction in order])
+    assert list(scores.of_pictures("top_caption")) == [prediction == "b" for prediction in order]
+
+
+def test_captions_without_a_word_are_empty():
+    assert of("empty_captions", ["", "...", "a cat", "a"]) == 2 / 4
+
+
+@pytest.mark.parametrize(
+    ("predictions", "expected"),
+    [
+        (["a dog a dog"], 1 / 3),
+        (["a dog a dog", "a cat"], 1 / 4),  # of all bigrams together
+        (["a dog", "a dog"], 0),  # only within a caption
+        (["a a a a a"], 3 / 4),
+        (["cat", ""], 0),
+    ],
+)
+def test_repetition_is_the_share_of_bigrams_said_before(predictions, expected):
+    assert of("repetition", predictions) == expected
+
+
+def test_length_is_compared_with_the_mean_length_of_a_pictures_references():
+    # 2 and 0 words; 2 on the average, and 4.
+    assert value("length_ratio", ("a cat", ["cat", "a red cat"]), ("", "a dog and cat")) == pytest.approx(2 / 6)
+
+
+def test_vocabulary_is_covered_by_words_said_of_any_picture():
+    # The references' words are a, red, cat, dog; "a" and "dog" are said, "bird" isn't theirs.
+    assert value("vocabulary_coverage", ("a dog", ["a red cat", "a cat"]), ("a bird", "a dog")) == pytest.approx(2 / 4)
+
+
+def test_captions_that_are_a_training_caption_word_for_word_are_copied():
+    predictions = ["a cat", "A dog!", "a red cat", ""]
+    assert of("copied_captions", predictions, training_captions={"a cat", "a dog", "red"}) == 2 / 4
+
+
+def test_copies_are_counted_only_where_training_captions_are_known():
+    assert "copied_captions" not in score(["a"], [["a"]]).values()
+    assert of("copied_captions", ["a"], training_captions=set()) == 0
+
+
+# What holds for all
+
+
+@given(corpora, st.data())
+def test_the_order_of_pictures_changes_no_digit(pairs, data):
+    order = data.draw(st.permutations(range(len(pairs))))
+    values, of_pictures = digits(judge(pairs))
+    reordered = {name: [numbers[number] for number in order] for name, numbers in of_pictures.items()}
+    assert digits(judge([pairs[number] for number in order])) == (values, reordered)
+
+
+def test_the_order_of_many_pictures_changes_no_digit():
+    assert score(PREDICTIONS[::-1], REFERENCES[::-1]).values() == score(PREDICTIONS, REFERENCES).values()
+
+
+@given(corpora, st.data())
+def test_the_order_of_references_changes_no_digit(pairs, data):
+    shuffled = [(prediction, data.draw(st.permutations(references))) for prediction, references in pairs]
+    assert digits(judge(shuffled)) == digits(judge(pairs))
+
+
+def test_the_order_of_many_references_changes_no_digit():
+    backwards = score(PREDICTIONS, [references[::-1] for references in REFERENCES])
+    assert digits(backwards) == digits(score(PREDICTIONS, REFERENCES))
+
+
+def test_the_numbers_are_the_same_to_the_last_digit_in_any_process():
+    program = "import test_metrics as t; print(t.digits(t.score(t.PREDICTIONS, t.REFERENCES)))"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
+def test_each_picture_twice_is_the_same_corpus():
+    once, twice = score(PREDICTIONS, REFERENCES).values(), score(PREDICTIONS * 2, REFERENCES * 2).values()
+    same = ["wer", "cer", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "exact_match", "length_ratio"]
+    assert {name: twice[name] for name in same} == pytest.approx({name: once[name] for name in same}, rel=0, abs=1e-9)
+
+
+@given(corpora, st.sets(captions.map(normalize)))
+def test_numbers_are_in_their_range(pairs, training):
+    values = judge(pairs, training_captions=training).values()
+    assert values.keys() == RANGES.keys()
+    for name, (low, high) in RANGES.items():
+        assert low <= values[name] <= high + 1e-12, name
+
+
+@given(captions, st.lists(captions, max_size=3))
+def test_a_caption_that_equals_a_reference_is_perfect(caption, others):
+    values = judge([(caption, [*others, caption])]).values()
+    perfect = {"wer": 0, "cer": 0, "rouge_l": 1, "exact_match": 1}
+    assert {name: values[name] for name in perfect} == perfect
+
+
+@given(pairs, captions)
+def test_a_further_reference_makes_no_caption_worse(pair, reference):
+    prediction, references = pair
+    before, after = judge([pair]).values(), judge([(prediction, [*references, reference])]).values()
+    assert after["wer"] <= before["wer"]
+    assert after["cer"] <= before["cer"]
+    assert after["exact_match"] >= before["exact_match"]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("", ["a cat"])] * 3,
+        [("cat", ["cat"])],
+        [("a cat", ["?!"]), ("", ["..."])],
+        [("", [""])],
+        [("a cat", ["a cat"]), ("a dog", ["a", "dog", "a dog"]), ("", ["a bird", ""])],
+        [("a red cat " * 1700, ["a dog " * 2500, "a red cat " * 1600]), ("cat", ["a cat"])],
+    ],
+    ids=["empty", "one word of one picture", "only punctuation", "nothing", "few and many references", "5,000 words"],
+)
+def test_every_number_is_finite(pairs):
+    scores = judge(pairs, training_captions={"a cat"})
+    numbers = [*scores.values().values(), *scores.resampled(resamples=10).ravel()]
+    numbers += [number for name in scores.names for number in scores.of_pictures(name)]
+    assert all(map(isfinite, numbers))
+
+
+# Mistakes
 
 
 def test_predictions_and_references_must_be_as_many():
-    with pytest.raises(ValueError, match="shorter"):
-        WordErrorRate().update(["a", "b"], [["a"]])
+    with pytest.raises(UserError, match=r"^2 predictions, but references for 1 pictures$"):
+        score(["a", "b"], [["a"]])
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("t-shirt", "t - shirt"),
-        ("A Red CAT", "a red cat"),
-        ("a cat.", "a cat"),
-        ("  a\tcat\n", "a cat"),
-        ("ﬁsh", "fish"),
-        ("①", "1"),
-        ("\N{FULLWIDTH LATIN CAPITAL LETTER C}at", "cat"),
-        ("cafe\N{COMBINING ACUTE ACCENT}", "café"),
-        ("don\N{RIGHT SINGLE QUOTATION MARK}t", "don't"),
-        ("costs $5", "costs $ 5"),
-        ("一只猫", "一 只 猫"),
-        ("co\N{SOFT HYPHEN}operate", "cooperate"),
-        ("❤\N{VARIATION SELECTOR-16}", "❤"),
-    ],
-)
-def test_normalized_alike(one, other):
-    assert normalize(one) == normalize(other)
+def test_without_captions_there_is_nothing_to_judge():
+    with pytest.raises(UserError, match=r"^there are no captions to judge$"):
+        score([], [])
 
 
-@pytest.mark.parametrize(
-    "caption", ["a 😀 face", "кошка", "γάτα", "हिन्दी", "ไทย", "고양이", "ねこ", "قطة", "חתול", "naïve café", "7 cats"]
-)
-def test_normalization_leaves_words_of_any_script_alone(caption):
-    assert normalize(caption) == caption
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_picture_without_a_reference_is_named(number):
+    references = [["a"], ["a"], ["a"]]
+    references[number - 1] = []
+    with pytest.raises(UserError, match=f"^picture {number} has no reference"):
+        score(["a", "a", "a"], references)
 
 
-@given(st.text())
-def test_normalized_words_are_one_space_apart(text):
-    assert normalize(text) == " ".join(normalize(text).split())
+# Which way is better
 
 
-@pytest.mark.parametrize(
-    ("monitor", "expected"),
-    [("val/loss", "min"), ("val/wer", "min"), ("val/cer", "min"), ("val/token_accuracy", "max")],
-)
-def test_which_way_is_better(monitor, expected):
-    assert direction(monitor) == expected
+LESS_IS_BETTER = ["loss", "wer", "cer", "top_caption", "empty_captions", "repetition", "copied_captions"]
+MORE_IS_BETTER = [
+    *("token_accuracy", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"),
+    *("exact_match", "unique_captions", "vocabulary_coverage"),
+]
+
+
+@pytest.mark.parametrize("name", LESS_IS_BETTER)
+def test_less_is_better(name):
+    assert direction(f"val/{name}") == "min"
+
+
+@pytest.mark.parametrize("name", MORE_IS_BETTER)
+def test_more_is_better(name):
+    assert direction(f"val/{name}") == "max"
+
+
+def test_neither_more_nor_less_length_is_better():
+    with pytest.raises(UserError, match=r"^monitor=val/length_ratio: neither more nor less of it is better"):
+        direction("val/length_ratio")
+
+
+def test_all_that_is_measured_has_a_direction():
+    measured = score(["a"], [["a"]], training_captions=set()).names
+    assert list(HIGHER_IS_BETTER) == ["loss", "token_accuracy", *measured]
 
 
 @pytest.mark.parametrize("monitor", ["val/wrr", "wer", "test/wer", "val/"])

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 from captioning import CaptionDataModule, CaptionModule
 from captioning.data.batches import Batch
 from captioning.errors import UserError
+from captioning.metrics import HIGHER_IS_BETTER
 
 
 def data_of(pictures: Path, checkpoint: Path, **settings: object) -> CaptionDataModule:
@@ -159,12 +161,11 @@ def test_a_decay_without_an_end_is_refused(pictures, checkpoint, tmp_path):
         trainer.fit(CaptionModule(checkpoint=str(checkpoint)), data_of(pictures, checkpoint))
 
 
-def test_memory_of_validation_does_not_grow_with_pictures(pictures, checkpoint, tmp_path):
+def test_validation_keeps_some_text_of_each_picture_and_no_tensor(pictures, checkpoint, tmp_path):
     module = CaptionModule(checkpoint=str(checkpoint))
     data = data_of(pictures, checkpoint, val_fraction=0.5, batch_size=2)
     trainer_of(tmp_path).validate(module, data, verbose=False)
-    states = [state for metric in module.metrics["val"].values() for state in metric.metric_state.values()]
-    assert all(isinstance(state, torch.Tensor) and state.numel() == 1 for state in states)
+    assert len(json.dumps(module.judge.numbered)) < 500 * len(module.judge.numbered)
 
 
 def test_validation_numbers_do_not_depend_on_the_batch_size(pictures, checkpoint, tmp_path):
@@ -174,7 +175,7 @@ def test_validation_numbers_do_not_depend_on_the_batch_size(pictures, checkpoint
         return trainer_of(tmp_path).validate(module, data, verbose=False)[0]
 
     one_by_one, with_a_short_last_batch = numbers(1), numbers(5)
-    assert one_by_one.keys() == {"val/loss", "val/token_accuracy", "val/wer", "val/cer"}
+    assert one_by_one.keys() == {f"val/{name}" for name in HIGHER_IS_BETTER} - {"val/copied_captions"}
     assert with_a_short_last_batch == pytest.approx(one_by_one, rel=1e-5)
 
 
@@ -222,6 +223,7 @@ def test_a_checkpoint_needs_no_code_to_load(saved):
         ({"lr_schedule": "lineer"}, r"model\.lr_schedule=lineer.*did you mean linear"),
         ({"max_new_tokens": 0}, r"model\.max_new_tokens"),
         ({"num_beams": 0}, r"model\.num_beams"),
+        ({"temperature": 0.0}, r"model\.temperature must be above 0, or null"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_loaded(settings, named):

@@ -1,10 +1,13 @@
 """The `captioning` command."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from captioning import __version__
+from captioning.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -27,6 +30,66 @@ def main_options(
     """
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is the baseline.")],
+    metric: Annotated[str, typer.Option(help="What the captions that changed most are chosen by.")] = "wer",
+    captions: Annotated[int, typer.Option(min=0, help="How many improved, and how many worsened captions.")] = 5,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
+) -> None:
+    """Tell whether runs differ, by the test captions in their folders."""
+    from dataclasses import asdict
+
+    from captioning.compare import print_comparison
+    from captioning.comparison import compare as compare_runs
+    from captioning.run_folder import write_json
+
+    if json and (json.is_dir() or not json.absolute().parent.is_dir()):
+        raise UserError(f"--json {json}: name a file, in a folder that exists")
+    comparison = compare_runs(runs, metric=metric, captions=captions)
+    if json:
+        write_json(json, asdict(comparison))
+    print_comparison(comparison)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+) -> None:
+    """Make a run's report.html again, from its folder alone."""
+    from captioning.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="As for train.py: data=…, model.num_beams=4, trainer.devices=2, …"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which pictures: test, val, train, or all.")] = "test",
+    output_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/DATE/TIME")
+    ] = None,
+) -> None:
+    """Caption the pictures of a data set and judge the captions: numbers, captions and report as after training.
+
+    A run is evaluated on its own data, unless data=… names others. Decoding is chosen by model.max_new_tokens,
+    min_new_tokens, num_beams, length_penalty, repetition_penalty, no_repeat_ngram_size, temperature and top_p.
+    """
+    from captioning.mistakes import answered_in_one_line
+
+    with answered_in_one_line():
+        from captioning.evaluate import evaluate as evaluate_model
+
+        evaluate_model(model, settings or [], split=split, folder=output_dir)
+
+
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. A user's mistake ends in one line on standard error and exit status 1."""
+    try:
+        app()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")

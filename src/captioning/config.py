@@ -5,17 +5,27 @@ added in one place, the constructor, and conf/ holds values only.
 """
 
 import inspect
+import os
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, get_type_hints
 
 import lightning as L
 from hydra.core.config_store import ConfigStore
-from lightning.pytorch.callbacks import ModelCheckpoint
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import MISSING, OmegaConf
 
+from captioning.callbacks.collapse_alarm import CollapseAlarm
+from captioning.callbacks.gallery import Gallery
 from captioning.datamodule import CaptionDataModule
 from captioning.metrics import direction
 from captioning.module import CaptionModule
+
+# In a run's name, what was chosen from a group is there already, and where things are or how they run tells nothing.
+NOT_IN_NAMES = (
+    *("model=", "data=", "experiment=", "trainer=", "callbacks=", "logger=", "path=", "dir=", "checkpoint="),
+    *("devices=", "accelerator=", "num_workers=", "cache_dir=", "mode="),
+)
 
 
 def schema_of(target: type, *, with_target: bool = False) -> Any:
@@ -57,7 +67,11 @@ class Config:
     data: Any = field(default_factory=lambda: schema_of(CaptionDataModule))
     trainer: Any = field(default_factory=lambda: schema_of(L.Trainer))
     callbacks: dict[str, Any] = field(
-        default_factory=lambda: {"checkpoint": schema_of(ModelCheckpoint, with_target=True)}
+        default_factory=lambda: {
+            "checkpoint": schema_of(ModelCheckpoint, with_target=True),
+            "gallery": schema_of(Gallery, with_target=True),
+            "collapse_alarm": schema_of(CollapseAlarm, with_target=True),
+        }
     )
     logger: dict[str, Any] = field(default_factory=dict)
     output_dir: str = MISSING
@@ -66,5 +80,32 @@ class Config:
     val_every_n_steps: int | None = None
 
 
+def run_name() -> str | None:
+    """What tells this run from others: model, data, experiment, and the values given on the command line."""
+    if not HydraConfig.initialized():
+        return None
+    given = (override.lstrip("+~").rpartition(".")[2] for override in HydraConfig.get().overrides.task)
+    values = [setting for setting in given if not setting.startswith(NOT_IN_NAMES)]
+    return " ".join([*run_tags(), *values])[:128]  # the most that wandb takes
+
+
+def run_tags() -> list[str]:
+    """The chosen model, data and experiment."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return [choices[group] for group in ("model", "data", "experiment") if choices.get(group)]
+
+
+def run_group() -> str | None:
+    """The sweep that this run is a job of, or else its experiment."""
+    experiment = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
+    return os.environ.get("WANDB_RUN_GROUP") or experiment
+
+
 ConfigStore.instance().store(name="schema", node=Config)
-OmegaConf.register_new_resolver("direction", direction, replace=True)
+ConfigStore.instance().store(
+    group="callbacks",
+    name="early-stopping-schema",
+    node={"early_stopping": schema_of(EarlyStopping, with_target=True)},
+)
+for resolver in (direction, run_name, run_tags, run_group):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

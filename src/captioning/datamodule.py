@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from captioning.data.batches import CaptionDataset, Collator, Sample
@@ -15,10 +16,13 @@ from captioning.data.check import check_pictures
 from captioning.data.creatures import creatures_folder
 from captioning.data.folder import read_folder
 from captioning.data.hub_dataset import read_hub
+from captioning.data.pictures import decode, read_bytes
 from captioning.data.rows import Rows, describe
 from captioning.data.splits import SPLITS, split_rows
+from captioning.data.summary import summarize
 from captioning.data.visits import VisitSampler
 from captioning.errors import UserError, nearest
+from captioning.metrics import normalize
 from captioning.processor import load_processor, make_processor
 
 # Every process reads the data; one says what it found.
@@ -93,7 +97,9 @@ class CaptionDataModule(L.LightningDataModule):
             )
         self.save_hyperparameters(logger=False)
         self.rows: Rows | None = None
+        self.sizes: list[tuple[int, int]] = []
         self.splits: dict[str, list[int]] = {}
+        self.tested = "test"
         self.fingerprint = ""
         self.processor: Any = None
 
@@ -101,42 +107,73 @@ class CaptionDataModule(L.LightningDataModule):
         """Read, check and split the pictures, and load the processor; done once, however often it is called."""
         if self.rows is not None:
             return
-        rows, self.fingerprint = check_pictures(self._read())
+        rows, self.sizes, self.fingerprint = check_pictures(self._read())
         if rows.problems:
             _warn(f"left out of the data: {describe(rows.problems)}")
         if not len(rows.table):
             raise UserError(f"data.path={self.hparams['path']}: no usable pictures left")
-        self.splits = split_rows(
-            rows.ids,
-            list(rows.table["split"]),
-            val_fraction=self.hparams["val_fraction"],
-            test_fraction=self.hparams["test_fraction"],
-            seed=self.hparams["split_seed"],
-        )
+        self.splits = self._split(rows)
         self.rows = rows
         self.processor = self._make_processor()
         self._report_cut_captions()
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        return self._dataloader("train", shuffle=True)
+        return self._dataloader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        return self._dataloader("val", shuffle=False)
+        return self._dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        return self._dataloader("test", shuffle=False)
+        return self._dataloader(self.tested)
+
+    def test_on(self, split: str) -> None:
+        """Choose the pictures of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in (*SPLITS, "all"):
+            raise UserError(f"split={split}: no such split{nearest(split, [*SPLITS, 'all'])}")
+        self.tested = split
 
     @property
     def split_ids(self) -> dict[str, list[str]]:
         """The ids of the pictures in each split."""
         assert self.rows is not None
         ids = self.rows.ids
-        return {split: [ids[index] for index in self.splits[split]] for split in SPLITS}
+        return {split: [ids[index] for index in indices] for split, indices in self.splits.items()}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The data in numbers and a few samples, fit for JSON."""
+        assert self.rows is not None
+        return summarize(self.rows, self.sizes, self.splits)
 
     def captions(self, split: str) -> list[list[str]]:
         """The captions of each picture of a split."""
         assert self.rows is not None
-        return list(self.rows.table.select(self.splits[split])["captions"])
+        return list(self.rows.table.select(self.splits.get(split, []))["captions"])
+
+    @property
+    def normalized_training_captions(self) -> frozenset[str]:
+        """The training captions as metrics see them."""
+        return frozenset(normalize(caption) for captions in self.captions("train") for caption in captions)
+
+    def picture(self, split: str, row: int) -> Image.Image:
+        """A picture of a split, by its number in the split."""
+        assert self.rows is not None
+        return decode(read_bytes(self.rows.table[self.splits[split][row]]["image"]))
+
+    def _split(self, rows: Rows) -> dict[str, list[int]]:
+        if self.tested == "all":
+            return {"all": list(range(len(rows.table)))}
+        return split_rows(
+            rows.ids,
+            list(rows.table["split"]),
+            val_fraction=self.hparams["val_fraction"],
+            test_fraction=self.hparams["test_fraction"],
+            seed=self.hparams["split_seed"],
+        )
 
     def _read(self) -> Rows:
         h: Any = self.hparams
@@ -160,7 +197,7 @@ class CaptionDataModule(L.LightningDataModule):
 
     def _report_cut_captions(self) -> None:
         captions = [caption for captions in self.captions("train") for caption in captions]
-        lengths = self.processor.tokenizer(captions, return_length=True, verbose=False).length
+        lengths = self.processor.tokenizer(captions, return_length=True, verbose=False).length if captions else []
         long = [
             caption
             for caption, length in zip(captions, lengths, strict=True)
@@ -172,18 +209,17 @@ class CaptionDataModule(L.LightningDataModule):
                 f"data.max_caption_tokens={self.hparams['max_caption_tokens']} and are cut, such as {long[0][:60]!r}…"
             )
 
-    def _dataloader(self, split: str, *, shuffle: bool) -> DataLoader[Sample]:
+    def _dataloader(self, split: str, *, training: bool = False) -> DataLoader[Sample]:
         assert self.rows is not None
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer ran
-        dataset = CaptionDataset(
-            self.rows.table.select(self.splits[split]), self.processor, sample_captions=split == "train"
-        )
+        table = self.rows.table.select(self.splits[split])
+        dataset = CaptionDataset(table, self.processor, sample_captions=training)
         sampler = VisitSampler(
             len(dataset),
             batch_size=self.hparams["batch_size"],
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
-            shuffle=shuffle,
+            shuffle=training,
             seed=self.hparams["seed"],
         )
         num_workers = self._num_workers()

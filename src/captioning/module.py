@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import lightning as L
 import torch
 import transformers
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from captioning.data.batches import Batch
+from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
-from captioning.metrics import CharErrorRate, WordErrorRate
+from captioning.evaluation import Evaluation, Judge
 from captioning.model.forward import CaptionLoss, caption_loss
-from captioning.model.generation import generate_captions
+from captioning.model.generation import Decoding, generate_captions
+from captioning.model.git import GitForCausalLM
 from captioning.model.loading import init_model, load_model, model_from_config
 from captioning.processor import load_processor, processor_from_files, processor_to_files
 
@@ -35,11 +38,19 @@ class CaptionModule(L.LightningModule):
         weight_decay: on matrices alone; biases, norms and single vectors are left as they are.
         warmup_fraction: share of the optimizer steps over which the learning rate rises from 0.
         lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
-        max_new_tokens: longest generated caption, in tokens.
+        max_new_tokens: longest generated caption, in tokens with the end-of-sentence token.
+        min_new_tokens: shortest generated caption, likewise.
         num_beams: beams of the captions that are judged; 1 is greedy.
+        length_penalty: with beams, above 0 favours long captions and below 0 short ones.
+        repetition_penalty: above 1 makes tokens less likely that the caption has already.
+        no_repeat_ngram_size: no sequence of so many tokens occurs twice in a caption; 0 allows it.
+        temperature: draws each token at random, the more evenly the higher; null takes the likeliest.
+        top_p: with a temperature, draws among the likeliest tokens that together have this probability.
+
+    After a validation or a test, ``evaluations["val"]`` or ``["test"]`` holds its captions and their scores.
     """
 
-    model: transformers.GitForCausalLM | None
+    model: GitForCausalLM | None
     window: Tensor  # loss and tokens summed since the last optimizer step; no buffer, or DDP would overwrite it
 
     def __init__(
@@ -52,7 +63,13 @@ class CaptionModule(L.LightningModule):
         warmup_fraction: float = 0.05,
         lr_schedule: str = "linear",
         max_new_tokens: int = 32,
+        min_new_tokens: int = 0,
         num_beams: int = 1,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+        temperature: float | None = None,
+        top_p: float = 1.0,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -65,14 +82,14 @@ class CaptionModule(L.LightningModule):
             raise UserError(
                 f"model.lr_schedule={lr_schedule}: no such schedule{nearest(lr_schedule, list(LR_SCHEDULES))}"
             )
-        if max_new_tokens < 1 or num_beams < 1:
-            raise UserError(
-                f"model.max_new_tokens and model.num_beams must be at least 1, got {max_new_tokens} and {num_beams}"
-            )
         self.save_hyperparameters(logger=False)
+        self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
         self.model = None
         self.processor: Any = None
-        self.metrics = nn.ModuleDict({phase: _metrics() for phase in ("val", "test")})
+        self.loss, self.token_accuracy = MeanMetric(), MeanMetric()
+        self.judge = Judge()
+        self.evaluations: dict[str, Evaluation] = {}
+        self.training_captions: frozenset[str] | None = None  # normalized, once they are known
 
     # ------------------------------------------------------------ the network
 
@@ -98,15 +115,16 @@ class CaptionModule(L.LightningModule):
             raise UserError("model.checkpoint=null starts from random weights and needs a processor: load(processor)")
 
     def setup(self, stage: str) -> None:
-        self.load(getattr(getattr(self.trainer, "datamodule", None), "processor", None))
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self.load(getattr(datamodule, "processor", None))
+        if stage == "fit" and isinstance(datamodule, CaptionDataModule):
+            self.training_captions = datamodule.normalized_training_captions
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.
         checkpoint["git_config"] = self.network.config.to_dict()
         checkpoint["generation_config"] = self.network.generation_config.to_dict()
-        checkpoint["metrics"] = {
-            name: value.item() for name, value in self.trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        checkpoint["metrics"] = self.numbers("val")
         checkpoint["processor_files"] = processor_to_files(self.processor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -115,7 +133,7 @@ class CaptionModule(L.LightningModule):
             self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
 
     @property
-    def network(self) -> transformers.GitForCausalLM:
+    def network(self) -> GitForCausalLM:
         """The GIT itself."""
         if self.model is None:
             raise RuntimeError("the network isn't loaded yet: call load(), or let a Trainer do it")
@@ -172,48 +190,61 @@ class CaptionModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _loss(self, batch: Batch) -> CaptionLoss:
+    def _loss(self, batch: Batch, pictures: transformers.DynamicCache | None = None) -> CaptionLoss:
         return caption_loss(
             self.network,
             pixel_values=batch["pixel_values"],
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             labels=batch["labels"],
+            pictures=pictures,
         )
 
     # ------------------------------------------------------------ validation and test
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str]]:
-        return self._evaluate(batch, "val")
+    def on_validation_epoch_start(self) -> None:
+        self.judge = Judge()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str]]:
-        return self._evaluate(batch, "test")
+    def on_test_epoch_start(self) -> None:
+        self.judge = Judge()
 
-    def _evaluate(self, batch: Batch, phase: str) -> dict[str, list[str]]:
-        """Judge the model on a batch, and return the captions that it generates, one for each picture."""
-        result = self._loss(batch)
-        predictions = generate_captions(
-            self.network,
-            self.processor.tokenizer,
-            batch["pixel_values"],
-            max_new_tokens=self.hparams["max_new_tokens"],
-            num_beams=self.hparams["num_beams"],
-        )
-        counted = [row for row, counts in enumerate(batch["counts"]) if counts]
-        metrics: Any = self.metrics[phase]
-        if counted:  # a process whose only row is a filler has nothing to add
-            metrics["loss"].update(result.loss / result.tokens, weight=result.tokens)
-            metrics["token_accuracy"].update(result.correct / result.tokens, weight=result.tokens)
-            for name in ("wer", "cer"):
-                metrics[name].update(
-                    [predictions[row] for row in counted], [batch["references"][row] for row in counted]
-                )
-        for name, metric in metrics.items():  # Lightning sums over processes, divides and resets when the epoch ends
-            self.log(f"{phase}/{name}", metric, prog_bar=name in ("loss", "wer"), on_epoch=True)
-        return {"predictions": predictions}
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
 
-def _metrics() -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {"loss": MeanMetric(), "token_accuracy": MeanMetric(), "wer": WordErrorRate(), "cer": CharErrorRate()}
-    )
+    def on_validation_epoch_end(self) -> None:
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._conclude("test")
+
+    def numbers(self, phase: str) -> dict[str, float]:
+        """The numbers of the last validation or test, such as ``val/wer``; none before the first."""
+        teacher_forced = {
+            name: self.trainer.callback_metrics[name].item()
+            for name in (f"{phase}/loss", f"{phase}/token_accuracy")
+            if name in self.trainer.callback_metrics
+        }
+        evaluation = self.evaluations.get(phase)
+        judged = evaluation.scores.values() if evaluation else {}
+        return teacher_forced | {f"{phase}/{name}": value for name, value in judged.items()}
+
+    def _evaluate(self, batch: Batch, phase: str) -> None:
+        """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
+        pictures = transformers.DynamicCache()
+        result = self._loss(batch, pictures)
+        self.judge.add(batch, generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding))
+        if result.tokens:  # a process whose only row is a filler has nothing to add
+            self.loss.update(result.loss / result.tokens, weight=result.tokens)
+            self.token_accuracy.update(result.correct / result.tokens, weight=result.tokens)
+        # Lightning sums them over batches and processes, and resets them when the epoch ends.
+        self.log(f"{phase}/loss", self.loss, prog_bar=True, on_epoch=True)
+        self.log(f"{phase}/token_accuracy", self.token_accuracy, on_epoch=True)
+
+    def _conclude(self, phase: str) -> None:
+        evaluation = self.judge.conclude(world_size=self.trainer.world_size, training_captions=self.training_captions)
+        self.evaluations[phase] = evaluation
+        for name, value in evaluation.scores.values().items():
+            self.log(f"{phase}/{name}", value, prog_bar=name == "wer")

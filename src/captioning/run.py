@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -20,16 +21,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
-from captioning import run_folder
-from captioning.callbacks.predictions import TestPredictions
+from captioning import record
 from captioning.callbacks.throughput import Throughput
 from captioning.callbacks.validate_every import ValidateEvery
+from captioning.callbacks.wandb import wandb_loggers
 from captioning.config import Config, schema_of
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
 from captioning.mistakes import answered_in_one_line, environment_of_a_job
 from captioning.module import CaptionModule
-from captioning.summary import print_summary
 
 C = TypeVar("C", bound=L.Callback)
 
@@ -44,7 +44,7 @@ def run(cfg: Config) -> float | None:
     return metrics.get(cfg.monitor)
 
 
-def train(cfg: Config) -> dict[str, float]:
+def train(cfg: Config) -> dict[str, Any]:
     """Train, test with the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers."""
     talk()
     # What can be wrong is found before what is slow, and before Lightning starts further processes.
@@ -58,15 +58,19 @@ def train(cfg: Config) -> dict[str, float]:
 
     folder = Path(cfg.output_dir)
     if trainer.is_global_zero:
-        _begin(folder, trainer, datamodule, module)
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_space(folder, trainer, module)
+        record.begin(folder, trainer, datamodule)
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
+    for tracker in wandb_loggers(trainer):
+        tracker.define_summary()
     trainer.fit(module, datamodule)
     best = _best_checkpoint(trainer)
     trainer.test(module, datamodule, ckpt_path=best, verbose=False)
-    metrics = final_metrics(trainer, best)
+    metrics = final_metrics(trainer, module, best)
     if trainer.is_global_zero:
-        _finish(folder, trainer, module, metrics)
+        record.finish(folder, trainer, datamodule, module, metrics, model_folder=folder / "model")
     trainer.strategy.barrier()
     return metrics
 
@@ -87,6 +91,7 @@ def talk() -> None:
         ".*exists and is not empty.*",  # the run folder holds what was written when the run began
         ".*number of training batches .* is smaller than the logging interval.*",  # every optimizer step is kept
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
+        ".*when logging on epoch level in distributed setting.*",  # every process has the numbers of all captions
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -109,7 +114,7 @@ def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
     if arguments["logger"] in (None, True):
         arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
     callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
-    callbacks += [ValidateEvery(cfg.val_every_n_steps), TestPredictions()]
+    callbacks.append(ValidateEvery(cfg.val_every_n_steps))
     try:
         return L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -138,26 +143,27 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
     return None
 
 
-def final_metrics(trainer: L.Trainer, best: str | None) -> dict[str, float]:
-    """The test numbers, the validation numbers of the checkpoint that was tested, and the training's throughput."""
+def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -> dict[str, Any]:
+    """The test numbers with their intervals, the validation numbers of the checkpoint tested, and the throughput."""
     throughput = _callback(trainer, Throughput)
     validation = torch.load(best, weights_only=True, mmap=True)["metrics"] if best else {}
-    tested = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-    return {**tested, **validation, **(throughput.rates() if throughput else {})}
+    return {**test_metrics(module), **validation, **(throughput.rates() if throughput else {})}
+
+
+def test_metrics(module: CaptionModule) -> dict[str, Any]:
+    """The test numbers, each with its 95 % interval where one is defined (``test/wer``, ``test/wer_ci95``)."""
+    intervals = module.evaluations["test"].scores.intervals()
+    metrics: dict[str, Any] = {}
+    for name, value in module.numbers("test").items():
+        metrics[name] = value
+        if interval := intervals.get(name.removeprefix("test/")):
+            metrics[f"{name}_ci95"] = list(interval)
+    return metrics
 
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
-
-
-def _begin(folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule, module: CaptionModule) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_space(folder, trainer, module)
-    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    content = run_folder.environment(data_fingerprint=datamodule.fingerprint, devices=devices)
-    run_folder.write_json(folder / "environment.json", content)
-    run_folder.write_json(folder / "splits.json", datamodule.split_ids)
 
 
 def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> None:
@@ -173,23 +179,16 @@ def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> Non
         )
 
 
-def _finish(folder: Path, trainer: L.Trainer, module: CaptionModule, metrics: dict[str, float]) -> None:
-    test = _callback(trainer, TestPredictions)
-    predictions = test.predictions if test else []
-    run_folder.write_json(folder / "metrics.json", metrics)
-    run_folder.write_json_lines(folder / "predictions.jsonl", predictions)
-    run_folder.write_model(folder / "model", network=module.network, processor=module.processor)
-    print_summary(metrics, predictions, folder)
-
-
-def _train_in_own_process(cfg: Config) -> dict[str, float]:
+def _train_in_own_process(cfg: Config) -> dict[str, Any]:
     # Lightning starts ranks 1..N by running this process's command line again. In a sweep that line is the whole
     # sweep, and a sweeper that samples would hand every rank other values.
-    overrides = HydraConfig.get().overrides.task
+    hydra = HydraConfig.get()
+    overrides = hydra.overrides.task
     run_dir = f'hydra.run.dir="{cfg.output_dir}"'
     command = [sys.executable, sys.argv[0], *overrides, run_dir, "hydra.mode=RUN"]
-    if subprocess.run(command, env=environment_of_a_job(), check=False).returncode:
+    group = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", hydra.sweep.dir)}
+    if subprocess.run(command, env=environment_of_a_job() | group, check=False).returncode:
         # Raised and not answered here: the sweep goes on with its other jobs, and ends with this line.
         raise UserError(f"a job of the sweep failed, as it says above: {cfg.output_dir}")
-    metrics: dict[str, float] = json.loads(Path(cfg.output_dir, "metrics.json").read_text())
+    metrics: dict[str, Any] = json.loads(Path(cfg.output_dir, "metrics.json").read_text())
     return metrics

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 from safetensors import SafetensorError
 
 from captioning.errors import UserError
@@ -34,7 +35,7 @@ PACKAGES = (
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON; another process sees the whole file or none."""
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    _write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -49,6 +50,48 @@ def _write(path: Path, text: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str | None:
+    """A file's text; None where there is no such file.
+
+    Raises:
+        UserError: the file isn't UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8; remove the file to do without it") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    text = read_text(path)
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); remove the file to do without it") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    text = read_text(path)
+    try:
+        return None if text is None else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not YAML ({' '.join(str(error).split())}); remove the file to do without it"
+        ) from error
 
 
 def write_model(folder: Path, *, network: Any, processor: Any) -> None:
@@ -70,7 +113,10 @@ def write_model(folder: Path, *, network: Any, processor: Any) -> None:
 
 def environment(*, data_fingerprint: str, devices: str) -> dict[str, Any]:
     """What it takes to tell whether two runs had the same ground: versions, code, machine and data."""
+    import torch  # here, because writing a file of JSON takes no second to import
+
     return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

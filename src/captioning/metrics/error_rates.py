@@ -1,70 +1,67 @@
-"""Word and character error rate of generated captions, exact over batches and processes."""
+"""Word and character error rate, and exact matches."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
 
-import torch
 from rapidfuzz.distance import Levenshtein
-from torch import Tensor
-from torchmetrics import Metric
 
-from captioning.metrics.text import normalize
-
-
-class _ErrorRate(Metric):
-    """Edits to the nearest reference over the length of that reference, both summed over all captions."""
-
-    higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
-
-    units: Callable[[str], Sequence[str]]
-    errors: Tensor
-    total: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Counts, not rates, cross batches and processes: their sum doesn't depend on how captions were dealt out.
-        self.add_state("errors", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        """Count the errors of each prediction against its own list of references."""
-        for prediction, truths in zip(predictions, references, strict=True):
-            errors, length = self._nearest(prediction, truths)
-            self.errors += errors
-            self.total += length
-
-    def compute(self) -> Tensor:
-        """Errors / reference length as a float32 scalar; NaN before the first update."""
-        return self.errors / self.total
-
-    def _nearest(self, prediction: str, references: Sequence[str]) -> tuple[int, int]:
-        predicted = type(self).units(normalize(prediction))
-        pairs = []
-        for reference in references:
-            # A reference without a word (punctuation alone) would divide by zero: it counts as one unit long.
-            truth = type(self).units(normalize(reference))
-            pairs.append((Levenshtein.distance(truth, predicted), max(len(truth), 1)))
-        return min(pairs, key=lambda pair: (pair[0] / pair[1], pair[1]))
+from captioning.metrics.corpus import Corpus, Words
+from captioning.metrics.metric import RatioOfSums
 
 
-class WordErrorRate(_ErrorRate):
-    """Word error rate: word substitutions, deletions and insertions over reference words.
+class WordErrorRate(RatioOfSums):
+    """Word error rate: word substitutions, deletions and insertions over the words of the reference.
 
-    With several references of a picture, the nearest one counts: the one with the lowest rate for that caption.
-    Range: 0 (every caption equals a reference) upwards; above 1 where captions are longer than they should be.
-    Direction: lower is better. Source: jiwer 4's ``wer`` on normalized text, to which it is equal on single
-    references (NIST's definition; Levenshtein distance over words).
+    Errors and words are summed over pictures before they are divided. Of several references of a picture the nearest
+    one counts: the one with the lowest rate for that caption. A reference without a word counts as one word long.
+
+    Range: 0 (every caption equals a reference) upwards; 1 for a model that says nothing, more where captions are longer
+    than they should be. Direction: lower is better. Source: NIST's definition (Levenshtein distance over words), as in
+    jiwer 4's ``wer``, to which it is equal on normalized single references.
     """
 
-    units = staticmethod(str.split)
+    names = ("wer",)
+    higher_is_better = False
+
+    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
+        return [
+            _nearest(prediction, references)
+            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
+        ]
 
 
-class CharErrorRate(_ErrorRate):
+class CharErrorRate(RatioOfSums):
     """Character error rate: as :class:`WordErrorRate`, over characters with single spaces between words.
 
-    Range: 0 upwards. Direction: lower is better. Source: jiwer 4's ``cer`` on normalized text.
+    Range: 0 upwards. Direction: lower is better. Source: jiwer 4's ``cer``, to which it is equal on normalized single
+    references.
     """
 
-    units = staticmethod(str)
+    names = ("cer",)
+    higher_is_better = False
+
+    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
+        return [
+            _nearest(" ".join(prediction), map(" ".join, references))
+            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
+        ]
+
+
+class ExactMatch(RatioOfSums):
+    """Share of captions that equal a reference, after normalization.
+
+    Range: 0 to 1. Direction: higher is better. Source: SQuAD's exact match (Rajpurkar et al. 2016), with this project's
+    normalization, which keeps articles.
+    """
+
+    names = ("exact_match",)
+    higher_is_better = True
+
+    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
+        pairs: Iterable[tuple[Words, list[Words]]] = zip(corpus.predictions, corpus.references, strict=True)
+        return [(float(prediction in references), 1) for prediction, references in pairs]
+
+
+def _nearest(prediction: Sequence[Hashable], references: Iterable[Sequence[Hashable]]) -> tuple[int, int]:
+    """Errors against the nearest reference, and its length."""
+    candidates = ((Levenshtein.distance(reference, prediction), max(len(reference), 1)) for reference in references)
+    return min(candidates, key=lambda pair: (pair[0] / pair[1], pair[1]))

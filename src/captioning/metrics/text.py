@@ -12,8 +12,17 @@ def normalize(caption: str) -> str:
     symbols and around each Chinese character, and drops what can't be seen, such as joiners and soft hyphens; so
     does this, or a caption learned by heart would count as wrong.
     """
-    text = unicodedata.normalize("NFKC", caption).lower()
-    return " ".join("".join(map(_spaced, text)).split())
+    spaced = unicodedata.normalize("NFKC", caption).lower().translate(_REPLACEMENTS)
+    # Composed once more: lower case and dropped characters bring letters and accents together that weren't.
+    return unicodedata.normalize("NFC", " ".join(spaced.split()))
+
+
+class _Replacements(dict[int, str]):
+    """Code point to what takes its place, each worked out when it is first met."""
+
+    def __missing__(self, codepoint: int) -> str:
+        self[codepoint] = replacement = _spaced(chr(codepoint))
+        return replacement
 
 
 def _spaced(c: str) -> str:
@@ -23,3 +32,6 @@ def _spaced(c: str) -> str:
     if category[0] == "C" or "\ufe00" <= c <= "\ufe0f":  # the latter choose between ❤ and ❤️
         return ""
     return f" {c} " if unicodedata.name(c, "").startswith("CJK UNIFIED") else c
+
+
+_REPLACEMENTS = _Replacements()

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from transformers import GitForCausalLM
+    from transformers import DynamicCache
+
+    from captioning.model.git import GitForCausalLM
 
 IGNORE_INDEX = -100
 
@@ -22,7 +24,13 @@ class CaptionLoss(NamedTuple):
 
 
 def caption_loss(
-    model: GitForCausalLM, *, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    model: GitForCausalLM,
+    *,
+    pixel_values: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    pictures: DynamicCache | None = None,
 ) -> CaptionLoss:
     """Next-token cross-entropy of captions given their pictures, teacher-forced.
 
@@ -35,10 +43,18 @@ def caption_loss(
         input_ids: (batch, text length).
         attention_mask: (batch, text length), 0 on padding.
         labels: (batch, text length), IGNORE_INDEX where nothing is to be predicted.
+        pictures: an empty cache, to be filled with the pictures' keys and values, from which ``generate_captions`` goes
+            on: a picture needn't be read again for its caption.
     """
     hidden = model.git(
-        input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values, use_cache=False
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        pixel_values=pixel_values,
+        past_key_values=pictures,
+        use_cache=pictures is not None,
     ).last_hidden_state
+    if pictures is not None:
+        pictures.crop(-input_ids.shape[1])
     text = hidden[:, -input_ids.shape[1] : -1]  # the last position has no next token
     logits = model.output(text).float()
     targets = labels[:, 1:]

@@ -2,30 +2,106 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+
+from captioning.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import GitForCausalLM
+    from captioning.model.git import GitForCausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How captions are chosen from what the model makes of a picture.
+
+    Args:
+        max_new_tokens: longest caption, in tokens with the end-of-sentence token.
+        min_new_tokens: shortest caption, likewise.
+        num_beams: 1 is greedy.
+        length_penalty: with beams, above 0 favours long captions and below 0 short ones.
+        repetition_penalty: above 1 makes tokens less likely that the caption has already.
+        no_repeat_ngram_size: no sequence of so many tokens occurs twice in a caption; 0 allows it.
+        temperature: draws each token at random, the more evenly the higher; null takes the likeliest.
+        top_p: with a temperature, draws among the likeliest tokens that together have this probability.
+    """
+
+    max_new_tokens: int = 32
+    min_new_tokens: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    temperature: float | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.num_beams < 1:
+            raise UserError(
+                "model.max_new_tokens and model.num_beams must be at least 1, "
+                f"got {self.max_new_tokens} and {self.num_beams}"
+            )
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise UserError(
+                f"model.min_new_tokens={self.min_new_tokens} must be between 0 and "
+                f"model.max_new_tokens={self.max_new_tokens}"
+            )
+        if not self.repetition_penalty > 0:
+            raise UserError(f"model.repetition_penalty must be above 0 (1 is none), got {self.repetition_penalty}")
+        if self.no_repeat_ngram_size < 0:
+            raise UserError(f"model.no_repeat_ngram_size must be 0 (any) or more, got {self.no_repeat_ngram_size}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise UserError(f"model.temperature must be above 0, or null not to sample, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"model.top_p must be above 0 and at most 1, got {self.top_p}")
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings by their names in ``generate``, those that don't apply left out."""
+        sampled = {"temperature": self.temperature, "top_p": self.top_p} if self.temperature is not None else {}
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "num_beams": self.num_beams,
+            "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram_size,
+            "do_sample": self.temperature is not None,
+            **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
+            **sampled,
+        }
 
 
 @torch.inference_mode()
-def generate_captions(
-    model: GitForCausalLM, tokenizer: Any, pixel_values: Tensor, *, max_new_tokens: int, num_beams: int = 1
-) -> list[str]:
+def generate_captions(model: GitForCausalLM, tokenizer: Any, pictures: DynamicCache, decoding: Decoding) -> list[str]:
     """One caption for each picture, in order.
 
     Args:
         model: the network, in eval mode.
         tokenizer: of the processor that the model was trained with.
-        pixel_values: (batch, 3, height, width), normalized.
-        max_new_tokens: longest caption, in tokens with the end-of-sentence token.
-        num_beams: 1 decodes greedily.
+        pictures: their keys and values, from :func:`read_pictures` or ``caption_loss``; used up by this.
+        decoding: how captions are chosen.
     """
+    start = _starts(model, pictures.layers[0].keys.shape[0])
+    if decoding.num_beams > 1:
+        pictures.batch_repeat_interleave(decoding.num_beams)
     token_ids = model.generate(
-        pixel_values=pixel_values, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False
+        input_ids=start, attention_mask=torch.ones_like(start), past_key_values=pictures, **decoding.arguments()
     )
     captions: list[str] = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
     return [caption.strip() for caption in captions]
+
+
+@torch.inference_mode()
+def read_pictures(model: GitForCausalLM, pixel_values: Tensor) -> DynamicCache:
+    """The keys and values of pictures, (batch, 3, height, width), in every layer of the decoder."""
+    pictures = DynamicCache()
+    model.git(input_ids=_starts(model, len(pixel_values)), pixel_values=pixel_values, past_key_values=pictures)
+    pictures.crop(-1)  # GIT doesn't run without a token of text
+    return pictures
+
+
+def _starts(model: GitForCausalLM, rows: int) -> Tensor:
+    return torch.full((rows, 1), model.generation_config.bos_token_id, device=model.device)

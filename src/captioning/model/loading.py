@@ -12,13 +12,14 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from captioning.errors import UserError, nearest
+from captioning.model.git import GitForCausalLM
 from captioning.processor import PROCESSOR_FILES, checkpoint_folder
 
 SAFE_WEIGHTS = (*PROCESSOR_FILES, "*.safetensors")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 
 
-def load_model(checkpoint: str) -> transformers.GitForCausalLM:
+def load_model(checkpoint: str) -> GitForCausalLM:
     """The GIT of a Hub name or local folder, in float32 and training mode.
 
     Weights come from safetensors, or else from an older ``pytorch_model.bin``, which is read as tensors alone. Code
@@ -33,7 +34,8 @@ def load_model(checkpoint: str) -> transformers.GitForCausalLM:
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         _require_git(config, checkpoint)
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model: GitForCausalLM
+        model, report = GitForCausalLM.from_pretrained(
             str(folder),
             config=config,
             dtype=torch.float32,  # master weights; mixed precision casts them for each step
@@ -56,9 +58,7 @@ def load_model(checkpoint: str) -> transformers.GitForCausalLM:
     return model
 
 
-def init_model(
-    architecture: Mapping[str, Any], *, processor: transformers.ProcessorMixin
-) -> transformers.GitForCausalLM:
+def init_model(architecture: Mapping[str, Any], *, processor: transformers.ProcessorMixin) -> GitForCausalLM:
     """A GIT with random weights that fits ``processor``: its vocabulary, special tokens and picture size.
 
     Args:
@@ -87,14 +87,14 @@ def init_model(
         "eos_token_id": tokenizer.sep_token_id,
     }
     try:
-        return transformers.GitForCausalLM(transformers.GitConfig(**settings, **special, vision_config=vision))
+        return GitForCausalLM(transformers.GitConfig(**settings, **special, vision_config=vision))
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"model.architecture: {' '.join(str(error).split())}") from error
 
 
-def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> transformers.GitForCausalLM:
+def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> GitForCausalLM:
     """A GIT as the ``to_dict()`` of its two configurations describes it, its weights yet to be loaded."""
-    model = transformers.GitForCausalLM(transformers.GitConfig.from_dict(dict(config)))
+    model = GitForCausalLM(transformers.GitConfig.from_dict(dict(config)))
     model.generation_config = transformers.GenerationConfig.from_dict(dict(generation_config))
     return model
 

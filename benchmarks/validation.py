@@ -1,0 +1,111 @@
+"""What a validation costs beside generating its captions, and what it keeps in memory.
+
+    python benchmarks/validation.py                     git-tiny's and git-base's size, random weights, drawn creatures
+    python benchmarks/validation.py --model git-tiny
+
+Time: the same pictures are captioned twice in turn, once by generation alone (pictures in memory)
+and once by a whole `Trainer.validate` (decoding files, loss, generation, every metric). Captions have exactly
+--tokens tokens, since random weights would go on to the longest. Memory: the peak of a process that validates on 1,000
+pictures, and of one on 10,000, with git-tiny.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+
+import lightning as L
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from captioning import CaptionDataModule, CaptionModule
+from captioning.model.generation import generate_captions, read_pictures
+from captioning.run import default_precision, talk
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
+SIZES = {"git-tiny": (64, 32, 480), "git-base": (224, 4, 24)}  # picture side, batch, pictures
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIZES, nargs="*", default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    talk()
+    warnings.filterwarnings("ignore")
+    if arguments.peak_of:
+        _, whole = arms("git-tiny", pictures=arguments.peak_of, tokens=arguments.tokens)
+        whole()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    times = Table("model", "pictures", "generation alone, s", "validation, s", "ratio (each round)", title="time")
+    for model in arguments.model:
+        _, _, pictures = SIZES[model]
+        rounds = paired(*arms(model, pictures=pictures, tokens=arguments.tokens), rounds=arguments.rounds)
+        alone, whole = (median(seconds) for seconds in zip(*rounds, strict=True))
+        ratios = ", ".join(f"{b / a:.2f}" for a, b in rounds)
+        times.add_row(
+            model, str(pictures), f"{alone:.2f}", f"{whole:.2f}", f"{median(b / a for a, b in rounds):.2f} ({ratios})"
+        )
+    memory = Table("pictures", "peak of the process, MB", title="memory (git-tiny)")
+    for pictures in (1000, 10_000):
+        command = [sys.executable, __file__, "--peak-of", str(pictures)]
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        memory.add_row(f"{pictures:,}", f"{float(ran.stdout.split()[-1]):,.0f}")
+    Console().print(times, memory)
+
+
+def arms(model: str, *, pictures: int, tokens: int):
+    """Two functions: captions for all pictures, and a validation on them."""
+    size, batch_size, _ = SIZES[model]
+    settings = yaml.safe_load((CONF / f"{model}.yaml").read_text())
+    data = CaptionDataModule(
+        source="creatures", creatures=pictures, processor=None, image_size=size, batch_size=batch_size, num_workers=0
+    )
+    data.test_on("all")
+    data.setup()
+    decoding = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+    module = CaptionModule(checkpoint=None, architecture=settings["architecture"], **decoding)
+    module.load(data.processor)
+    trainer = L.Trainer(
+        precision=default_precision("auto"), logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    loader = data.test_dataloader()
+    network = module.network.eval()
+    tokenizer = data.processor.tokenizer
+    batches = [batch["pixel_values"] for batch in loader] if pictures <= 1000 else []
+
+    def generate() -> None:
+        with trainer.precision_plugin.forward_context():
+            for pixel_values in batches:
+                generate_captions(network, tokenizer, read_pictures(network, pixel_values), module.decoding)
+
+    def validate() -> None:
+        trainer.validate(module, loader, verbose=False)
+
+    return generate, validate
+
+
+def paired(first, second, *, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of both in turn, after a round that isn't counted."""
+
+    def seconds(function) -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return [(seconds(first), seconds(second)) for _ in range(rounds + 1)][1:]
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

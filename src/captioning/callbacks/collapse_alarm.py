@@ -1,0 +1,121 @@
+"""An alarm when the model says the same of every picture, repeats itself, or says nothing."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+
+from captioning import run_folder
+from captioning.callbacks.wandb import wandb_loggers
+from captioning.errors import UserError
+from captioning.evaluation import Evaluation
+from captioning.metrics import score
+from captioning.module import CaptionModule
+
+_log = logging.getLogger(__name__)
+
+
+class Alarm(NamedTuple):
+    """What went wrong, and a line that names the likely cause and what to do."""
+
+    kind: str
+    message: str
+
+
+class CollapseAlarm(L.Callback):
+    """Compares the variety of generated captions with that of their references after each validation and test.
+
+    An alarm is given once when it arises, in the terminal, to wandb, and in the run folder's ``alarms.jsonl``; that it
+    is over is said in the terminal. A model from random weights gives one early and outgrows it.
+
+    Args:
+        dirpath: the run folder.
+        top_caption: alarm above this share of pictures with the same caption, if the references are more varied.
+        repetition: alarm where this share of bigrams more than in the references are repeats.
+        empty_captions: alarm above this share of captions without a word.
+        min_pictures: fewer pictures than this prove nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        dirpath: str,
+        top_caption: float = 0.5,
+        repetition: float = 0.2,
+        empty_captions: float = 0.2,
+        min_pictures: int = 10,
+    ) -> None:
+        limits = {"top_caption": top_caption, "repetition": repetition, "empty_captions": empty_captions}
+        for name, share in limits.items():
+            if not 0 <= share <= 1:
+                raise UserError(f"callbacks.collapse_alarm.{name} is a share between 0 and 1, got {share}")
+        self.path = Path(dirpath) / "alarms.jsonl"
+        self.limits = limits
+        self.min_pictures = min_pictures
+        self.lines: list[dict[str, object]] = []
+        self._raised: dict[str, set[str]] = {"val": set(), "test": set()}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._examine(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._examine(trainer, pl_module, "test")
+
+    def _examine(self, trainer: L.Trainer, pl_module: L.LightningModule, phase: str) -> None:
+        assert isinstance(pl_module, CaptionModule)
+        evaluation = pl_module.evaluations[phase]
+        if not trainer.is_global_zero or len(evaluation.predictions) < self.min_pictures:
+            return
+        remedy = _remedy(trainer, pl_module)
+        alarms = list(find_collapse(evaluation, self.limits, remedy=remedy))
+        raised, self._raised[phase] = self._raised[phase], {alarm.kind for alarm in alarms}
+        for kind in raised - self._raised[phase]:
+            _log.info(f"step {trainer.global_step}: over with {kind}")
+        for alarm in alarms:
+            if alarm.kind not in raised:
+                self._raise(trainer, phase, alarm)
+
+    def _raise(self, trainer: L.Trainer, phase: str, alarm: Alarm) -> None:
+        _log.warning(f"alarm at step {trainer.global_step} ({phase}): {alarm.message}")
+        self.lines.append({"step": trainer.global_step, "split": phase, **alarm._asdict()})
+        run_folder.write_json_lines(self.path, self.lines)
+        for tracker in wandb_loggers(trainer):
+            tracker.alert(f"captions collapse: {alarm.kind}", alarm.message)
+
+
+def _remedy(trainer: L.Trainer, module: CaptionModule) -> str:
+    lr = module.hparams["lr"]
+    if not trainer.global_step:
+        return "this model wasn't trained here: look at how it was, and at what its processor expects"
+    if module.hparams["checkpoint"] is None:
+        return f"a model from random weights starts like this; if it lasts, train with less than model.lr={lr:g}"
+    return f"model.lr={lr:g} is likely too high for this checkpoint and data: try model.lr={lr / 5:.0e}"
+
+
+def find_collapse(evaluation: Evaluation, limits: Mapping[str, float], *, remedy: str) -> Iterator[Alarm]:
+    """What is wrong with the captions of an evaluation beyond ``limits``, by the names of metrics."""
+    references = [prediction["references"] for prediction in evaluation.predictions]
+    truth = score([truths[0] for truths in references], references).values()
+    found = evaluation.scores.values()
+    if found["top_caption"] > max(limits["top_caption"], 1.5 * truth["top_caption"]):
+        (top, _), *_ = Counter(line["prediction"] for line in evaluation.predictions).most_common(1)
+        yield Alarm(
+            "one caption for everything",
+            f"{found['top_caption']:.0%} of the pictures get the same caption, {top[:80]!r}; {remedy}",
+        )
+    if found["repetition"] > limits["repetition"] + truth["repetition"]:
+        yield Alarm(
+            "repetition",
+            f"{found['repetition']:.0%} of the bigrams are repeats (references: {truth['repetition']:.0%}); {remedy}, "
+            "or decode with model.no_repeat_ngram_size=3",
+        )
+    if found["empty_captions"] > limits["empty_captions"]:
+        yield Alarm(
+            "empty captions",
+            f"{found['empty_captions']:.0%} of the captions are empty; look for captions that are no text in the data "
+            f"(data.caption_column), or {remedy}",
+        )

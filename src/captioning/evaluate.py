@@ -1,0 +1,138 @@
+"""Any model on any data: the same numbers and the same report as a run's own test, from the same code."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from captioning import record, run_folder
+from captioning.datamodule import CaptionDataModule
+from captioning.errors import UserError
+from captioning.model.generation import Decoding
+from captioning.module import CaptionModule
+from captioning.run import make_trainer, resolve, talk, test_metrics
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", folder: Path | None = None) -> Path:
+    """Caption the pictures of a split, judge the captions, and leave a run folder with numbers and report.
+
+    Args:
+        model: a run folder, a Lightning checkpoint, a Hugging Face folder, or a Hub name.
+        overrides: settings as ``python train.py`` takes them. A run's own data and decoding are the default.
+        split: ``test``, ``val``, ``train``, or ``all`` pictures of the data.
+        folder: where the results go; by default ``outputs/DATE/TIME``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the model or the data can't be used.
+    """
+    talk()
+    folder = folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
+    with _checkpoint_folder(model) as checkpoint:
+        run = Path(model) if (Path(model) / ".hydra" / "config.yaml").is_file() else None
+        given = [*_defaults(run, overrides), f"model.checkpoint={_quoted(checkpoint)}", *overrides]
+        cfg = _compose([f"output_dir={_quoted(str(folder))}", "logger=none", *given])
+        settings = resolve(cfg)
+        datamodule = CaptionDataModule(**settings["data"])
+        datamodule.test_on(split)
+        module = CaptionModule(**settings["model"])
+        trainer = make_trainer(cfg, settings)
+        datamodule.setup()
+        module.load(datamodule.processor)
+        module.training_captions = _training_captions(run, datamodule)
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        if trainer.is_global_zero:
+            _write_settings(folder, cfg, [f"model.checkpoint={model}", *overrides])
+            record.begin(folder, trainer, datamodule)
+        trainer.test(module, datamodule, verbose=False)
+        if trainer.is_global_zero:
+            record.finish(folder, trainer, datamodule, module, test_metrics(module), model_folder=None)
+    return folder
+
+
+@contextmanager
+def _checkpoint_folder(model: str) -> Iterator[str]:
+    """What ``model.checkpoint`` takes, for whatever the user has."""
+    path = Path(model).expanduser()
+    if path.suffix == ".ckpt":
+        if not path.is_file():
+            raise UserError(f"{model}: no such checkpoint")
+        with tempfile.TemporaryDirectory() as temporary:
+            module = CaptionModule.load_from_checkpoint(path, map_location="cpu")
+            run_folder.write_model(Path(temporary, "model"), network=module.network, processor=module.processor)
+            yield str(Path(temporary, "model"))
+    elif (path / "model" / "config.json").is_file():
+        yield str(path / "model")
+    elif (path / ".hydra").is_dir():
+        raise UserError(
+            f"{model}: this run has no model yet; give one of its checkpoints, {model}/checkpoints/NAME.ckpt"
+        )
+    else:
+        yield model
+
+
+def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
+    """Data and decoding as the run had them, as far as nothing else is asked for."""
+    has_data = any(override.startswith("data=") for override in overrides)
+    if run is None:
+        if not has_data:
+            raise UserError("data= is missing: which pictures to evaluate on, as in data=folder data.path=FOLDER")
+        return []
+    settings = run_folder.read_yaml(run / ".hydra" / "config.yaml")
+    decoding = {field.name for field in fields(Decoding)}
+    kept = _as_overrides("model", {name: value for name, value in settings["model"].items() if name in decoding})
+    if not has_data:
+        kept += ["data=folder", *_as_overrides("data", settings["data"])]
+    return kept
+
+
+def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the command line would give them; what is taken from elsewhere in the configuration is left to it."""
+    return [
+        f"{section}.{name}={_quoted(value) if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+        if name != "processor" and not (isinstance(value, str) and value.startswith("${"))
+    ]
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _compose(overrides: list[str]) -> Any:
+    if not CONF.is_dir():
+        raise UserError(
+            f"{CONF}: no such folder; `captioning evaluate` takes its settings from the project's conf/, so install it "
+            "from a checkout with `pip install -e .`"
+        )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _training_captions(run: Path | None, datamodule: CaptionDataModule) -> frozenset[str] | None:
+    """What the model was trained on, if that is in these data."""
+    if run is None or datamodule.tested == "all":
+        return None
+    environment = run_folder.read_json(run / "environment.json") or {}
+    is_its_own = environment.get("data_fingerprint") == datamodule.fingerprint
+    return datamodule.normalized_training_captions if is_its_own else None
+
+
+def _write_settings(folder: Path, cfg: Any, overrides: list[str]) -> None:
+    hydra = folder / ".hydra"
+    hydra.mkdir(parents=True, exist_ok=True)
+    (hydra / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (hydra / "overrides.yaml").write_text(yaml.safe_dump(overrides, allow_unicode=True))

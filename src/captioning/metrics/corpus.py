@@ -1,0 +1,54 @@
+"""Generated captions beside their references, normalized and cut into words once for all metrics."""
+
+from collections import Counter
+from collections.abc import Sequence, Set
+from sys import intern
+
+from captioning.errors import UserError
+from captioning.metrics.text import normalize
+
+Words = tuple[str, ...]
+NGram = tuple[str, ...]
+
+
+class Corpus:
+    """A prediction and its references for each picture, as words.
+
+    Args:
+        predictions: one generated caption a picture.
+        references: the true captions of each picture, one or more; their number may differ from picture to picture.
+        training_captions: what the model was trained on, normalized, where that is known.
+
+    Raises:
+        UserError: there is no picture, or one without a reference; no number is defined then.
+    """
+
+    def __init__(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        *,
+        training_captions: Set[str] | None = None,
+    ) -> None:
+        if len(predictions) != len(references):
+            raise UserError(f"{len(predictions)} predictions, but references for {len(references)} pictures")
+        if not predictions:
+            raise UserError("there are no captions to judge")
+        if lacking := next((number for number, truths in enumerate(references, start=1) if not truths), None):
+            raise UserError(f"picture {lacking} has no reference to judge its caption by")
+        self.predictions = [words(prediction) for prediction in predictions]
+        self.references = [[words(reference) for reference in truths] for truths in references]
+        self.training_captions = training_captions
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+
+def words(caption: str) -> Words:
+    """The words that every metric counts."""
+    return tuple(map(intern, normalize(caption).split()))  # interned: a corpus repeats few words many times
+
+
+def ngram_counts(caption: Words, longest: int = 4) -> Counter[NGram]:
+    """How often each n-gram of 1 to ``longest`` words occurs in a caption."""
+    return Counter(caption[start : start + n] for n in range(1, longest + 1) for start in range(len(caption) - n + 1))

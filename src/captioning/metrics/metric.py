@@ -1,0 +1,46 @@
+"""What a caption metric is: numbers that are functions of sums over pictures."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from captioning.metrics.corpus import Corpus
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class CaptionMetric(ABC):
+    """Numbers of a corpus of captions that are functions of sums over its pictures.
+
+    That form is what makes them exact over batches and processes, gives each picture a score of its own (the function
+    of its own statistics), and lets an interval be found by adding up statistics again, without looking at a caption
+    twice.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    higher_is_better: ClassVar[bool | None]  # None: neither end is best
+
+    @abstractmethod
+    def statistics(self, corpus: Corpus) -> FloatArray:
+        """What is summed, (pictures, k)."""
+
+    @abstractmethod
+    def values(self, sums: FloatArray) -> FloatArray:
+        """The metric's numbers, (..., names), for sums of statistics, (..., k)."""
+
+
+class RatioOfSums(CaptionMetric):
+    """A sum over pictures divided by another; 0 where that one is 0."""
+
+    @abstractmethod
+    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
+        """Each picture's part of the numerator and of the denominator."""
+
+    def statistics(self, corpus: Corpus) -> FloatArray:
+        return np.array(self.fractions(corpus), dtype=np.float64)
+
+    def values(self, sums: FloatArray) -> FloatArray:
+        numerator, denominator = sums[..., :1], sums[..., 1:]
+        return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

@@ -1,0 +1,83 @@
+"""What a run writes into its folder: at its start what it stands on, at its end what it found."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from captioning import run_folder
+from captioning.callbacks.wandb import wandb_loggers
+from captioning.datamodule import CaptionDataModule
+from captioning.evaluation import Evaluation
+from captioning.module import CaptionModule
+from captioning.report import write_report
+from captioning.report.captions import chosen
+from captioning.summary import print_summary
+from captioning.thumbnails import add_thumbnails
+
+SHOWN = 8  # best and worst captions sent to the tracker, each
+
+
+def begin(folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule) -> None:
+    """Write what the run stands on: versions, machine, splits, and what the data look like."""
+    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+    content = run_folder.environment(data_fingerprint=datamodule.fingerprint, devices=devices)
+    run_folder.write_json(folder / "environment.json", content)
+    run_folder.write_json(folder / "splits.json", datamodule.split_ids)
+    summary = datamodule.summary
+    run_folder.write_json(folder / "data.json", summary)
+    ids = datamodule.split_ids
+    for split in {sample["split"] for sample in summary["samples"]}:
+        names = [sample["id"] for sample in summary["samples"]]
+        add_thumbnails(folder, split, {name: datamodule.picture(split, ids[split].index(name)) for name in names})
+
+
+def finish(
+    folder: Path,
+    trainer: L.Trainer,
+    datamodule: CaptionDataModule,
+    module: CaptionModule,
+    metrics: Mapping[str, Any],
+    *,
+    model_folder: Path | None,
+) -> None:
+    """Write what the run found, its model too where ``model_folder`` is given, and show it in the terminal."""
+    evaluation = module.evaluations["test"]
+    run_folder.write_json(folder / "metrics.json", with_reasons(metrics))
+    run_folder.write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
+    if model_folder:
+        run_folder.write_model(model_folder, network=module.network, processor=module.processor)
+    worst_first = evaluation.worst_first()
+    _add_test_thumbnails(folder, datamodule, evaluation, worst_first)
+    for tracker in wandb_loggers(trainer):
+        for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
+            predictions = [evaluation.predictions[index] for index in indices]
+            pictures = [datamodule.picture(datamodule.tested, evaluation.rows[index]) for index in indices]
+            tracker.log_captions(name, trainer.global_step, predictions, pictures)
+        tracker.log_results(metrics, model_folder)
+    write_report(folder)
+    print_summary(metrics, evaluation, folder)
+
+
+def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers fit for JSON, which has no NaN: one that isn't finite is null, and ``notes`` says why."""
+    broken = {
+        name: f"was {value}: the loss or the weights overflowed, and captions from such weights mean nothing"
+        for name, value in metrics.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    finite = {name: None if name in broken else value for name, value in metrics.items()}
+    return {**finite, "notes": broken} if broken else finite
+
+
+def _add_test_thumbnails(
+    folder: Path, datamodule: CaptionDataModule, evaluation: Evaluation, worst_first: list[int]
+) -> None:
+    """The pictures that the report shows."""
+    pictures = {
+        evaluation.predictions[index]["id"]: datamodule.picture(datamodule.tested, evaluation.rows[index])
+        for index in chosen(worst_first)
+    }
+    add_thumbnails(folder, "test", pictures)

@@ -1,0 +1,26 @@
+"""``report.html``: what a run was, what it can do and what it gets wrong, on one page that needs nothing beside it."""
+
+from pathlib import Path
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run folder, from that folder alone, and return its path.
+
+    A file that is missing costs its section only, which then says so.
+
+    Raises:
+        UserError: ``folder`` is no run folder, or a file of it can't be read.
+    """
+    from captioning.report.page import render
+    from captioning.report.read import read_run
+
+    # Half of a surrogate pair can stand in JSON, but not in UTF-8.
+    page = render(read_run(folder)).encode("utf-8", errors="replace")
+    path = folder / "report.html"
+    part = folder / ".report.html.part"
+    try:
+        part.write_bytes(page)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,113 @@
+"""The numbers of a run in words: what each is, its range, which way is better, and why one may be missing."""
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+from captioning.metrics import HIGHER_IS_BETTER
+
+HEADLINES = ("wer", "cider", "bleu4", "exact_match")
+FEW_PICTURES = 100  # below it CIDEr-D's n-gram weights and the intervals are noisy
+
+
+class Meaning(NamedTuple):
+    """What a number is; ``top`` is the end of its range, None where it has none."""
+
+    label: str
+    words: str
+    top: float | None = 1
+
+
+MEANINGS = {
+    "wer": Meaning("Word error rate (WER)", "word edits to the nearest reference, over its words", None),
+    "cer": Meaning("Character error rate (CER)", "the same over characters", None),
+    "bleu1": Meaning("BLEU-1", "precision of single words, marked down for brevity"),
+    "bleu2": Meaning("BLEU-2", "the same for up to 2 words in a row"),
+    "bleu3": Meaning("BLEU-3", "the same for up to 3 words in a row"),
+    "bleu4": Meaning("BLEU-4", "the same for up to 4 words in a row"),
+    "rouge_l": Meaning("ROUGE-L", "F-score of the longest common subsequence of words"),
+    "cider": Meaning("CIDEr-D", "likeness to all references, telling words weighing more", 10),
+    "exact_match": Meaning("Exact match", "share of captions that equal a reference"),
+    "unique_captions": Meaning("Unique captions", "different captions over captions"),
+    "top_caption": Meaning("Most frequent caption", "share of pictures that get it"),
+    "empty_captions": Meaning("Empty captions", "share of captions without a word"),
+    "repetition": Meaning("Repetition", "share of word pairs that their caption has said before"),
+    "length_ratio": Meaning("Length ratio", "words of the captions over words of their references", None),
+    "vocabulary_coverage": Meaning("Vocabulary coverage", "share of the references' words that occur in any caption"),
+    "copied_captions": Meaning("Copied captions", "share that are word for word a training caption"),
+    "loss": Meaning("Loss", "nats a token, the true caption given so far", None),
+    "token_accuracy": Meaning("Token accuracy", "share of next tokens right, the true caption given so far"),
+}
+
+
+class Number(NamedTuple):
+    """A row of the table of numbers."""
+
+    name: str
+    meaning: Meaning
+    better: str
+    test: float | None
+    interval: tuple[float, float] | None
+    val: float | None
+    note: str
+
+    @property
+    def span(self) -> dict[str, float] | None:
+        """The interval in percent of the range, for a picture of it; None where nothing sensible can be drawn."""
+        top = self.meaning.top or 1
+        if self.interval is None or self.test is None or not 0 <= self.interval[0] <= self.interval[1] <= top:
+            return None
+        low, high, at = (100 * value / top for value in (*self.interval, self.test))
+        return {"low": low, "width": high - low, "at": at}
+
+
+def number_rows(metrics: Mapping[str, Any], *, pictures: int | None) -> list[Number]:
+    """A row for each number that a test can have, and for any other that this one had."""
+    others = [key[5:] for key in metrics if key.startswith("test/") and not key.endswith("_ci95")]
+    names = [*MEANINGS, *(name for name in others if name not in MEANINGS)]
+    return [_row(name, metrics, pictures) for name in names]
+
+
+def _row(name: str, metrics: Mapping[str, Any], pictures: int | None) -> Number:
+    interval = metrics.get(f"test/{name}_ci95")
+    better = {True: "higher", False: "lower", None: "nearer to 1" if name == "length_ratio" else ""}
+    return Number(
+        name=name,
+        meaning=MEANINGS.get(name, Meaning(name, "", None)),
+        better=better[HIGHER_IS_BETTER.get(name)],
+        test=finite(metrics.get(f"test/{name}")),
+        interval=(interval[0], interval[1]) if interval else None,
+        val=finite(metrics.get(f"val/{name}")),
+        note="; ".join(_notes(name, metrics, pictures)),
+    )
+
+
+def _notes(name: str, metrics: Mapping[str, Any], pictures: int | None) -> Iterator[str]:
+    """Why a value isn't there, or isn't what it seems."""
+    reasons = metrics.get("notes", {})
+    for key in (f"test/{name}", f"val/{name}"):
+        if key in metrics and finite(metrics[key]) is None:
+            yield f"{key}: {reasons.get(key, f'{metrics[key]}, which is no number')}"
+    if f"test/{name}" not in metrics:
+        unknown = "the training captions weren't known" if name == "copied_captions" else "this run didn't measure it"
+        yield f"no test number: {unknown}"
+    elif f"test/{name}_ci95" not in metrics and finite(metrics[f"test/{name}"]) is not None:
+        yield f"no interval: {'one picture tells none' if pictures == 1 else 'this number is not resampled'}"
+    if name == "cider" and pictures == 1:
+        yield "of one picture CIDEr-D is 0 whatever the caption"
+    if f"val/{name}" not in metrics and any(key.startswith("val/") for key in metrics):
+        yield "validation didn't measure it"
+
+
+def shown(value: float | None) -> str:
+    """A number in few digits."""
+    if value is None:
+        return "\N{EN DASH}"
+    if value and not 0.001 <= abs(value) < 1000:
+        return f"{value:.2e}" if abs(value) < 0.001 else f"{value:,.0f}"
+    return f"{value:.3f}"
+
+
+def finite(value: Any) -> float | None:
+    """A number that can be shown, drawn and compared; None for anything else."""
+    return value if isinstance(value, (int, float)) and isfinite(value) else None

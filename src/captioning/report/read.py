@@ -1,0 +1,136 @@
+"""What a report is made from: the files of a run folder, each of which may be missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pyarrow import ArrowInvalid
+
+from captioning.errors import UserError
+from captioning.finished_run import read_predictions
+from captioning.run_folder import read_json, read_text, read_yaml
+from captioning.thumbnails import NAME, read_thumbnails
+
+if TYPE_CHECKING:
+    from captioning.evaluation import Prediction
+
+FloatArray = npt.NDArray[np.float64]
+
+# The files that a report reads, and why a run folder may be without one.
+WHY_MISSING = {
+    ".hydra/config.yaml": "the run was started from Python",
+    ".hydra/overrides.yaml": "the run was started from Python",
+    "environment.json": "the run ended before its training began",
+    "splits.json": "the run ended before its training began",
+    "data.json": "the run ended before its training began, or is of an older version",
+    "metrics.csv": "the csv logger was off (logger=csv switches it on), or nothing was trained here",
+    "metrics.json": "the run ended before its test, or still goes on",
+    "predictions.jsonl": "the run ended before its test, or still goes on",
+    "gallery.jsonl": "there was no validation yet, or nothing was trained here",
+    "alarms.jsonl": "nothing was alarming, or the run is of an older version",
+    "thumbnails.parquet": "the run ended before its test, or is of an older version",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A number over training: steps in rising order, (points,), and values, (points,), which may be nan or infinite."""
+
+    steps: FloatArray
+    values: FloatArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's files as they were read; None (or nothing, of thumbnails) stands for a file that is missing."""
+
+    folder: Path
+    config: str | None
+    settings: dict[str, Any]  # the same, read; empty where it is missing
+    choices: dict[str, str]  # what was taken of each group of settings; empty where that isn't known
+    overrides: list[str] | None
+    environment: dict[str, Any] | None
+    splits: dict[str, list[str]] | None
+    data: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    curves: dict[str, Series] | None
+    predictions: list[Prediction] | None
+    gallery: list[dict[str, Any]] | None
+    alarms: list[dict[str, Any]] | None
+    thumbnails: Mapping[tuple[str, str], bytes]
+
+    def lacks(self, name: str) -> str | None:
+        """The sentence for a file that is missing; None for one that is there."""
+        return None if (self.folder / name).exists() else f"{name} is missing: {WHY_MISSING[name]}."
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UserError: none of its files is there, or one of them can't be read.
+    """
+    if not any((folder / name).exists() for name in WHY_MISSING):
+        raise UserError(
+            f"{folder}: no run folder, since it has neither metrics.json nor .hydra; name the folder of a run"
+        )
+    hydra = read_yaml(folder / ".hydra/hydra.yaml") or {}
+    return Run(
+        folder=folder,
+        config=read_text(folder / ".hydra/config.yaml"),
+        settings=read_yaml(folder / ".hydra/config.yaml") or {},
+        choices=hydra.get("hydra", {}).get("runtime", {}).get("choices", {}),
+        overrides=read_yaml(folder / ".hydra/overrides.yaml"),
+        environment=read_json(folder / "environment.json"),
+        splits=read_json(folder / "splits.json"),
+        data=read_json(folder / "data.json"),
+        metrics=read_json(folder / "metrics.json"),
+        curves=_curves(folder / "metrics.csv"),
+        predictions=_predictions(folder),
+        gallery=_json_lines(folder / "gallery.jsonl"),
+        alarms=_json_lines(folder / "alarms.jsonl"),
+        thumbnails=_thumbnails(folder),
+    )
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]] | None:
+    text = read_text(path)
+    try:
+        return None if text is None else [json.loads(line) for line in text.split("\n") if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON in each line ({error}); remove the file to do without it") from error
+
+
+def _curves(path: Path) -> dict[str, Series] | None:
+    """Each column of a sparse table over its own steps; of a step that a resumed run took again, the last value.
+
+    Loggers number steps from 0; here a step is how many were taken, as in the names of checkpoints and in the gallery.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    columns: dict[str, dict[float, float]] = {}
+    whole_lines = text.split("\n")[:-1]  # the one after the last line break may still be being written
+    for row in csv.DictReader(whole_lines):
+        for name, value in row.items():
+            if row.get("step") and name not in ("step", "epoch") and value:
+                columns.setdefault(name, {})[float(row["step"]) + 1] = float(value)
+    return {name: Series(*np.array(sorted(points.items())).T) for name, points in columns.items()}
+
+
+def _predictions(folder: Path) -> list[Prediction] | None:
+    return list(read_predictions(folder).values()) if (folder / "predictions.jsonl").exists() else None
+
+
+def _thumbnails(folder: Path) -> Mapping[tuple[str, str], bytes]:
+    try:
+        return read_thumbnails(folder)
+    except ArrowInvalid as error:
+        raise UserError(f"{folder / NAME}: not a Parquet file; remove the file to do without it") from error

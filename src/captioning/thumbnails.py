@@ -1,0 +1,43 @@
+"""Small copies of pictures in the run folder, for those who look at it without the data."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+NAME = "thumbnails.parquet"
+LONGEST_SIDE = 128
+SCHEMA = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
+
+
+def add_thumbnails(folder: Path, split: str, pictures: Mapping[str, Image.Image]) -> None:
+    """Add pictures of a split, by id, to the run folder's thumbnails; one that is there already is replaced."""
+    thumbnails = read_thumbnails(folder) | {(split, name): _jpeg(picture) for name, picture in pictures.items()}
+    splits, ids = zip(*thumbnails, strict=True) if thumbnails else ((), ())
+    table = pa.table([splits, ids, list(thumbnails.values())], schema=SCHEMA)
+    part = folder / f".{NAME}.part"
+    try:
+        pq.write_table(table, part)
+        part.replace(folder / NAME)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_thumbnails(folder: Path) -> dict[tuple[str, str], bytes]:
+    """JPEGs by split and id; empty where the run folder has none."""
+    if not (folder / NAME).exists():
+        return {}
+    table = pq.read_table(folder / NAME)
+    keys = zip(table["split"].to_pylist(), table["id"].to_pylist(), strict=True)
+    return dict(zip(keys, table["jpeg"].to_pylist(), strict=True))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    small = picture.copy()
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=80)
+    return encoded.getvalue()

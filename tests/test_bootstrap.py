@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from fixtures.make_captions import read
+
+from captioning.metrics import Scores, normalize, score
+from captioning.metrics.error_rates import ExactMatch
+from captioning.metrics.scores import _draws
+
+PREDICTIONS, REFERENCES = read()
+# Of the others, what one picture gets depends on which others there are, and is kept as it is.
+OF_PICTURES_ALONE = (
+    *("wer", "cer", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "exact_match"),
+    *("empty_captions", "repetition", "length_ratio"),
+)
+
+
+def right_or_wrong(hits: np.ndarray) -> Scores:
+    """Exact match of as many pictures as there are hits and misses."""
+    return Scores((ExactMatch(),), (np.column_stack([hits, np.ones(len(hits))]).astype(float),))
+
+
+def test_the_same_captions_have_the_same_intervals():
+    once, again = (score(PREDICTIONS[:50], REFERENCES[:50]).intervals(resamples=100) for _ in range(2))
+    assert once == again
+
+
+def test_another_seed_draws_other_pictures():
+    scores = score(PREDICTIONS[:50], REFERENCES[:50])
+    assert (scores.resampled(resamples=5, seed=0) != scores.resampled(resamples=5, seed=1)).any()
+
+
+def test_every_number_lies_in_its_interval():
+    scores = score(PREDICTIONS, REFERENCES, training_captions=set(map(normalize, PREDICTIONS[::3])))
+    intervals = scores.intervals()
+    assert list(intervals) == scores.names
+    for name, value in scores.values().items():
+        low, high = intervals[name]
+        assert low < value < high, name
+
+
+def test_a_larger_share_has_wider_intervals():
+    scores = score(PREDICTIONS, REFERENCES)
+    half, most = scores.intervals(share=0.5)["wer"], scores.intervals(share=0.99)["wer"]
+    assert most[0] < half[0] < half[1] < most[1]
+
+
+def test_resampled_numbers_are_those_of_the_captions_drawn():
+    pictures, resamples = 80, 20
+    predictions, references = PREDICTIONS[:pictures], REFERENCES[:pictures]
+    scores = score(predictions, references)
+    columns = [scores.names.index(name) for name in OF_PICTURES_ALONE]
+    (draws,) = _draws(np.random.default_rng(7), pictures, resamples)
+    for times, resampled in zip(draws.astype(int), scores.resampled(resamples=resamples, seed=7), strict=True):
+        drawn = np.repeat(np.arange(pictures), times)
+        again = score([predictions[i] for i in drawn], [references[i] for i in drawn]).values()
+        expected = np.array([again[name] for name in OF_PICTURES_ALONE])
+        assert resampled[columns] == pytest.approx(expected, rel=0, abs=1e-9)
+
+
+def test_each_resample_has_as_many_pictures_as_there_are():
+    (draws,) = _draws(np.random.default_rng(0), 7, 50)
+    assert (draws.sum(axis=1) == 7).all()
+    assert (draws.sum(axis=0) > 0).all()
+
+
+def test_many_pictures_are_resampled_as_often_as_asked():
+    scores = right_or_wrong(np.arange(5000) % 3 == 0)
+    resampled = scores.resampled(resamples=500)  # made in three parts
+    assert resampled.shape == (500, 1)
+    assert len(set(resampled.ravel())) > 100
+
+
+def test_two_models_are_resampled_alike():
+    hits = np.arange(60) % 5 == 0
+    one, other = right_or_wrong(hits), right_or_wrong(~hits)
+    assert one.resampled() + other.resampled() == pytest.approx(np.ones((2000, 1)))
+
+
+def test_a_single_picture_has_no_interval():
+    assert score(["a cat"], [["a dog"]]).intervals() == {}
+
+
+def test_the_interval_covers_the_true_rate_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = []
+    for true in (0.3, 0.5, 0.7) * 100:
+        low, high = right_or_wrong(generator.random(100) < true).intervals(resamples=500)["exact_match"]
+        covered.append(low <= true <= high)
+    assert 0.90 <= np.mean(covered) <= 0.98
+
+
+def test_no_share_is_above_one_in_any_resample():
+    scores = score(PREDICTIONS, REFERENCES)
+    column = scores.names.index("vocabulary_coverage")
+    assert scores.resampled()[:, column].max() <= 1

@@ -1,0 +1,92 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from captioning.callbacks.collapse_alarm import CollapseAlarm, find_collapse
+from captioning.errors import UserError
+from captioning.evaluation import Evaluation
+from captioning.metrics import score
+from captioning.run import talk, train
+
+LIMITS = {"top_caption": 0.5, "repetition": 0.2, "empty_captions": 0.2}
+TRUTHS = [f"a {colour} {thing}" for colour in ("red", "green") for thing in ("dog", "cat", "bird", "fish", "cow")]
+
+
+def kinds(predictions: list[str], truths: list[str] = TRUTHS) -> list[str]:
+    lines = [
+        {"id": str(number), "references": [truth], "prediction": prediction}
+        for number, (prediction, truth) in enumerate(zip(predictions, truths, strict=True))
+    ]
+    evaluation = Evaluation(list(range(len(lines))), lines, score(predictions, [[truth] for truth in truths]))
+    return [alarm.kind for alarm in find_collapse(evaluation, LIMITS, remedy="train on")]
+
+
+def test_captions_as_varied_as_their_references_give_no_alarm():
+    assert kinds(TRUTHS) == []
+
+
+def test_one_caption_for_six_pictures_of_ten_gives_an_alarm():
+    assert kinds(["a dog"] * 6 + TRUTHS[6:]) == ["one caption for everything"]
+
+
+def test_one_caption_for_half_of_the_pictures_gives_none():
+    assert kinds(["a dog"] * 5 + TRUTHS[5:]) == []
+
+
+def test_one_caption_for_everything_is_right_where_the_references_are_one_too():
+    assert kinds(["a dog"] * 10, ["a dog"] * 9 + ["a cat"]) == []
+
+
+def test_repetition_gives_an_alarm():
+    assert kinds([f"{truth} {truth} {truth}" for truth in TRUTHS]) == ["repetition"]
+
+
+def test_repetition_is_right_where_the_references_repeat_too():
+    truths = [f"{truth} {truth} {truth}" for truth in TRUTHS]
+    assert kinds(truths, truths) == []
+
+
+def test_empty_captions_give_an_alarm():
+    assert kinds(["", "!", " ", *TRUTHS[3:]]) == ["empty captions"]
+
+
+@pytest.fixture
+def collapsed(compose, pictures, tmp_path, caplog, monkeypatch) -> tuple[Path, str]:
+    """A run whose weights are ruined, so that it says the same of every picture, and what it said."""
+    talk()
+    monkeypatch.setattr(logging.getLogger("captioning"), "propagate", True)  # to where pytest listens
+    overrides = ["model.lr=3.0", "model.warmup_fraction=0.0", "callbacks.collapse_alarm.min_pictures=3"]
+    splits = [
+        "data.val_fraction=0.3",
+        "data.test_fraction=0.3",
+        "trainer.max_epochs=3",
+        "trainer.gradient_clip_val=null",
+    ]
+    train(compose(*SMALL, f"data.path={pictures}", *overrides, *splits))
+    return tmp_path / "run", caplog.text
+
+
+def test_a_collapse_is_told_once_for_validation_and_test_with_a_remedy(collapsed):
+    _, said = collapsed
+    assert said.count("get the same caption") == 2
+    assert "model.lr=3" in said
+
+
+def test_a_collapse_is_written_down_for_validation_and_test(collapsed):
+    run, _ = collapsed
+    lines = [json.loads(line) for line in (run / "alarms.jsonl").read_text().splitlines()]
+    assert {line["split"] for line in lines} == {"val", "test"}
+    assert all(line.keys() == {"step", "split", "kind", "message"} for line in lines)
+
+
+def test_a_few_pictures_prove_nothing(compose, pictures, tmp_path):
+    train(compose(*SMALL, f"data.path={pictures}", "model.lr=3.0", "model.warmup_fraction=0.0"))
+    assert not (tmp_path / "run" / "alarms.jsonl").exists()
+
+
+def test_a_limit_that_is_no_share_is_refused():
+    with pytest.raises(UserError, match=r"callbacks\.collapse_alarm\.repetition is a share between 0 and 1, got 20"):
+        CollapseAlarm(dirpath=".", repetition=20)

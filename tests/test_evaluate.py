@@ -1,0 +1,132 @@
+"""`captioning evaluate` as a user runs it, and what it leaves behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL
+
+from captioning.errors import UserError
+from captioning.evaluate import evaluate
+from captioning.run import train
+
+ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory) -> Path:
+    """A run folder as ``python train.py`` leaves it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, ROOT / "train.py", *SMALL, f"data.path={pictures}", f"hydra.run.dir={folder}"]
+    subprocess.run([*command, "data.test_fraction=0.2", "model.lr=0.01"], check=True, capture_output=True)
+    return folder
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+
+def predictions(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_a_run_evaluated_on_its_own_data_gives_the_numbers_of_its_own_test(run, tmp_path):
+    evaluate(str(run), ON_CPU, folder=tmp_path / "again")
+    assert numbers(tmp_path / "again") == numbers(run)
+    assert predictions(tmp_path / "again") == predictions(run)
+
+
+def test_a_lightning_checkpoint_gives_the_numbers_of_its_run(run, pictures, tmp_path):
+    data = ["data=folder", f"data.path={pictures}", "data.test_fraction=0.2", "model.max_new_tokens=8"]
+    (best,) = (path for path in (run / "checkpoints").iterdir() if path.name != "last.ckpt")
+    evaluate(str(best), [*data, *ON_CPU], folder=tmp_path / "ckpt")
+    assert predictions(tmp_path / "ckpt") == predictions(run)
+
+
+def test_all_pictures_are_evaluated_where_all_are_asked_for(run, tmp_path):
+    evaluate(str(run), ON_CPU, split="all", folder=tmp_path / "all")
+    assert len(predictions(tmp_path / "all")) == 29
+    assert json.loads((tmp_path / "all" / "splits.json").read_text()).keys() == {"all"}
+
+
+def test_one_picture_is_enough(checkpoint, pictures, tmp_path):
+    (tmp_path / "one").mkdir()
+    shutil.copy(pictures / "red-on-green.png", tmp_path / "one")
+    (tmp_path / "one" / "red-on-green.txt").write_text("a red square on green")
+    data = ["data=folder", f"data.path={tmp_path / 'one'}"]
+    evaluate(str(checkpoint), [*data, *ON_CPU], split="all", folder=tmp_path / "out")
+    metrics = numbers(tmp_path / "out")
+    assert metrics["test/cider"] == 0
+    assert not [name for name in metrics if name.endswith("_ci95")]
+
+
+def test_decoding_is_what_was_asked_for(run, tmp_path):
+    evaluate(str(run), [*ON_CPU, "model.max_new_tokens=2"], folder=tmp_path / "short")
+    assert all(len(line["prediction"].split()) <= 2 for line in predictions(tmp_path / "short"))
+
+
+def test_training_captions_are_known_only_where_the_data_are_the_runs_own(run, checkpoint, pictures, tmp_path):
+    evaluate(str(run), ON_CPU, folder=tmp_path / "own")
+    evaluate(str(checkpoint), ["data=folder", f"data.path={pictures}", *ON_CPU], folder=tmp_path / "foreign")
+    assert "test/copied_captions" in numbers(tmp_path / "own")
+    assert "test/copied_captions" not in numbers(tmp_path / "foreign")
+
+
+def test_the_folder_has_what_a_run_has_but_a_model(run, tmp_path):
+    evaluate(str(run), ON_CPU, folder=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".hydra",
+        "environment.json",
+        "splits.json",
+        "data.json",
+        "metrics.json",
+        "predictions.jsonl",
+        "thumbnails.parquet",
+        "report.html",
+    }
+
+
+def test_training_goes_on_from_the_same_state_whoever_asks_for_a_composed_configuration(
+    compose, pictures, run, tmp_path
+):
+    evaluate(str(run), ON_CPU, folder=tmp_path / "out")
+    train(compose(*SMALL, f"data.path={pictures}"))  # Hydra's state is left as it was
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "split", "line"),
+    [
+        ("{run}", [], "tset", r"^split=tset: no such split; did you mean test\?"),
+        ("{checkpoint}", [], "test", r"^data= is missing: which pictures"),
+        ("{checkpoint}/no.ckpt", ["data=folder", "data.path=."], "test", r"no\.ckpt: no such checkpoint"),
+        ("{empty}", [], "test", r"this run has no model yet; give one of its checkpoints"),
+        ("{run}", ["model.temperature=-1.0"], "test", r"^model\.temperature must be above 0"),
+    ],
+)
+def test_a_mistake_is_named(run, checkpoint, tmp_path, model, overrides, split, line):
+    (tmp_path / "empty" / ".hydra").mkdir(parents=True)
+    named = model.format(run=run, checkpoint=checkpoint, empty=tmp_path / "empty")
+    with pytest.raises(UserError, match=line):
+        evaluate(named, overrides, split=split, folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_a_mistake_in_one_line(run, tmp_path):
+    command = [Path(sys.executable).with_name("captioning"), "evaluate", run, "model.num_beems=4"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "error: model.num_beems=4: no such setting; did you mean model.num_beams?\n",
+    )
+
+
+def test_the_command_evaluates_on_two_processes_as_on_one(run, tmp_path):
+    command = [Path(sys.executable).with_name("captioning"), "evaluate", run, *ON_CPU, "trainer.devices=2"]
+    ran = subprocess.run([*command, "--output-dir", "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert predictions(tmp_path / "out") == predictions(run)

@@ -1,0 +1,74 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+from PIL import Image
+
+from captioning.callbacks.gallery import Gallery
+from captioning.errors import UserError
+from captioning.run import train
+from captioning.thumbnails import read_thumbnails
+
+
+@pytest.fixture
+def run(compose, pictures, tmp_path) -> Path:
+    """Two epochs, without wandb, the gallery of two pictures."""
+    overrides = ["trainer.max_epochs=2", "callbacks.gallery.pictures=2", "data.val_fraction=0.3"]
+    train(compose(*SMALL, f"data.path={pictures}", *overrides))
+    return tmp_path / "run"
+
+
+def lines_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "gallery.jsonl").read_text().splitlines()]
+
+
+def test_the_same_pictures_are_shown_at_each_validation(run):
+    by_step: dict[int, list[str]] = {}
+    for line in lines_of(run):
+        by_step.setdefault(line["step"], []).append(line["id"])
+    assert len(by_step) == 2
+    first, second = by_step.values()
+    assert first == second
+    assert len(first) == 2
+
+
+def test_the_pictures_shown_are_of_the_validation_split_with_their_own_references(run, pictures):
+    splits = json.loads((run / "splits.json").read_text())
+    metadata = [json.loads(line) for line in (pictures / "metadata.jsonl").read_text().splitlines()]
+    captions = {line["file_name"]: line["text"] for line in metadata}
+    for line in lines_of(run):
+        assert line["id"] in splits["val"]
+        assert line["references"] in (captions[line["id"]], [captions[line["id"]]])
+
+
+def test_without_wandb_each_validation_is_drawn(run):
+    steps = {line["step"] for line in lines_of(run)}
+    assert {path.name for path in (run / "gallery").iterdir()} == {f"step{step:06d}.png" for step in steps}
+    for path in (run / "gallery").iterdir():
+        assert len(Image.open(path).convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_the_pictures_shown_have_thumbnails(run):
+    assert {("val", line["id"]) for line in lines_of(run)} <= read_thumbnails(run).keys()
+
+
+def test_the_sanity_check_is_not_shown(compose, pictures, tmp_path):
+    train(compose(*SMALL, f"data.path={pictures}", "trainer.num_sanity_val_steps=1"))
+    assert 0 not in {line["step"] for line in lines_of(tmp_path / "run")}
+
+
+def test_captions_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
+    from captioning.callbacks.gallery import draw_captions
+
+    captions = ["a $x_1$ dog 犬 🐕", "", "کلب " * 400]
+    lines = [{"id": "x", "references": [caption or "a"] * 5, "prediction": caption} for caption in captions]
+    draw_captions(tmp_path / "sheet.png", "step 1", lines, [Image.new("RGB", (30, 90))] * 3)
+    assert Image.open(tmp_path / "sheet.png").size[0] == 900
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
+
+
+def test_a_gallery_of_no_pictures_is_refused():
+    with pytest.raises(UserError, match=r"callbacks\.gallery\.pictures must be at least 1, got 0"):
+        Gallery(dirpath=os.curdir, pictures=0)

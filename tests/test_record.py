@@ -1,0 +1,42 @@
+import json
+
+from conftest import SMALL
+
+from captioning.record import with_reasons
+from captioning.run import train
+from captioning.thumbnails import read_thumbnails
+
+
+def test_a_number_that_is_none_is_null_with_a_reason():
+    written = with_reasons({"test/wer": 0.5, "test/loss": float("nan"), "test/wer_ci95": [0.4, 0.6]})
+    assert (written["test/wer"], written["test/loss"]) == (0.5, None)
+    assert written["notes"].keys() == {"test/loss"}
+    assert "was nan" in written["notes"]["test/loss"]
+
+
+def test_finite_numbers_need_no_notes():
+    assert with_reasons({"test/wer": 0.5}) == {"test/wer": 0.5}
+
+
+def test_a_ruined_model_leaves_no_nan_in_a_result_file(compose, pictures, tmp_path):
+    ruin = ["model.lr=1.0e30", "model.warmup_fraction=0.0", "trainer.gradient_clip_val=null", "monitor=val/wer"]
+    train(compose(*SMALL, f"data.path={pictures}", *ruin))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=refuse)
+    assert written["test/loss"] is None
+    assert "test/loss" in written["notes"]
+
+
+def test_the_folder_shows_the_data_and_every_test_picture(compose, pictures, tmp_path):
+    train(compose(*SMALL, f"data.path={pictures}"))
+    run = tmp_path / "run"
+    splits, data = (json.loads((run / name).read_text()) for name in ("splits.json", "data.json"))
+    assert {split: numbers["pictures"] for split, numbers in data["splits"].items()} == {
+        split: len(ids) for split, ids in splits.items()
+    }
+    thumbnails = read_thumbnails(run).keys()
+    assert {("test", name) for name in splits["test"]} <= thumbnails
+    assert {(sample["split"], sample["id"]) for sample in data["samples"]} <= thumbnails

@@ -1,0 +1,33 @@
+import io
+
+from PIL import Image
+
+from captioning.thumbnails import add_thumbnails, read_thumbnails
+
+
+def test_thumbnails_are_small_and_keep_their_shape(tmp_path):
+    add_thumbnails(tmp_path, "val", {"wide.png": Image.new("RGB", (1000, 500), "red")})
+    picture = Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "wide.png"]))
+    assert (picture.format, picture.size) == ("JPEG", (128, 64))
+
+
+def test_a_small_picture_stays_small(tmp_path):
+    add_thumbnails(tmp_path, "val", {"dot.png": Image.new("RGB", (3, 2))})
+    assert Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "dot.png"])).size == (3, 2)
+
+
+def test_thumbnails_are_added_to_those_that_are_there(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    for split, name in (("val", "a"), ("test", "a"), ("val", "b"), ("val", "a")):
+        add_thumbnails(tmp_path, split, {name: picture})
+    assert read_thumbnails(tmp_path).keys() == {("val", "a"), ("test", "a"), ("val", "b")}
+
+
+def test_nothing_but_the_file_is_left(tmp_path):
+    add_thumbnails(tmp_path, "val", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thumbnails.parquet"]
+    assert read_thumbnails(tmp_path) == {}
+
+
+def test_a_folder_without_thumbnails_has_none(tmp_path):
+    assert read_thumbnails(tmp_path) == {}
