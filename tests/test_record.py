@@ -40,3 +40,14 @@ def test_the_folder_shows_the_data_and_every_test_picture(compose, pictures, tmp
     thumbnails = read_thumbnails(run).keys()
     assert {("test", name) for name in splits["test"]} <= thumbnails
     assert {(sample["split"], sample["id"]) for sample in data["samples"]} <= thumbnails
+
+
+def test_nothing_of_an_earlier_run_in_the_same_folder_passes_for_this_one(compose, pictures, tmp_path):
+    stale = ("metrics.json", "predictions.jsonl", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "report.html")
+    (tmp_path / "run").mkdir()
+    for name in stale:
+        (tmp_path / "run" / name).write_text("of an earlier run")
+    train(compose(*SMALL, f"data.path={pictures}", "callbacks.gallery=null"))
+    left = [name for name in stale if (tmp_path / "run" / name).exists()]
+    assert left == ["metrics.json", "predictions.jsonl", "thumbnails.parquet", "report.html"]
+    assert not [name for name in left if (tmp_path / "run" / name).read_bytes() == b"of an earlier run"]

@@ -1,5 +1,6 @@
 """What a run writes into its folder: at its start what it stands on, at its end what it found."""
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,14 @@ from captioning.report.captions import chosen
 from captioning.summary import print_summary
 from captioning.thumbnails import add_thumbnails
 
+_log = logging.getLogger(__name__)
+RESULTS = ("metrics.json", "predictions.jsonl", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "report.html")
 SHOWN = 8  # best and worst captions sent to the tracker, each
 
 
 def begin(folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule) -> None:
     """Write what the run stands on: versions, machine, splits, and what the data look like."""
+    _clear(folder)
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
     content = run_folder.environment(data_fingerprint=datamodule.fingerprint, devices=devices)
     run_folder.write_json(folder / "environment.json", content)
@@ -70,6 +74,14 @@ def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
     finite = {name: None if name in broken else value for name, value in metrics.items()}
     return {**finite, "notes": broken} if broken else finite
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run found, or it would pass for what this one did."""
+    if earlier := [folder / name for name in RESULTS if (folder / name).exists()]:
+        _log.warning(f"{folder} holds an earlier run, whose results are replaced: {', '.join(p.name for p in earlier)}")
+    for path in earlier:
+        path.unlink()
 
 
 def _add_test_thumbnails(

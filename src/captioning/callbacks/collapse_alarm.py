@@ -12,7 +12,8 @@ from captioning import run_folder
 from captioning.callbacks.wandb import wandb_loggers
 from captioning.errors import UserError
 from captioning.evaluation import Evaluation
-from captioning.metrics import score
+from captioning.metrics.collapse import repetition, top_share
+from captioning.metrics.corpus import words
 from captioning.module import CaptionModule
 
 _log = logging.getLogger(__name__)
@@ -98,19 +99,19 @@ def _remedy(trainer: L.Trainer, module: CaptionModule) -> str:
 
 def find_collapse(evaluation: Evaluation, limits: Mapping[str, float], *, remedy: str) -> Iterator[Alarm]:
     """What is wrong with the captions of an evaluation beyond ``limits``, by the names of metrics."""
-    references = [prediction["references"] for prediction in evaluation.predictions]
-    truth = score([truths[0] for truths in references], references).values()
     found = evaluation.scores.values()
-    if found["top_caption"] > max(limits["top_caption"], 1.5 * truth["top_caption"]):
+    truths = [words(prediction["references"][0]) for prediction in evaluation.predictions]
+    if found["top_caption"] > max(limits["top_caption"], 1.5 * top_share(truths)):
         (top, _), *_ = Counter(line["prediction"] for line in evaluation.predictions).most_common(1)
         yield Alarm(
             "one caption for everything",
             f"{found['top_caption']:.0%} of the pictures get the same caption, {top[:80]!r}; {remedy}",
         )
-    if found["repetition"] > limits["repetition"] + truth["repetition"]:
+    usual = repetition(truths)
+    if found["repetition"] > limits["repetition"] + usual:
         yield Alarm(
             "repetition",
-            f"{found['repetition']:.0%} of the bigrams are repeats (references: {truth['repetition']:.0%}); {remedy}, "
+            f"{found['repetition']:.0%} of the bigrams are repeats (references: {usual:.0%}); {remedy}, "
             "or decode with model.no_repeat_ngram_size=3",
         )
     if found["empty_captions"] > limits["empty_captions"]:

@@ -1,6 +1,7 @@
 """What catches a model that has stopped looking: one caption for everything, repetition, silence, captions by heart."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from math import fsum
 
@@ -35,7 +36,7 @@ class TopCaption(RatioOfSums):
     higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        top = top_caption(corpus.predictions)
+        top = _top_caption(corpus.predictions)
         return [(float(prediction == top), 1) for prediction in corpus.predictions]
 
 
@@ -63,7 +64,7 @@ class Repetition(RatioOfSums):
     higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [repeated_bigrams(prediction) for prediction in corpus.predictions]
+        return [_repeated_bigrams(prediction) for prediction in corpus.predictions]
 
 
 class LengthRatio(RatioOfSums):
@@ -121,13 +122,24 @@ class CopiedCaptions(RatioOfSums):
         return [(float(" ".join(prediction) in training), 1) for prediction in corpus.predictions]
 
 
-def top_caption(captions: list[Words]) -> Words:
+def top_share(captions: Sequence[Words]) -> float:
+    """The share of the most frequent of some captions."""
+    return max(Counter(captions).values()) / len(captions)
+
+
+def repetition(captions: Sequence[Words]) -> float:
+    """The share of bigrams that are repeats within their caption."""
+    repeated, bigrams = map(sum, zip(*map(_repeated_bigrams, captions), strict=True))
+    return repeated / max(bigrams, 1)
+
+
+def _top_caption(captions: Sequence[Words]) -> Words:
     """The most frequent caption; of several the first in the alphabet, whatever the order of the pictures."""
     times = Counter(captions)
     return min(times, key=lambda caption: (-times[caption], caption))
 
 
-def repeated_bigrams(caption: Words) -> tuple[int, int]:
+def _repeated_bigrams(caption: Words) -> tuple[int, int]:
     """How many bigrams of a caption it has said before, and how many it has."""
     bigrams = list(pairwise(caption))
     return len(bigrams) - len(set(bigrams)), len(bigrams)
