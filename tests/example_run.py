@@ -132,7 +132,8 @@ def write_example_run(
     )
     scores = score(predictions, references)
     metrics: dict[str, Any] = {f"test/{name}": value for name, value in scores.values().items()}
-    metrics |= {f"test/{name}_ci95": interval for name, interval in scores.intervals(resamples=200).items()}
+    metrics |= {f"test/{name}_ci95": interval for name, interval in scores.intervals().items()}
+    metrics["tested_step"] = validations * every
     metrics |= {"test/loss": 0.31, "test/token_accuracy": 0.93, "val/loss": rows[-1]["val/loss"]}
     metrics |= {name: value for name, value in rows[-1].items() if name.startswith("val/")}
     (folder / "metrics.json").write_text(json.dumps(metrics))

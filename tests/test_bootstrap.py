@@ -3,8 +3,8 @@ import pytest
 from fixtures.make_captions import read
 
 from captioning.metrics import Scores, normalize, score
+from captioning.metrics.bootstrap import draws, paired_p_values, percentile_intervals
 from captioning.metrics.error_rates import ExactMatch
-from captioning.metrics.scores import _draws
 
 PREDICTIONS, REFERENCES = read()
 # Of the others, what one picture gets depends on which others there are, and is kept as it is.
@@ -20,7 +20,7 @@ def right_or_wrong(hits: np.ndarray) -> Scores:
 
 
 def test_the_same_captions_have_the_same_intervals():
-    once, again = (score(PREDICTIONS[:50], REFERENCES[:50]).intervals(resamples=100) for _ in range(2))
+    once, again = (score(PREDICTIONS[:50], REFERENCES[:50]).intervals() for _ in range(2))
     assert once == again
 
 
@@ -38,10 +38,23 @@ def test_every_number_lies_in_its_interval():
         assert low < value < high, name
 
 
-def test_a_larger_share_has_wider_intervals():
-    scores = score(PREDICTIONS, REFERENCES)
-    half, most = scores.intervals(share=0.5)["wer"], scores.intervals(share=0.99)["wer"]
-    assert most[0] < half[0] < half[1] < most[1]
+def test_an_interval_leaves_out_a_fortieth_at_each_end():
+    (interval,) = percentile_intervals(np.arange(1001.0)[:, None])
+    assert interval == (25, 975)
+
+
+def test_a_p_value_is_twice_the_smaller_tail():
+    differences = np.array([[-1.0] * 9 + [1.0] * 90])
+    assert paired_p_values(differences.T, np.array([99])) == pytest.approx(2 * (1 + 9) / (1 + 99))
+
+
+def test_no_difference_has_a_p_value_of_one():
+    assert paired_p_values(np.zeros((99, 1)), np.array([0])) == 1
+
+
+def test_no_p_value_is_below_that_of_all_pictures_differing_the_same_way():
+    assert paired_p_values(np.ones((1999, 1)), np.array([4])) == 1 / 8
+    assert paired_p_values(np.ones((1999, 1)), np.array([40])) == 2 / 2000
 
 
 def test_resampled_numbers_are_those_of_the_captions_drawn():
@@ -49,8 +62,8 @@ def test_resampled_numbers_are_those_of_the_captions_drawn():
     predictions, references = PREDICTIONS[:pictures], REFERENCES[:pictures]
     scores = score(predictions, references)
     columns = [scores.names.index(name) for name in OF_PICTURES_ALONE]
-    (draws,) = _draws(np.random.default_rng(7), pictures, resamples)
-    for times, resampled in zip(draws.astype(int), scores.resampled(resamples=resamples, seed=7), strict=True):
+    (drawn_times,) = draws(pictures, resamples=resamples, seed=7)
+    for times, resampled in zip(drawn_times.astype(int), scores.resampled(resamples=resamples, seed=7), strict=True):
         drawn = np.repeat(np.arange(pictures), times)
         again = score([predictions[i] for i in drawn], [references[i] for i in drawn]).values()
         expected = np.array([again[name] for name in OF_PICTURES_ALONE])
@@ -58,9 +71,9 @@ def test_resampled_numbers_are_those_of_the_captions_drawn():
 
 
 def test_each_resample_has_as_many_pictures_as_there_are():
-    (draws,) = _draws(np.random.default_rng(0), 7, 50)
-    assert (draws.sum(axis=1) == 7).all()
-    assert (draws.sum(axis=0) > 0).all()
+    (times,) = draws(7, resamples=50)
+    assert (times.sum(axis=1) == 7).all()
+    assert (times.sum(axis=0) > 0).all()
 
 
 def test_many_pictures_are_resampled_as_often_as_asked():
@@ -84,7 +97,7 @@ def test_the_interval_covers_the_true_rate_as_often_as_it_says():
     generator = np.random.default_rng(0)
     covered = []
     for true in (0.3, 0.5, 0.7) * 100:
-        low, high = right_or_wrong(generator.random(100) < true).intervals(resamples=500)["exact_match"]
+        low, high = right_or_wrong(generator.random(100) < true).intervals()["exact_match"]
         covered.append(low <= true <= high)
     assert 0.90 <= np.mean(covered) <= 0.98
 

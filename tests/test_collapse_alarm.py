@@ -20,7 +20,8 @@ def kinds(predictions: list[str], truths: list[str] = TRUTHS) -> list[str]:
         {"id": str(number), "references": [truth], "prediction": prediction}
         for number, (prediction, truth) in enumerate(zip(predictions, truths, strict=True))
     ]
-    evaluation = Evaluation(list(range(len(lines))), lines, score(predictions, [[truth] for truth in truths]))
+    scores = score(predictions, [[truth] for truth in truths])
+    evaluation = Evaluation(list(range(len(lines))), lines, scores, scores.values())
     return [alarm.kind for alarm in find_collapse(evaluation, LIMITS, remedy="train on")]
 
 

@@ -72,7 +72,7 @@ def wrong(tmp_path):
 
 def test_wrong_everywhere_is_worse_than_right_everywhere(right, wrong):
     difference = wer(right, wrong)
-    assert (difference.value, difference.ci95, difference.p) == (1.0, (1.0, 1.0), 1 / 2000)
+    assert (difference.value, difference.ci95, difference.p) == (1.0, (1.0, 1.0), 2 / 2001)
     assert difference.verdict == "worse"
 
 
@@ -111,6 +111,15 @@ def test_one_caption_of_fifty_makes_no_difference(right, tmp_path):
 def test_few_captions_are_judged_as_by_a_sign_test(right, tmp_path, changed, p, verdict):
     other = make_run(tmp_path / "other", [misspelt(truth) for truth in TRUTHS[:changed]] + TRUTHS[changed:])
     assert (wer(right, other).p, wer(right, other).verdict) == (p, verdict)
+
+
+def test_of_many_other_captions_only_those_that_change_a_number_count_for_it(tmp_path):
+    # In all of 20 pictures the wrong word is another one, but only in four of them one more is wrong.
+    before = make_run(tmp_path / "before", [misspelt(truth) for truth in TRUTHS[:20]] + TRUTHS[20:])
+    reworded = [misspelt(truth, 2 if number < 4 else 1).replace("x", "y") for number, truth in enumerate(TRUTHS[:20])]
+    after = make_run(tmp_path / "after", reworded + TRUTHS[20:])
+    assert compare([before, after]).runs[1].changed_captions == 20
+    assert wer(before, after).p >= 1 / 8
 
 
 def test_p_is_twice_the_chance_that_a_resample_shows_no_difference(tmp_path):
@@ -285,7 +294,7 @@ def test_runs_are_named_by_as_much_of_their_paths_as_tells_them_apart(tmp_path, 
 
 def test_two_runs_stand_in_one_table_with_the_verdict(right, wrong):
     row = next(line for line in run_command(right, wrong).stdout.splitlines() if line.startswith("wer"))
-    expected = "wer ↓ 0.000 [0.000,0.000] 1.000 [1.000,1.000] +1.000 [+1.000,+1.000] worse, p=0.0005"
+    expected = "wer ↓ 0.000 [0.000,0.000] 1.000 [1.000,1.000] +1.000 [+1.000,+1.000] worse, p=0.001"
     assert " ".join(row.split()) == expected
 
 
@@ -331,7 +340,7 @@ def test_everything_is_written_as_json(right, wrong, tmp_path):
 
     written = json.loads((tmp_path / "all.json").read_text(), parse_constant=refuse)
     assert (written["pictures"], written["settings"]) == (50, {"rate": ["NaN", "Infinity"]})
-    wer = {"value": 1.0, "ci95": [1.0, 1.0], "p": 1 / 2000, "verdict": "worse"}
+    wer = {"value": 1.0, "ci95": [1.0, 1.0], "p": 2 / 2001, "verdict": "worse"}
     assert written["runs"][1]["differences"]["wer"] == wer
     assert len(written["runs"][1]["worsened"]) == 1
 

@@ -82,6 +82,8 @@ MISTAKES = [
     ("experiment=quick", r"^experiment=quick: no such choice; did you mean quickstart\?$"),
     ("logger=tensorboard", r"^logger=tensorboard: no such choice; there are: csv, none, wandb$"),
     ("monitor=val/were", r"^monitor=val/were: validation has no such metric; did you mean val/wer\?$"),
+    ("monitor=wer", r"^monitor=wer: validation has no such metric; did you mean val/wer\?$"),
+    ("monitor=test/wer", r"^monitor=test/wer: .*val/wer"),
     ("monitor=val/length_ratio", r"^monitor=val/length_ratio: neither more nor less of it is better"),
     ("callbacks.gallery.pictures=many", r"^callbacks\.gallery\.pictures=many: a whole number is needed$"),
     ("callbacks.collapse_alarm.repetitions=1", r"did you mean callbacks\.collapse_alarm\.repetition\?$"),

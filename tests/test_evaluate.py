@@ -40,11 +40,26 @@ def test_a_run_evaluated_on_its_own_data_gives_the_numbers_of_its_own_test(run, 
     assert predictions(tmp_path / "again") == predictions(run)
 
 
-def test_a_lightning_checkpoint_gives_the_numbers_of_its_run(run, pictures, tmp_path):
-    data = ["data=folder", f"data.path={pictures}", "data.test_fraction=0.2", "model.max_new_tokens=8"]
+def test_a_checkpoint_of_a_run_is_evaluated_as_its_run(run, tmp_path):
     (best,) = (path for path in (run / "checkpoints").iterdir() if path.name != "last.ckpt")
-    evaluate(str(best), [*data, *ON_CPU], folder=tmp_path / "ckpt")
-    assert predictions(tmp_path / "ckpt") == predictions(run)
+    evaluate(str(best), ON_CPU, folder=tmp_path / "ckpt")
+    assert numbers(tmp_path / "ckpt") == numbers(run)
+
+
+def test_a_path_with_odd_characters_is_the_path_that_it_is(checkpoint, pictures, tmp_path):
+    folder = tmp_path / 'a "b" $c, {d}=é'
+    shutil.copytree(checkpoint, folder / "model folder")
+    shutil.copytree(pictures, folder / "pictures")
+    command = [sys.executable, ROOT / "train.py", *SMALL, "hydra.run.dir=run", "data.test_fraction=0.2"]
+    escaped = str(folder / "pictures").replace('"', '\\"').replace("${", "\\${")
+    subprocess.run([*command, f'data.path="{escaped}"'], check=True, capture_output=True, cwd=tmp_path)
+    evaluate(str(tmp_path / "run"), ON_CPU, folder=folder / "out")
+    assert predictions(folder / "out") == predictions(tmp_path / "run")
+
+
+def test_the_split_that_was_evaluated_is_written_down(run, tmp_path):
+    evaluate(str(run), ON_CPU, split="val", folder=tmp_path / "val")
+    assert json.loads((tmp_path / "val" / "environment.json").read_text())["evaluated_split"] == "val"
 
 
 def test_all_pictures_are_evaluated_where_all_are_asked_for(run, tmp_path):

@@ -19,7 +19,6 @@ from captioning.metrics import HIGHER_IS_BETTER
 from captioning.report import write_report
 from captioning.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
 from captioning.report.numbers import MEANINGS, shown
-from captioning.report.page import step_of_tested
 from captioning.report.plots import thinned
 from captioning.report.read import Series, read_run
 
@@ -74,7 +73,7 @@ def test_a_report_leaves_nothing_else_behind(run):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("milk")
-    with pytest.raises(UserError, match=rf"^{tmp_path}: no run folder.*name the folder of a run$"):
+    with pytest.raises(UserError, match=rf"^{tmp_path}: no run folder.*name one, such as outputs/DATE/TIME$"):
         write_report(tmp_path)
 
 
@@ -110,10 +109,20 @@ def test_one_file_is_enough_for_a_report(run, tmp_path, name):
     assert "data.json is missing" in text_of(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("name", [".hydra/overrides.yaml", "metrics.json", "gallery.jsonl", "thumbnails.parquet"])
-def test_a_broken_file_is_named(run, name):
-    (run / name).write_text("{[\n")
-    with pytest.raises(UserError, match=rf"{name}: not .*; remove the file to do without it"):
+BROKEN = [
+    *((name, "{[\n") for name in (".hydra/overrides.yaml", "metrics.json", "gallery.jsonl", "thumbnails.parquet")),
+    *((name, "[1]\n") for name in (".hydra/config.yaml", "environment.json", "data.json", "metrics.json")),
+    *((name, "[1]\n") for name in ("gallery.jsonl", "alarms.jsonl")),
+    (".hydra/overrides.yaml", "model: x\n"),
+    ("gallery.jsonl", '{"step": 3}\n'),
+    ("metrics.csv", "step,train/loss\n1,abc\n2,3\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), BROKEN)
+def test_a_broken_file_is_named(run, name, content):
+    (run / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}(, line 1)?: not .*; remove the file to do without it"):
         write_report(run)
 
 
@@ -250,18 +259,6 @@ def test_a_thinned_curve_keeps_its_extremes_and_its_gap():
     assert np.nanmax(thin.values) == 100
     assert np.nanmin(thin.values) == -100
     assert thin.steps[np.isnan(thin.values)].tolist() == [15_000]
-
-
-def test_the_tested_checkpoint_is_the_validation_with_its_numbers(run):
-    (run / "metrics.csv").write_text("step,val/wer,val/loss\n10,0.5,2\n20,0.25,1\n30,0.25,3\n")
-    (run / "metrics.json").write_text('{"val/wer": 0.25, "val/loss": 3, "val/cer": null}')
-    assert step_of_tested(read_run(run)) == 31  # the loggers' step 30 is the 31st
-
-
-def test_a_checkpoint_that_several_validations_could_be_is_unknown(run):
-    (run / "metrics.csv").write_text("step,val/wer\n10,0.5\n20,0.5\n")
-    (run / "metrics.json").write_text('{"val/wer": 0.5}')
-    assert step_of_tested(read_run(run)) is None
 
 
 def test_the_commands_to_run_it_again_are_quoted_for_a_shell(run):

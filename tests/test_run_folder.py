@@ -68,7 +68,7 @@ def test_the_environment_outside_a_git_checkout_says_so(tmp_path):
         f"shutil.copytree(source, {str(tmp_path / 'captioning')!r})\n"
         f"sys.path.insert(0, {str(tmp_path)!r}); [sys.modules.pop(m) for m in list(sys.modules) if 'captioning' in m]\n"
         "from captioning import run_folder\n"
-        "print(run_folder.environment(data_fingerprint='', devices='')['git'])"
+        "print(run_folder.environment(data_fingerprint='', evaluated_split='', devices='')['git'])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "None\n"

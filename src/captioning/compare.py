@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from io import TextIOWrapper
 from itertools import chain
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from captioning.comparison import ALPHA, Change, Comparison, JudgedRun, Number
+from captioning.comparison import Change, Comparison, JudgedRun, Number
 from captioning.metrics import HIGHER_IS_BETTER
+from captioning.terminal import plain, plain_console
 
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 STYLES = {"better": "green", "worse": "red", "differs": "yellow"}
 RUNS_ACROSS = 4  # so many numbers, their intervals below, fit into 80 columns
 WIDE = 110  # so many columns hold the numbers of two runs, their intervals beside
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # a caption must not command the terminal
 
 Column = tuple[str, Mapping[str, "str | Text"]]  # a heading, and cells by the key of their row
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print everything, in tables that fold at the width of the terminal."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without a letter shows a question mark
-    console = Console(markup=False, emoji=False, highlight=False)  # a caption's "[red]" and ":cat:" are its own words
+    console = plain_console()
     space = " " if console.width >= WIDE else "\n"
     numbers = chain(_numbers(comparison, space), [_note(comparison)])
     for part in chain(_head(comparison), numbers, _grounds(comparison), _captions(comparison)):
@@ -43,8 +37,7 @@ def _head(comparison: Comparison) -> Iterator[str]:
     left_out = ", ".join(f"{run.left_out} of run {run.name}" for run in comparison.runs)
     yield f"Test pictures that all runs have: {comparison.pictures}. Left out: {left_out}."
     for run in others:
-        few = "; too few to tell from chance" if ALPHA <= 2 * 0.5**run.changed_captions <= 1 else ""
-        yield f"Captions of run {run.name} in other words than run {first.name}'s: {run.changed_captions}{few}."
+        yield f"Captions of run {run.name} in other words than run {first.name}'s: {run.changed_captions}."
     yield from (f"warning: {warning}" for warning in comparison.warnings)
 
 
@@ -94,7 +87,7 @@ def _note(comparison: Comparison) -> str:
 def _grounds(comparison: Comparison) -> Iterator[Table]:
     for heading, rows in (("setting", comparison.settings), ("environment", comparison.environment)):
         columns = [
-            (run.name, {key: CONTROL.sub(" ", values[i] or "-") for key, values in rows.items()})
+            (run.name, {key: plain(values[i] or "-") for key, values in rows.items()})
             for i, run in enumerate(comparison.runs)
         ]
         if rows:
@@ -138,5 +131,5 @@ def _caption_grid(changes: list[Change], names: tuple[str, str], metric: str) ->
             ("reference", change.reference),
             *zip(names, change.captions, strict=True),
         ):
-            grid.add_row(label, CONTROL.sub(" ", text))
+            grid.add_row(label, plain(text))
     return grid

@@ -9,15 +9,15 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 
 from captioning.errors import UserError, nearest
 from captioning.finished_run import FinishedRun, read_run
 from captioning.metrics import HIGHER_IS_BETTER, Scores, normalize, score
+from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, percentile_intervals
 from captioning.metrics.metric import FloatArray
 
-RESAMPLES = 2000
-ALPHA = 0.05
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can say them
 # What captions can be ranked by. copied_captions takes the training captions, which run folders don't hold.
 RANKABLE = [
@@ -39,12 +39,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Difference(Number):
-    """A metric of a run less that of the first run, with a verdict.
-
-    ``p`` is the two-sided p value of the paired bootstrap, but no less than that of a sign test in which all captions
-    that differ fall one way: chance does that with four of them one time in eight, which resampling what was seen
-    can't know.
-    """
+    """A metric of a run less that of the first run, with the p value of the paired bootstrap and a verdict."""
 
     p: float | None
     verdict: str  # better, worse, differs (neither way is better), no difference found, same captions, too few pictures
@@ -151,7 +146,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 def _test(run: FinishedRun, name: str, ids: Sequence[str], references: Sequence[Sequence[str]]) -> _Tested:
     captions = [run.predictions[picture]["prediction"] for picture in ids]
     scores = score(captions, references)
-    return _Tested(run, name, captions, scores, scores.resampled(resamples=RESAMPLES))  # with one seed for all: paired
+    return _Tested(run, name, captions, scores, scores.resampled())  # with the same draws for all: paired
 
 
 def _judge(
@@ -164,15 +159,14 @@ def _judge(
 ) -> JudgedRun:
     first = tested[0]
     changed = sum(normalize(a) != normalize(b) for a, b in zip(first.captions, own.captions, strict=True))
-    intervals = _intervals(own.draws, len(ids))
-    values = zip(own.scores.values().items(), intervals, strict=True)
+    intervals = own.scores.intervals()
     same_pictures = all(len(each.run.predictions) == len(ids) for each in tested)
     improved, worsened = _most_changed(first, own, ids, references, metric, count)
     return JudgedRun(
         name=own.name,
         folder=str(own.run.folder),
         left_out=len(own.run.predictions) - len(ids),
-        numbers={name: Number(value, interval) for (name, value), interval in values},
+        numbers={name: Number(value, intervals.get(name)) for name, value in own.scores.values().items()},
         teacher_forced=_teacher_forced(own.run) if same_pictures else {},
         changed_captions=changed,
         differences={} if own is first else _differences(first, own, changed),
@@ -183,27 +177,26 @@ def _judge(
 
 def _differences(first: _Tested, other: _Tested, changed: int) -> dict[str, Difference]:
     draws = np.round(other.draws - first.draws, 12)  # what is equal but for the last digit is equal
-    intervals = _intervals(draws, len(first.captions))
-    tails = np.minimum((draws <= 0).mean(axis=0), (draws >= 0).mean(axis=0))
-    ps = np.clip(2 * tails, min(1, max(1 / RESAMPLES, 2 * 0.5**changed)), 1).tolist()
+    differing = np.minimum(changed, _pictures_that_differ(first.scores, other.scores))
     before, after = first.scores.values(), other.scores.values()
+    if len(first.captions) < 2:
+        return {name: Difference(after[name] - before[name], None, None, "too few pictures") for name in before}
+    columns = zip(before, percentile_intervals(draws), paired_p_values(draws, differing).tolist(), strict=True)
     differences = {}
-    for name, interval, p in zip(before, intervals, ps, strict=True):
+    for name, interval, p in columns:
         value = after[name] - before[name]
-        if interval is None:
-            differences[name] = Difference(value, None, None, "too few pictures")
-        else:
-            verdict = _verdict(value, p, HIGHER_IS_BETTER[name]) if changed else "same captions"
-            differences[name] = Difference(value, interval, p, verdict)
+        verdict = _verdict(value, p, HIGHER_IS_BETTER[name]) if changed else "same captions"
+        differences[name] = Difference(value, interval, p, verdict)
     return differences
 
 
-def _intervals(draws: FloatArray, pictures: int) -> Sequence[Interval | None]:
-    """The 95 % percentile interval of each column; of a single picture nothing follows."""
-    if pictures < 2:
-        return [None] * draws.shape[1]
-    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2], axis=0).tolist()
-    return list(zip(low, high, strict=True))
+def _pictures_that_differ(one: Scores, other: Scores) -> npt.NDArray[np.int64]:
+    """In how many pictures each number differs, (names,)."""
+    counts = [
+        np.repeat((abs(a - b) > 1e-12).any(axis=1).sum(), len(metric.names))
+        for metric, a, b in zip(one.metrics, one.statistics, other.statistics, strict=True)
+    ]
+    return np.concatenate(counts)
 
 
 def _verdict(difference: float, p: float, higher_is_better: bool | None) -> str:

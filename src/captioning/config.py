@@ -18,7 +18,8 @@ from omegaconf import MISSING, OmegaConf
 from captioning.callbacks.collapse_alarm import CollapseAlarm
 from captioning.callbacks.gallery import Gallery
 from captioning.datamodule import CaptionDataModule
-from captioning.metrics import direction
+from captioning.errors import UserError, nearest
+from captioning.metrics import HIGHER_IS_BETTER
 from captioning.module import CaptionModule
 
 # In a run's name, what was chosen from a group is there already, and where things are or how they run tells nothing.
@@ -78,6 +79,21 @@ class Config:
     seed: int = 42
     monitor: str = "val/wer"
     val_every_n_steps: int | None = None
+
+
+def direction(monitor: str) -> str:
+    """``"min"`` or ``"max"``: which way of a validation metric such as ``val/wer`` is better.
+
+    Raises:
+        UserError: validation has no such metric, or neither way of it is better.
+    """
+    names = [f"val/{name}" for name in HIGHER_IS_BETTER]
+    if monitor not in names:
+        raise UserError(f"monitor={monitor}: validation has no such metric{nearest(monitor, names)}")
+    higher = HIGHER_IS_BETTER[monitor.removeprefix("val/")]
+    if higher is None:
+        raise UserError(f"monitor={monitor}: neither more nor less of it is better; take val/wer or val/cider")
+    return "max" if higher else "min"
 
 
 def run_name() -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from captioning import record, run_folder
@@ -19,7 +20,7 @@ from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.model.generation import Decoding
 from captioning.module import CaptionModule
-from captioning.run import make_trainer, resolve, talk, test_metrics
+from captioning.run import make_trainer, resolve, talk
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -42,7 +43,7 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
     talk()
     folder = folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
     with _checkpoint_folder(model) as checkpoint:
-        run = Path(model) if (Path(model) / ".hydra" / "config.yaml").is_file() else None
+        run = _run_of(Path(model).expanduser())
         given = [*_defaults(run, overrides), f"model.checkpoint={_quoted(checkpoint)}", *overrides]
         cfg = _compose([f"output_dir={_quoted(str(folder))}", "logger=none", *given])
         settings = resolve(cfg)
@@ -59,7 +60,8 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
             record.begin(folder, trainer, datamodule)
         trainer.test(module, datamodule, verbose=False)
         if trainer.is_global_zero:
-            record.finish(folder, trainer, datamodule, module, test_metrics(module), model_folder=None)
+            metrics = module.evaluations["test"].metrics("test")
+            record.finish(folder, trainer, datamodule, module, metrics, model_folder=None)
     return folder
 
 
@@ -84,6 +86,12 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
         yield model
 
 
+def _run_of(path: Path) -> Path | None:
+    """The run folder that a model is or that a checkpoint is in."""
+    folder = path.absolute().parent.parent if path.suffix == ".ckpt" else path
+    return folder if (folder / ".hydra" / "config.yaml").is_file() else None
+
+
 def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     """Data and decoding as the run had them, as far as nothing else is asked for."""
     has_data = any(override.startswith("data=") for override in overrides)
@@ -91,7 +99,10 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
         if not has_data:
             raise UserError("data= is missing: which pictures to evaluate on, as in data=folder data.path=FOLDER")
         return []
-    settings = run_folder.read_yaml(run / ".hydra" / "config.yaml")
+    path = run / ".hydra" / "config.yaml"
+    settings = run_folder.read_mapping(path) or {}
+    if not all(isinstance(settings.get(section), dict) for section in ("model", "data")):
+        raise UserError(f"{path}: has no model and data; name the model folder itself, {run}/model, and data=…")
     decoding = {field.name for field in fields(Decoding)}
     kept = _as_overrides("model", {name: value for name, value in settings["model"].items() if name in decoding})
     if not has_data:
@@ -109,7 +120,7 @@ def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return QuotedString(text=value, quote=Quote.double).with_quotes()
 
 
 def _compose(overrides: list[str]) -> Any:
@@ -126,7 +137,7 @@ def _training_captions(run: Path | None, datamodule: CaptionDataModule) -> froze
     """What the model was trained on, if that is in these data."""
     if run is None or datamodule.tested == "all":
         return None
-    environment = run_folder.read_json(run / "environment.json") or {}
+    environment = run_folder.read_mapping(run / "environment.json") or {}
     is_its_own = environment.get("data_fingerprint") == datamodule.fingerprint
     return datamodule.normalized_training_captions if is_its_own else None
 
@@ -134,5 +145,5 @@ def _training_captions(run: Path | None, datamodule: CaptionDataModule) -> froze
 def _write_settings(folder: Path, cfg: Any, overrides: list[str]) -> None:
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True, exist_ok=True)
-    (hydra / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    (hydra / "overrides.yaml").write_text(yaml.safe_dump(overrides, allow_unicode=True))
+    run_folder.write_text(hydra / "config.yaml", OmegaConf.to_yaml(cfg))
+    run_folder.write_text(hydra / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))

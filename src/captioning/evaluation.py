@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch.distributed
 
@@ -27,11 +27,17 @@ class Evaluation:
     rows: list[int]  # numbers in the split
     predictions: list[Prediction]
     scores: Scores
+    numbers: dict[str, float]  # every metric, the teacher-forced two first
 
-    def worst_first(self) -> list[int]:
-        """Indices of the pictures from the highest word error rate to the lowest, by CIDEr-D where it is the same."""
-        wer, cider = self.scores.of_pictures("wer"), self.scores.of_pictures("cider")
-        return sorted(range(len(self.predictions)), key=lambda index: (-wer[index], cider[index]))
+    def metrics(self, phase: str) -> dict[str, Any]:
+        """The numbers as ``metrics.json`` has them: ``test/wer``, and beside it its interval ``test/wer_ci95``."""
+        intervals = self.scores.intervals()
+        metrics: dict[str, Any] = {}
+        for name, value in self.numbers.items():
+            metrics[f"{phase}/{name}"] = value
+            if name in intervals:
+                metrics[f"{phase}/{name}_ci95"] = list(intervals[name])
+        return metrics
 
 
 class Judge:
@@ -47,10 +53,13 @@ class Judge:
                 prediction = Prediction(id=batch["id"][row], references=batch["references"][row], prediction=caption)
                 self.numbered.append((batch["row"][row], prediction))
 
-    def conclude(self, *, world_size: int, training_captions: Set[str] | None = None) -> Evaluation:
+    def conclude(
+        self, *, teacher_forced: Mapping[str, float], world_size: int, training_captions: Set[str] | None = None
+    ) -> Evaluation:
         """Judge the captions of all processes together; each of them gets the same answer, to the last digit.
 
         Args:
+            teacher_forced: numbers that don't come from captions, to stand beside those that do.
             world_size: number of processes; all have to call this.
             training_captions: normalized, where they are known.
         """
@@ -65,4 +74,4 @@ class Judge:
             [prediction["references"] for prediction in predictions],
             training_captions=training_captions,
         )
-        return Evaluation([row for row, _ in numbered], predictions, scores)
+        return Evaluation([row for row, _ in numbered], predictions, scores, {**teacher_forced, **scores.values()})

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioning.errors import UserError
-from captioning.run_folder import read_json, read_yaml
+from captioning.run_folder import read_mapping
 
 if TYPE_CHECKING:
     from captioning.evaluation import Prediction
 
-GROUND = ("data_fingerprint", "git", "devices", "python", "packages", "cuda")  # of environment.json; the rest is noise
+# Of environment.json: what two runs stood on. The rest always differs.
+PROVENANCE = ("data_fingerprint", "evaluated_split", "git", "devices", "python", "packages", "cuda")
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ def read_run(folder: Path) -> FinishedRun:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a run, such as outputs/DATE/TIME")
-    settings = _mapping(folder / ".hydra" / "config.yaml", read_yaml)
-    environment = _mapping(folder / "environment.json", read_json)
+    settings = read_mapping(folder / ".hydra" / "config.yaml")
+    environment = read_mapping(folder / "environment.json")
     return FinishedRun(
         folder=folder,
         predictions=read_predictions(folder),
-        metrics=_mapping(folder / "metrics.json", read_json) or {},
+        metrics=read_mapping(folder / "metrics.json") or {},
         settings=None if settings is None else _flat(settings),
-        environment=None if environment is None else _flat({k: environment[k] for k in GROUND if k in environment}),
+        environment=None if environment is None else _flat({k: environment[k] for k in PROVENANCE if k in environment}),
     )
 
 
@@ -80,13 +80,6 @@ def _add(line: bytes, predictions: dict[str, Prediction]) -> str:
             predictions[picture] = entry
             return ""
     return 'not {"id": …, "references": […], "prediction": …}'
-
-
-def _mapping(path: Path, read: Callable[[Path], Any]) -> dict[str, Any] | None:
-    content = read(path)
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path}: not a mapping; remove the file to do without it")
-    return content
 
 
 def _flat(node: dict[Any, Any], prefix: str = "") -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 import transformers
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from captioning.data.batches import Batch
 from captioning.datamodule import CaptionDataModule
@@ -38,14 +38,15 @@ class CaptionModule(L.LightningModule):
         weight_decay: on matrices alone; biases, norms and single vectors are left as they are.
         warmup_fraction: share of the optimizer steps over which the learning rate rises from 0.
         lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
-        max_new_tokens: longest generated caption, in tokens with the end-of-sentence token.
-        min_new_tokens: shortest generated caption, likewise.
-        num_beams: beams of the captions that are judged; 1 is greedy.
-        length_penalty: with beams, above 0 favours long captions and below 0 short ones.
-        repetition_penalty: above 1 makes tokens less likely that the caption has already.
-        no_repeat_ngram_size: no sequence of so many tokens occurs twice in a caption; 0 allows it.
-        temperature: draws each token at random, the more evenly the higher; null takes the likeliest.
-        top_p: with a temperature, draws among the likeliest tokens that together have this probability.
+        max_new_tokens: of the captions that are judged; this and the rest are described in
+            :class:`captioning.model.generation.Decoding`.
+        min_new_tokens: shortest caption.
+        num_beams: 1 is greedy.
+        length_penalty: of beams.
+        repetition_penalty: 1 is none.
+        no_repeat_ngram_size: 0 is none.
+        temperature: null doesn't sample.
+        top_p: of sampling.
 
     After a validation or a test, ``evaluations["val"]`` or ``["test"]`` holds its captions and their scores.
     """
@@ -62,14 +63,14 @@ class CaptionModule(L.LightningModule):
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.05,
         lr_schedule: str = "linear",
-        max_new_tokens: int = 32,
-        min_new_tokens: int = 0,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
-        repetition_penalty: float = 1.0,
-        no_repeat_ngram_size: int = 0,
-        temperature: float | None = None,
-        top_p: float = 1.0,
+        max_new_tokens: int = Decoding.max_new_tokens,
+        min_new_tokens: int = Decoding.min_new_tokens,
+        num_beams: int = Decoding.num_beams,
+        length_penalty: float = Decoding.length_penalty,
+        repetition_penalty: float = Decoding.repetition_penalty,
+        no_repeat_ngram_size: int = Decoding.no_repeat_ngram_size,
+        temperature: float | None = Decoding.temperature,
+        top_p: float = Decoding.top_p,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -86,7 +87,8 @@ class CaptionModule(L.LightningModule):
         self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
         self.model = None
         self.processor: Any = None
-        self.loss, self.token_accuracy = MeanMetric(), MeanMetric()
+        # What CaptionLoss sums, over batches and processes; a sum that isn't finite stays so.
+        self.total_loss, self.total_correct, self.total_tokens = (SumMetric(nan_strategy="disable") for _ in range(3))
         self.judge = Judge()
         self.evaluations: dict[str, Evaluation] = {}
         self.training_captions: frozenset[str] | None = None  # normalized, once they are known
@@ -124,7 +126,10 @@ class CaptionModule(L.LightningModule):
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.
         checkpoint["git_config"] = self.network.config.to_dict()
         checkpoint["generation_config"] = self.network.generation_config.to_dict()
-        checkpoint["metrics"] = self.numbers("val")
+        validation = self.evaluations.get("val")
+        checkpoint["metrics"] = (
+            {f"val/{name}": value for name, value in validation.numbers.items()} if validation else {}
+        )
         checkpoint["processor_files"] = processor_to_files(self.processor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,10 +208,10 @@ class CaptionModule(L.LightningModule):
     # ------------------------------------------------------------ validation and test
 
     def on_validation_epoch_start(self) -> None:
-        self.judge = Judge()
+        self._begin()
 
     def on_test_epoch_start(self) -> None:
-        self.judge = Judge()
+        self._begin()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -220,31 +225,30 @@ class CaptionModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._conclude("test")
 
-    def numbers(self, phase: str) -> dict[str, float]:
-        """The numbers of the last validation or test, such as ``val/wer``; none before the first."""
-        teacher_forced = {
-            name: self.trainer.callback_metrics[name].item()
-            for name in (f"{phase}/loss", f"{phase}/token_accuracy")
-            if name in self.trainer.callback_metrics
-        }
-        evaluation = self.evaluations.get(phase)
-        judged = evaluation.scores.values() if evaluation else {}
-        return teacher_forced | {f"{phase}/{name}": value for name, value in judged.items()}
+    def _begin(self) -> None:
+        self.judge = Judge()
+        for total in (self.total_loss, self.total_correct, self.total_tokens):
+            total.reset()
 
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
         pictures = transformers.DynamicCache()
         result = self._loss(batch, pictures)
         self.judge.add(batch, generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding))
-        if result.tokens:  # a process whose only row is a filler has nothing to add
-            self.loss.update(result.loss / result.tokens, weight=result.tokens)
-            self.token_accuracy.update(result.correct / result.tokens, weight=result.tokens)
-        # Lightning sums them over batches and processes, and resets them when the epoch ends.
-        self.log(f"{phase}/loss", self.loss, prog_bar=True, on_epoch=True)
-        self.log(f"{phase}/token_accuracy", self.token_accuracy, on_epoch=True)
+        self.total_loss.update(result.loss)
+        self.total_correct.update(result.correct)
+        self.total_tokens.update(result.tokens)
 
     def _conclude(self, phase: str) -> None:
-        evaluation = self.judge.conclude(world_size=self.trainer.world_size, training_captions=self.training_captions)
+        tokens = self.total_tokens.compute()
+        evaluation = self.judge.conclude(
+            teacher_forced={
+                "loss": (self.total_loss.compute() / tokens).item(),
+                "token_accuracy": (self.total_correct.compute() / tokens).item(),
+            },
+            world_size=self.trainer.world_size,
+            training_captions=self.training_captions,
+        )
         self.evaluations[phase] = evaluation
-        for name, value in evaluation.scores.values().items():
-            self.log(f"{phase}/{name}", value, prog_bar=name == "wer")
+        for name, value in evaluation.numbers.items():
+            self.log(f"{phase}/{name}", value, prog_bar=name in ("loss", "wer"))

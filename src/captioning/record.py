@@ -27,15 +27,15 @@ def begin(folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule) -> No
     """Write what the run stands on: versions, machine, splits, and what the data look like."""
     _clear(folder)
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    content = run_folder.environment(data_fingerprint=datamodule.fingerprint, devices=devices)
-    run_folder.write_json(folder / "environment.json", content)
-    run_folder.write_json(folder / "splits.json", datamodule.split_ids)
-    summary = datamodule.summary
+    ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.tested}
+    run_folder.write_json(folder / "environment.json", run_folder.environment(devices=devices, **ground))
+    ids, summary = datamodule.split_ids, datamodule.summary
+    run_folder.write_json(folder / "splits.json", ids)
     run_folder.write_json(folder / "data.json", summary)
-    ids = datamodule.split_ids
-    for split in {sample["split"] for sample in summary["samples"]}:
-        names = [sample["id"] for sample in summary["samples"]]
-        add_thumbnails(folder, split, {name: datamodule.picture(split, ids[split].index(name)) for name in names})
+    split = summary["samples"][0]["split"]
+    rows = {name: row for row, name in enumerate(ids[split])}
+    names = [sample["id"] for sample in summary["samples"]]
+    add_thumbnails(folder, split, {name: datamodule.picture(split, rows[name]) for name in names})
 
 
 def finish(
@@ -53,7 +53,7 @@ def finish(
     run_folder.write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
     if model_folder:
         run_folder.write_model(model_folder, network=module.network, processor=module.processor)
-    worst_first = evaluation.worst_first()
+    worst_first = evaluation.scores.worst_first()
     _add_test_thumbnails(folder, datamodule, evaluation, worst_first)
     for tracker in wandb_loggers(trainer):
         for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
@@ -62,7 +62,7 @@ def finish(
             tracker.log_captions(name, trainer.global_step, predictions, pictures)
         tracker.log_results(metrics, model_folder)
     write_report(folder)
-    print_summary(metrics, evaluation, folder)
+    print_summary(metrics, evaluation, folder, split=datamodule.tested)
 
 
 def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:

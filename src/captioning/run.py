@@ -145,20 +145,14 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
 
 def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -> dict[str, Any]:
     """The test numbers with their intervals, the validation numbers of the checkpoint tested, and the throughput."""
+    metrics = module.evaluations["test"].metrics("test")
+    if best:
+        checkpoint = torch.load(best, weights_only=True, mmap=True)
+        metrics |= checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}
+    elif validation := module.evaluations.get("val"):
+        metrics |= {f"val/{name}": value for name, value in validation.numbers.items()}
     throughput = _callback(trainer, Throughput)
-    validation = torch.load(best, weights_only=True, mmap=True)["metrics"] if best else {}
-    return {**test_metrics(module), **validation, **(throughput.rates() if throughput else {})}
-
-
-def test_metrics(module: CaptionModule) -> dict[str, Any]:
-    """The test numbers, each with its 95 % interval where one is defined (``test/wer``, ``test/wer_ci95``)."""
-    intervals = module.evaluations["test"].scores.intervals()
-    metrics: dict[str, Any] = {}
-    for name, value in module.numbers("test").items():
-        metrics[name] = value
-        if interval := intervals.get(name.removeprefix("test/")):
-            metrics[f"{name}_ci95"] = list(interval)
-    return metrics
+    return metrics | (throughput.rates() if throughput else {})
 
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:

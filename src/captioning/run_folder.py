@@ -7,7 +7,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,27 @@ PACKAGES = (
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON; another process sees the whole file or none."""
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON object a line; another process sees the whole file or none."""
-    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8; another process sees the whole file or none."""
+    with replacing(path) as part:
+        # Half of a surrogate pair can stand in JSON, but not in UTF-8.
+        part.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what shall stand at ``path`` once it is whole."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -66,32 +76,60 @@ def read_text(path: Path) -> str | None:
         raise UserError(f"{path}: not a text in UTF-8; remove the file to do without it") from error
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is no such file.
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON or YAML file; None where there is no such file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or holds something else.
     """
-    text = read_text(path)
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); remove the file to do without it") from error
+    content = _read(path)
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path}: not a mapping; remove the file to do without it")
+    return content
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; None where there is no such file.
+def read_list(path: Path) -> list[Any] | None:
+    """The list in a JSON or YAML file; None where there is no such file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or holds something else.
     """
+    content = _read(path)
+    if content is not None and not isinstance(content, list):
+        raise UserError(f"{path}: not a list; remove the file to do without it")
+    return content
+
+
+def _read(path: Path) -> Any:
     text = read_text(path)
+    form, load = ("YAML", yaml.safe_load) if path.suffix == ".yaml" else ("JSON", json.loads)
     try:
-        return None if text is None else yaml.safe_load(text)
+        return None if text is None else load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not YAML ({' '.join(str(error).split())}); remove the file to do without it"
-        ) from error
+        message = " ".join(str(error).split())
+        raise UserError(f"{path}: not {form} ({message}); remove the file to do without it") from error
+
+
+def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | None:
+    """The JSON objects of a file, one a line; None where there is no such file.
+
+    Raises:
+        UserError: a line isn't an object with at least ``keys``.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    lines = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            lines.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); remove the file to do without it") from error
+        if not isinstance(lines[-1], dict) or not keys <= lines[-1].keys():
+            raise UserError(
+                f"{path}, line {number}: not an object with {', '.join(sorted(keys))}; remove the file to do without it"
+            )
+    return lines
 
 
 def write_model(folder: Path, *, network: Any, processor: Any) -> None:
@@ -111,7 +149,7 @@ def write_model(folder: Path, *, network: Any, processor: Any) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def environment(*, data_fingerprint: str, devices: str) -> dict[str, Any]:
+def environment(*, data_fingerprint: str, evaluated_split: str, devices: str) -> dict[str, Any]:
     """What it takes to tell whether two runs had the same ground: versions, code, machine and data."""
     import torch  # here, because writing a file of JSON takes no second to import
 
@@ -127,6 +165,7 @@ def environment(*, data_fingerprint: str, devices: str) -> dict[str, Any]:
         "devices": devices,
         "cuda": torch.version.cuda,
         "data_fingerprint": data_fingerprint,
+        "evaluated_split": evaluated_split,
     }
 
 

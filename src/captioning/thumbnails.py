@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from captioning.run_folder import replacing
+
 NAME = "thumbnails.parquet"
 LONGEST_SIDE = 128
 SCHEMA = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
@@ -18,12 +20,8 @@ def add_thumbnails(folder: Path, split: str, pictures: Mapping[str, Image.Image]
     thumbnails = read_thumbnails(folder) | {(split, name): _jpeg(picture) for name, picture in pictures.items()}
     splits, ids = zip(*thumbnails, strict=True) if thumbnails else ((), ())
     table = pa.table([splits, ids, list(thumbnails.values())], schema=SCHEMA)
-    part = folder / f".{NAME}.part"
-    try:
+    with replacing(folder / NAME) as part:
         pq.write_table(table, part)
-        part.replace(folder / NAME)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_thumbnails(folder: Path) -> dict[tuple[str, str], bytes]:

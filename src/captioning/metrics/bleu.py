@@ -27,10 +27,7 @@ class Bleu(CaptionMetric):
     higher_is_better = True
 
     def statistics(self, corpus: Corpus) -> FloatArray:
-        rows = [
-            _statistics(prediction, references)
-            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
-        ]
+        rows = [_statistics(prediction, references) for prediction, references in corpus]
         return np.array(rows, dtype=np.float64)
 
     def values(self, sums: FloatArray) -> FloatArray:

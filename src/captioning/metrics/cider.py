@@ -31,7 +31,7 @@ class CiderD(RatioOfSums):
         weights = _inverse_document_frequency(corpus)
         unseen = log(len(corpus))
         scores: list[tuple[float, float]] = []
-        for prediction, references in zip(corpus.predictions, corpus.references, strict=True):
+        for prediction, references in corpus:
             candidate = _vector(prediction, weights, unseen)
             similarities = [_similarity(candidate, _vector(words, weights, unseen)) for words in references]
             scores.append((10 * fsum(similarities) / len(similarities), 1))

@@ -15,7 +15,7 @@ class UniqueCaptions(RatioOfSums):
     A caption that k pictures share counts 1/k for each of them, which gives each picture a part in the number.
 
     Range: above 0 (one caption for everything) to 1 (no two alike). Direction: higher is better, up to the references'
-    own variety. Source: the distinct-caption ratio of Shetty et al. 2017, among others.
+    own variety. Source: distinct-n of Li et al. 2016, with the whole caption as the n-gram.
     """
 
     names = ("unique_captions",)
@@ -71,7 +71,8 @@ class LengthRatio(RatioOfSums):
     """Words in the captions over words in their references, the mean length of a picture's references for each.
 
     Range: 0 upwards. Direction: neither; 1 is best. Source: the length ratio that BLEU's implementations report, with
-    the mean reference in place of the nearest, so that too short captions can't hide behind short references.
+    the mean reference in place of the nearest, so that too short captions can't hide behind short references. A
+    reference without a word counts as one word long.
     """
 
     names = ("length_ratio",)
@@ -80,7 +81,7 @@ class LengthRatio(RatioOfSums):
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [
             (len(prediction), sum(max(len(words), 1) for words in references) / len(references))
-            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
+            for prediction, references in corpus
         ]
 
 

@@ -1,7 +1,7 @@
 """Generated captions beside their references, normalized and cut into words once for all metrics."""
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from sys import intern
 
 from captioning.errors import UserError
@@ -42,6 +42,10 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.predictions)
+
+    def __iter__(self) -> Iterator[tuple[Words, list[Words]]]:
+        """Each picture's prediction and references."""
+        return zip(self.predictions, self.references, strict=True)
 
 
 def words(caption: str) -> Words:

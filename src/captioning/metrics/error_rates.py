@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from captioning.metrics.corpus import Corpus, Words
+from captioning.metrics.corpus import Corpus
 from captioning.metrics.metric import RatioOfSums
 
 
@@ -23,10 +23,7 @@ class WordErrorRate(RatioOfSums):
     higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [
-            _nearest(prediction, references)
-            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
-        ]
+        return [_nearest(prediction, references) for prediction, references in corpus]
 
 
 class CharErrorRate(RatioOfSums):
@@ -40,10 +37,7 @@ class CharErrorRate(RatioOfSums):
     higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [
-            _nearest(" ".join(prediction), map(" ".join, references))
-            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
-        ]
+        return [_nearest(" ".join(prediction), map(" ".join, references)) for prediction, references in corpus]
 
 
 class ExactMatch(RatioOfSums):
@@ -57,8 +51,7 @@ class ExactMatch(RatioOfSums):
     higher_is_better = True
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        pairs: Iterable[tuple[Words, list[Words]]] = zip(corpus.predictions, corpus.references, strict=True)
-        return [(float(prediction in references), 1) for prediction, references in pairs]
+        return [(float(prediction in references), 1) for prediction, references in corpus]
 
 
 def _nearest(prediction: Sequence[Hashable], references: Iterable[Sequence[Hashable]]) -> tuple[int, int]:

@@ -14,9 +14,9 @@ FloatArray = npt.NDArray[np.float64]
 class CaptionMetric(ABC):
     """Numbers of a corpus of captions that are functions of sums over its pictures.
 
-    That form is what makes them exact over batches and processes, gives each picture a score of its own (the function
-    of its own statistics), and lets an interval be found by adding up statistics again, without looking at a caption
-    twice.
+    That form gives each picture a number of its own (the function of its own statistics), and lets an interval be found
+    by adding up statistics again, without looking at a caption twice. Statistics may depend on the whole corpus, as the
+    n-gram weights of CIDEr-D do; so captions are gathered before they are judged.
     """
 
     names: ClassVar[tuple[str, ...]]

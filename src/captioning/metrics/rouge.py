@@ -25,7 +25,7 @@ class RougeL(RatioOfSums):
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [
             (_f_score(prediction or ("",), [reference or ("",) for reference in references]), 1)
-            for prediction, references in zip(corpus.predictions, corpus.references, strict=True)
+            for prediction, references in corpus
         ]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from math import fsum
 
 import numpy as np
 
 from captioning.metrics.bleu import Bleu
+from captioning.metrics.bootstrap import RESAMPLES, draws, percentile_intervals
 from captioning.metrics.cider import CiderD
 from captioning.metrics.collapse import (
     CopiedCaptions,
@@ -24,7 +25,7 @@ from captioning.metrics.error_rates import CharErrorRate, ExactMatch, WordErrorR
 from captioning.metrics.metric import CaptionMetric, FloatArray
 from captioning.metrics.rouge import RougeL
 
-# In the order in which tables show them. The last is left out where the training captions aren't known.
+# In the order in which tables show them.
 METRICS: tuple[CaptionMetric, ...] = (
     WordErrorRate(),
     CharErrorRate(),
@@ -60,7 +61,7 @@ def score(
         UserError: no pictures, or a picture without a reference.
     """
     corpus = Corpus(predictions, references, training_captions=training_captions)
-    metrics = METRICS if training_captions is not None else METRICS[:-1]
+    metrics = tuple(m for m in METRICS if training_captions is not None or not isinstance(m, CopiedCaptions))
     return Scores(metrics, tuple(metric.statistics(corpus) for metric in metrics))
 
 
@@ -85,40 +86,30 @@ class Scores:
         return dict(zip(self.names, self._values(exact).tolist(), strict=True))
 
     def of_pictures(self, name: str) -> FloatArray:
-        """A number of each picture by itself, (pictures,)."""
+        """Each picture's own number, (pictures,); what it depends on beside the picture is that of the whole corpus."""
         return self._values(self.statistics)[:, self.names.index(name)]
 
-    def resampled(self, *, resamples: int = 2000, seed: int = 0) -> FloatArray:
+    def worst_first(self) -> list[int]:
+        """Indices of the pictures from the highest word error rate to the lowest, by CIDEr-D where it is the same."""
+        order: list[int] = np.lexsort((self.of_pictures("cider"), -self.of_pictures("wer"))).tolist()
+        return order
+
+    def resampled(self, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
         """Each number over as many pictures drawn with replacement, (resamples, names).
 
-        The draws depend on the number of pictures and the seed alone, so two models judged on the same pictures are
-        resampled alike and their differences are paired. What one picture gets is kept: the n-gram weights of CIDEr-D
-        and how many pictures share a caption or a word are those of all pictures.
-
-        Source: the bootstrap (Efron 1979); for metrics of text, Koehn 2004.
+        What one picture gets is kept: the n-gram weights of CIDEr-D and how many pictures share a caption or a word are
+        those of all pictures.
         """
-        generator = np.random.default_rng(seed)
         table = np.concatenate(self.statistics, axis=1)
-        sums = np.concatenate([times @ table for times in _draws(generator, len(self), resamples)])
+        sums = np.concatenate([times @ table for times in draws(len(self), resamples=resamples, seed=seed)])
         edges = np.cumsum([statistics.shape[1] for statistics in self.statistics])[:-1]
         return self._values(np.split(sums, edges, axis=1))
 
-    def intervals(self, *, share: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """The bootstrap percentile interval of each number; empty for a single picture, of which nothing follows."""
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % bootstrap interval of each number; empty for a single picture, of which nothing follows."""
         if len(self) < 2:
             return {}
-        tails = (1 - share) / 2
-        low, high = np.quantile(self.resampled(resamples=resamples, seed=seed), [tails, 1 - tails], axis=0)
-        return dict(zip(self.names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+        return dict(zip(self.names, percentile_intervals(self.resampled()), strict=True))
 
     def _values(self, sums: Sequence[FloatArray]) -> FloatArray:
         return np.concatenate([metric.values(part) for metric, part in zip(self.metrics, sums, strict=True)], axis=-1)
-
-
-def _draws(generator: np.random.Generator, pictures: int, resamples: int) -> Iterator[FloatArray]:
-    """How often each picture is drawn, (some resamples, pictures), some megabytes at a time."""
-    while resamples > 0:
-        count = min(resamples, max(1, 2**20 // pictures))
-        drawn = generator.integers(pictures, size=(count, pictures)) + pictures * np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=count * pictures).reshape(count, pictures).astype(np.float64)
-        resamples -= count

@@ -61,7 +61,8 @@ class Decoding:
 
     def arguments(self) -> dict[str, Any]:
         """The settings by their names in ``generate``, those that don't apply left out."""
-        sampled = {"temperature": self.temperature, "top_p": self.top_p} if self.temperature is not None else {}
+        # transformers would cut sampling to the 50 likeliest tokens.
+        sampled = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         return {
             "max_new_tokens": self.max_new_tokens,
             "min_new_tokens": self.min_new_tokens,
@@ -70,7 +71,7 @@ class Decoding:
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
             "do_sample": self.temperature is not None,
             **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
-            **sampled,
+            **(sampled if self.temperature is not None else {}),
         }
 
 

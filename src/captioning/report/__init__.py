@@ -13,14 +13,8 @@ def write_report(folder: Path) -> Path:
     """
     from captioning.report.page import render
     from captioning.report.read import read_run
+    from captioning.run_folder import write_text
 
-    # Half of a surrogate pair can stand in JSON, but not in UTF-8.
-    page = render(read_run(folder)).encode("utf-8", errors="replace")
     path = folder / "report.html"
-    part = folder / ".report.html.part"
-    try:
-        part.write_bytes(page)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, render(read_run(folder)))
     return path

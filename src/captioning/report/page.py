@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -21,7 +20,7 @@ from captioning.data.summary import spread
 from captioning.metrics.corpus import words
 from captioning.report import plots
 from captioning.report.captions import caption_rows, clipped, equals_a_reference, frequent_captions, word_usage
-from captioning.report.numbers import FEW_PICTURES, HEADLINES, MEANINGS, finite, number_rows, shown
+from captioning.report.numbers import FEW_PICTURES, HEADLINES, MEANINGS, number_rows, shown
 from captioning.report.pictures import data_uris
 from captioning.report.read import Run, Series
 
@@ -76,6 +75,7 @@ def _head(run: Run) -> dict[str, str]:
     weights = chosen.get("model.checkpoint", model.get("checkpoint"))
     if weights in (None, "null"):
         weights = f"{chosen.get('model', 'a GIT')}, from random weights" if model else None
+    split = environment.get("evaluated_split", "test")
     git = environment.get("git") or {}
     changed = "" if git.get("clean") else ", with changes that were not committed"
     facts = {
@@ -83,6 +83,7 @@ def _head(run: Run) -> dict[str, str]:
         "Data": data.get("path") or data.get("source"),
         "Experiment": chosen.get("experiment"),
         "Pictures": ", ".join(f"{len(ids):,} {split}" for split, ids in (run.splits or {}).items()),
+        "Evaluated": None if split == "test" else f"split {split}",
         "Started": _started(run),
         "Devices": environment.get("devices"),
         "Code": f"commit {git['commit'][:10]}{changed}" if git.get("commit") else None,
@@ -137,7 +138,7 @@ class Figure(NamedTuple):
 
 def _curves(run: Run) -> dict[str, list[Figure]]:
     """Plots by group: ``train``, ``val`` (what matters most), ``more`` validation numbers, and ``speed``."""
-    curves, tested = run.curves or {}, step_of_tested(run)
+    curves, tested = run.curves or {}, (run.metrics or {}).get("tested_step")
     order = [f"val/{name}" for name in MEANINGS if name != "loss"]
     main = [f"val/{name}" for name in (*HEADLINES, "cer", "rouge_l")]
 
@@ -161,18 +162,6 @@ def _title(column: str) -> str:
     return MEANINGS[name].label if name in MEANINGS else titles.get(name, name.replace("_", " ").capitalize())
 
 
-def step_of_tested(run: Run) -> float | None:
-    """The step of the validation whose numbers are those of the tested checkpoint; None where no single one is."""
-    candidates: list[set[float]] = []
-    for name, series in (run.curves or {}).items():
-        value = finite((run.metrics or {}).get(name))
-        if name.startswith("val/") and value is not None:
-            equal = np.isclose(series.values, value, rtol=1e-6, atol=0)  # loggers are given 32 bits
-            candidates.append(set(series.steps[equal].tolist()))
-    steps = set.intersection(*candidates) if candidates else set()
-    return steps.pop() if len(steps) == 1 else None
-
-
 class GalleryPicture(NamedTuple):
     """A validation picture with its caption at each shown validation (None where it has none)."""
 
@@ -191,7 +180,7 @@ class Gallery(NamedTuple):
 
 
 def _gallery(run: Run) -> Gallery | None:
-    lines, tested = run.gallery, step_of_tested(run)
+    lines, tested = run.gallery, (run.metrics or {}).get("tested_step")
     if not lines:
         return None
     every = sorted({line["step"] for line in lines})

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from captioning.metrics.metric import FloatArray
 from captioning.report.numbers import shown
-from captioning.report.read import FloatArray, Series
+from captioning.report.read import Series
 
 # What matplotlib draws with, and what the page has in its place.
 INK, FAINT, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from pyarrow import ArrowInvalid
 
 from captioning.errors import UserError
 from captioning.finished_run import read_predictions
-from captioning.run_folder import read_json, read_text, read_yaml
+from captioning.metrics.metric import FloatArray
+from captioning.run_folder import read_json_lines, read_list, read_mapping, read_text
 from captioning.thumbnails import NAME, read_thumbnails
 
 if TYPE_CHECKING:
     from captioning.evaluation import Prediction
-
-FloatArray = npt.NDArray[np.float64]
 
 # The files that a report reads, and why a run folder may be without one.
 WHY_MISSING = {
@@ -29,13 +26,13 @@ WHY_MISSING = {
     ".hydra/overrides.yaml": "the run was started from Python",
     "environment.json": "the run ended before its training began",
     "splits.json": "the run ended before its training began",
-    "data.json": "the run ended before its training began, or is of an older version",
+    "data.json": "the run ended before its training began",
     "metrics.csv": "the csv logger was off (logger=csv switches it on), or nothing was trained here",
     "metrics.json": "the run ended before its test, or still goes on",
     "predictions.jsonl": "the run ended before its test, or still goes on",
     "gallery.jsonl": "there was no validation yet, or nothing was trained here",
     "alarms.jsonl": "nothing was alarming, or the run is of an older version",
-    "thumbnails.parquet": "the run ended before its test, or is of an older version",
+    "thumbnails.parquet": "the run ended before its test",
 }
 
 
@@ -79,33 +76,25 @@ def read_run(folder: Path) -> Run:
     """
     if not any((folder / name).exists() for name in WHY_MISSING):
         raise UserError(
-            f"{folder}: no run folder, since it has neither metrics.json nor .hydra; name the folder of a run"
+            f"{folder}: no run folder, since nothing that a run writes is in it; name one, such as outputs/DATE/TIME"
         )
-    hydra = read_yaml(folder / ".hydra/hydra.yaml") or {}
+    hydra = read_mapping(folder / ".hydra/hydra.yaml") or {}
     return Run(
         folder=folder,
         config=read_text(folder / ".hydra/config.yaml"),
-        settings=read_yaml(folder / ".hydra/config.yaml") or {},
+        settings=read_mapping(folder / ".hydra/config.yaml") or {},
         choices=hydra.get("hydra", {}).get("runtime", {}).get("choices", {}),
-        overrides=read_yaml(folder / ".hydra/overrides.yaml"),
-        environment=read_json(folder / "environment.json"),
-        splits=read_json(folder / "splits.json"),
-        data=read_json(folder / "data.json"),
-        metrics=read_json(folder / "metrics.json"),
+        overrides=read_list(folder / ".hydra/overrides.yaml"),
+        environment=read_mapping(folder / "environment.json"),
+        splits=read_mapping(folder / "splits.json"),
+        data=read_mapping(folder / "data.json"),
+        metrics=read_mapping(folder / "metrics.json"),
         curves=_curves(folder / "metrics.csv"),
         predictions=_predictions(folder),
-        gallery=_json_lines(folder / "gallery.jsonl"),
-        alarms=_json_lines(folder / "alarms.jsonl"),
+        gallery=read_json_lines(folder / "gallery.jsonl", keys={"step", "id", "references", "prediction"}),
+        alarms=read_json_lines(folder / "alarms.jsonl", keys={"step", "split", "kind", "message"}),
         thumbnails=_thumbnails(folder),
     )
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]] | None:
-    text = read_text(path)
-    try:
-        return None if text is None else [json.loads(line) for line in text.split("\n") if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON in each line ({error}); remove the file to do without it") from error
 
 
 def _curves(path: Path) -> dict[str, Series] | None:
@@ -118,10 +107,13 @@ def _curves(path: Path) -> dict[str, Series] | None:
         return None
     columns: dict[str, dict[float, float]] = {}
     whole_lines = text.split("\n")[:-1]  # the one after the last line break may still be being written
-    for row in csv.DictReader(whole_lines):
-        for name, value in row.items():
-            if row.get("step") and name not in ("step", "epoch") and value:
-                columns.setdefault(name, {})[float(row["step"]) + 1] = float(value)
+    try:
+        for row in csv.DictReader(whole_lines):
+            for name, value in row.items():
+                if row.get("step") and name not in ("step", "epoch") and value:
+                    columns.setdefault(name, {})[float(row["step"]) + 1] = float(value)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a table of numbers ({error}); remove the file to do without it") from error
     return {name: Series(*np.array(sorted(points.items())).T) for name, points in columns.items()}
 
 

@@ -1,0 +1,21 @@
+"""Text that comes from data, in the terminal."""
+
+import re
+import sys
+from io import TextIOWrapper
+
+from rich.console import Console
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+def plain_console() -> Console:
+    """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a letter shows a question mark
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def plain(text: str) -> str:
+    """``text`` with a space for what would command the terminal."""
+    return CONTROL.sub(" ", text)
