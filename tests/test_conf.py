@@ -140,6 +140,8 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path, text, line):
         ("trainer.strategy=dpp", r"^trainer: .*dpp"),
         ("trainer.devices=0", r"^trainer: .*devices"),
         ("val_every_n_steps=0", r"^val_every_n_steps must be at least 1, got 0"),
+        ("callbacks.gallery.pictures=0", r"^callbacks\.gallery\.pictures must be at least 1, got 0"),
+        ("trainer.limit_test_batches=0", r"^trainer\.limit_test_batches=0: every run ends in a test"),
     ],
 )
 def test_what_lightning_refuses_is_answered_in_one_line(compose, override, line):

@@ -1,6 +1,7 @@
 """`captioning evaluate` as a user runs it, and what it leaves behind."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from conftest import ROOT, SMALL
 
 from captioning.errors import UserError
 from captioning.evaluate import evaluate
-from captioning.run import train
+from captioning.run import talk, train
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
 
@@ -121,10 +122,23 @@ def test_training_goes_on_from_the_same_state_whoever_asks_for_a_composed_config
         ("{checkpoint}/no.ckpt", ["data=folder", "data.path=."], "test", r"no\.ckpt: no such checkpoint"),
         ("{empty}", [], "test", r"this run has no model yet; give one of its checkpoints"),
         ("{run}", ["model.temperature=-1.0"], "test", r"^model\.temperature must be above 0"),
+        (
+            "{run}",
+            ["model.max_new_tokens=300"],
+            "test",
+            r"^model\.max_new_tokens=300: this model has positions for 128",
+        ),
+        ("{run}", ["hydra.run.dir=x"], "test", r"^hydra\.run\.dir=x: where results go is given by --output-dir DIR"),
+        ("{checkpoint}/nowhere", ["data=folder", "data.path=."], "test", r"nowhere: no such folder$"),
+        ("{empty}/nothing", ["data=folder", "data.path=."], "test", r"nothing: holds no model; give a run folder"),
+        ("{run}", ["+split=val"], "test", r"^split: no such setting"),
+        ("{empty}/no.ckpt", ["data=folder", "data.path=."], "test", r"no\.ckpt: no checkpoint of this project"),
     ],
 )
 def test_a_mistake_is_named(run, checkpoint, tmp_path, model, overrides, split, line):
     (tmp_path / "empty" / ".hydra").mkdir(parents=True)
+    (tmp_path / "empty" / "nothing").mkdir()
+    (tmp_path / "empty" / "no.ckpt").write_bytes(b"no checkpoint")
     named = model.format(run=run, checkpoint=checkpoint, empty=tmp_path / "empty")
     with pytest.raises(UserError, match=line):
         evaluate(named, overrides, split=split, folder=tmp_path / "out")
@@ -145,3 +159,26 @@ def test_the_command_evaluates_on_two_processes_as_on_one(run, tmp_path):
     ran = subprocess.run([*command, "--output-dir", "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert predictions(tmp_path / "out") == predictions(run)
+
+
+def test_a_run_is_not_overwritten(run):
+    before = (run / ".hydra" / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"^--output-dir .*: holds a run; take another folder"):
+        evaluate(str(run), ON_CPU, folder=run)
+    assert (run / ".hydra" / "config.yaml").read_bytes() == before
+
+
+def test_evaluating_on_pictures_that_it_was_trained_on_is_said(run, tmp_path, caplog, monkeypatch):
+    talk()
+    monkeypatch.setattr(logging.getLogger("captioning"), "propagate", True)  # to where pytest listens
+    evaluate(str(run), [*ON_CPU, "data.split_seed=7"], folder=tmp_path / "out")
+    assert "are among those that the model was trained on" in caplog.text
+
+
+def test_a_relative_folder_of_pictures_is_found_from_anywhere(pictures, tmp_path, monkeypatch):
+    shutil.copytree(pictures, tmp_path / "here" / "pictures")
+    command = [sys.executable, ROOT / "train.py", *SMALL, "data.path=pictures", "hydra.run.dir=run"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    evaluate("here/run", ON_CPU, folder=tmp_path / "out")
+    assert predictions(tmp_path / "out") == predictions(tmp_path / "here" / "run")

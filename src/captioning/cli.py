@@ -24,7 +24,7 @@ def main_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Caption pictures with a fine-tuned GIT.
+    """Evaluate captioners, compare them, and look at their runs.
 
     Training is `python train.py model=git-base data=folder data.path=FOLDER`; its README has the rest.
     """

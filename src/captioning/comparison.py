@@ -17,6 +17,7 @@ from captioning.finished_run import FinishedRun, read_run
 from captioning.metrics import HIGHER_IS_BETTER, Scores, normalize, score
 from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, percentile_intervals
 from captioning.metrics.metric import FloatArray
+from captioning.report.numbers import FEW_PICTURES
 
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can say them
 # What captions can be ranked by. copied_captions takes the training captions, which run folders don't hold.
@@ -232,6 +233,8 @@ def _teacher_forced(run: FinishedRun) -> dict[str, float]:
 
 def _warnings(tested: Sequence[_Tested], ids: Sequence[str]) -> list[str]:
     warnings = []
+    if len(ids) < FEW_PICTURES:
+        warnings.append(f"{len(ids)} pictures are few: below {FEW_PICTURES} CIDEr-D and intervals are noisy.")
     runs = [each.run for each in tested]
     fingerprints = {(run.environment or {}).get("data_fingerprint") for run in runs} - {None}
     if len(fingerprints) > 1:

@@ -24,8 +24,8 @@ from captioning.module import CaptionModule
 
 # In a run's name, what was chosen from a group is there already, and where things are or how they run tells nothing.
 NOT_IN_NAMES = (
-    *("model=", "data=", "experiment=", "trainer=", "callbacks=", "logger=", "path=", "dir=", "checkpoint="),
-    *("devices=", "accelerator=", "num_workers=", "cache_dir=", "mode="),
+    *("model", "data", "experiment", "trainer", "callbacks", "logger", "path", "dir", "checkpoint"),
+    *("devices", "accelerator", "num_workers", "cache_dir", "mode"),
 )
 
 
@@ -70,6 +70,7 @@ class Config:
     callbacks: dict[str, Any] = field(
         default_factory=lambda: {
             "checkpoint": schema_of(ModelCheckpoint, with_target=True),
+            "last": schema_of(ModelCheckpoint, with_target=True),
             "gallery": schema_of(Gallery, with_target=True),
             "collapse_alarm": schema_of(CollapseAlarm, with_target=True),
         }
@@ -100,15 +101,18 @@ def run_name() -> str | None:
     """What tells this run from others: model, data, experiment, and the values given on the command line."""
     if not HydraConfig.initialized():
         return None
-    given = (override.lstrip("+~").rpartition(".")[2] for override in HydraConfig.get().overrides.task)
-    values = [setting for setting in given if not setting.startswith(NOT_IN_NAMES)]
-    return " ".join([*run_tags(), *values])[:128]  # the most that wandb takes
+    given = (override.lstrip("+").partition("=") for override in HydraConfig.get().overrides.task)
+    named = [(key.rpartition(".")[2], value) for key, _, value in given if not key.startswith("~")]
+    values = [f"{key}={value}" for key, value in named if key not in NOT_IN_NAMES]
+    while len(name := " ".join([*run_tags(), *values])) > 128 and values:  # the most that wandb takes
+        values.pop(0)
+    return name[:128]
 
 
 def run_tags() -> list[str]:
     """The chosen model, data and experiment."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    return [choices[group] for group in ("model", "data", "experiment") if choices.get(group)]
+    return [choices[group][:64] for group in ("model", "data", "experiment") if choices.get(group)]
 
 
 def run_group() -> str | None:

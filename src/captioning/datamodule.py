@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,11 @@ class CaptionDataModule(L.LightningDataModule):
         assert self.rows is not None
         return list(self.rows.table.select(self.splits.get(split, []))["captions"])
 
-    @property
-    def normalized_training_captions(self) -> frozenset[str]:
-        """The training captions as metrics see them."""
-        return frozenset(normalize(caption) for captions in self.captions("train") for caption in captions)
+    def normalized_captions(self, ids: Set[str]) -> frozenset[str]:
+        """The captions of some pictures as metrics see them."""
+        assert self.rows is not None
+        rows = zip(self.rows.ids, self.rows.captions, strict=True)
+        return frozenset(normalize(caption) for name, captions in rows if name in ids for caption in captions)
 
     def picture(self, split: str, row: int) -> Image.Image:
         """A picture of a split, by its number in the split."""
@@ -230,6 +232,7 @@ class CaptionDataModule(L.LightningDataModule):
             collate_fn=Collator(self.processor.tokenizer, self.hparams["max_caption_tokens"]),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # its own, or starting workers would draw from the one that dropout draws from
             pin_memory=torch.cuda.is_available(),
         )
 

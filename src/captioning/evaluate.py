@@ -1,12 +1,14 @@
 """Any model on any data: the same numbers and the same report as a run's own test, from the same code."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -22,6 +24,7 @@ from captioning.model.generation import Decoding
 from captioning.module import CaptionModule
 from captioning.run import make_trainer, resolve, talk
 
+_log = logging.getLogger(__name__)
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -42,10 +45,11 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
     """
     talk()
     folder = folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
+    _check(overrides)
     with _checkpoint_folder(model) as checkpoint:
         run = _run_of(Path(model).expanduser())
-        given = [*_defaults(run, overrides), f"model.checkpoint={_quoted(checkpoint)}", *overrides]
-        cfg = _compose([f"output_dir={_quoted(str(folder))}", "logger=none", *given])
+        given = [*_defaults(run, overrides), f"model.checkpoint={_literal(checkpoint)}", *overrides]
+        cfg = _compose([f"output_dir={_literal(str(folder))}", "logger=none", "model.architecture=null", *given])
         settings = resolve(cfg)
         datamodule = CaptionDataModule(**settings["data"])
         datamodule.test_on(split)
@@ -53,7 +57,7 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
         trainer = make_trainer(cfg, settings)
         datamodule.setup()
         module.load(datamodule.processor)
-        module.training_captions = _training_captions(run, datamodule)
+        module.training_captions = _training_captions(run, datamodule) if run else None
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         if trainer.is_global_zero:
             _write_settings(folder, cfg, [f"model.checkpoint={model}", *overrides])
@@ -65,6 +69,12 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
     return folder
 
 
+def _check(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.lstrip("+").startswith(("hydra.", "output_dir=")):
+            raise UserError(f"{override}: where results go is given by --output-dir DIR")
+
+
 @contextmanager
 def _checkpoint_folder(model: str) -> Iterator[str]:
     """What ``model.checkpoint`` takes, for whatever the user has."""
@@ -73,7 +83,7 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
         if not path.is_file():
             raise UserError(f"{model}: no such checkpoint")
         with tempfile.TemporaryDirectory() as temporary:
-            module = CaptionModule.load_from_checkpoint(path, map_location="cpu")
+            module = _load(path)
             run_folder.write_model(Path(temporary, "model"), network=module.network, processor=module.processor)
             yield str(Path(temporary, "model"))
     elif (path / "model" / "config.json").is_file():
@@ -82,8 +92,20 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
         raise UserError(
             f"{model}: this run has no model yet; give one of its checkpoints, {model}/checkpoints/NAME.ckpt"
         )
+    elif path.exists() and not (path / "config.json").is_file():
+        raise UserError(f"{model}: holds no model; give a run folder, a .ckpt, a Hugging Face folder, or a Hub name")
+    elif not path.exists() and model.startswith(("/", ".", "~")):
+        raise UserError(f"{model}: no such folder")
     else:
         yield model
+
+
+def _load(path: Path) -> CaptionModule:
+    try:
+        return CaptionModule.load_from_checkpoint(path, map_location="cpu")
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0][:100]
+        raise UserError(f"{path}: no checkpoint of this project ({reason})") from error
 
 
 def _run_of(path: Path) -> Path | None:
@@ -106,21 +128,34 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     decoding = {field.name for field in fields(Decoding)}
     kept = _as_overrides("model", {name: value for name, value in settings["model"].items() if name in decoding})
     if not has_data:
-        kept += ["data=folder", *_as_overrides("data", settings["data"])]
+        kept += ["data=folder", *_as_overrides("data", {**settings["data"], **_absolute_path(run, settings["data"])})]
     return kept
 
 
+def _absolute_path(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
+    """A folder that was given relative to where the run was started."""
+    hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra", {})
+    path, start = data.get("path"), hydra.get("runtime", {}).get("cwd")
+    if data.get("source") != "folder" or not path or not start or path.startswith(("/", "~", "${")):
+        return {}
+    return {"path": str(Path(start, path))}
+
+
 def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the command line would give them; what is taken from elsewhere in the configuration is left to it."""
+    """Settings as the command line would give them; what is taken from the model and the seed is left to this one's."""
     return [
         f"{section}.{name}={_quoted(value) if isinstance(value, str) else json.dumps(value)}"
         for name, value in settings.items()
-        if name != "processor" and not (isinstance(value, str) and value.startswith("${"))
+        if name not in ("processor", "image_size", "seed")
     ]
 
 
 def _quoted(value: str) -> str:
     return QuotedString(text=value, quote=Quote.double).with_quotes()
+
+
+def _literal(value: str) -> str:
+    return _quoted(value.replace("${", r"\${"))  # no interpolation
 
 
 def _compose(overrides: list[str]) -> Any:
@@ -133,17 +168,25 @@ def _compose(overrides: list[str]) -> Any:
         return compose("config", overrides)
 
 
-def _training_captions(run: Path | None, datamodule: CaptionDataModule) -> frozenset[str] | None:
-    """What the model was trained on, if that is in these data."""
-    if run is None or datamodule.tested == "all":
-        return None
+def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[str] | None:
+    """What the model was trained on, if that is in these data; a word of those pictures that are evaluated too."""
     environment = run_folder.read_mapping(run / "environment.json") or {}
-    is_its_own = environment.get("data_fingerprint") == datamodule.fingerprint
-    return datamodule.normalized_training_captions if is_its_own else None
+    trained = set((run_folder.read_mapping(run / "splits.json") or {}).get("train", []))
+    if not trained or environment.get("data_fingerprint") != datamodule.fingerprint:
+        return None
+    evaluated = datamodule.split_ids[datamodule.tested]
+    if seen := sum(name in trained for name in evaluated):
+        _log.warning(f"{seen} of the {len(evaluated)} pictures evaluated are among those that the model was trained on")
+    return datamodule.normalized_captions(trained)
 
 
 def _write_settings(folder: Path, cfg: Any, overrides: list[str]) -> None:
     hydra = folder / ".hydra"
-    hydra.mkdir(parents=True, exist_ok=True)
+    try:
+        hydra.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UserError(f"--output-dir {folder}: holds a run; take another folder") from error
+    except OSError as error:
+        raise UserError(f"--output-dir {folder}: {error.strerror}") from error
     run_folder.write_text(hydra / "config.yaml", OmegaConf.to_yaml(cfg))
     run_folder.write_text(hydra / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))

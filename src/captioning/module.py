@@ -116,11 +116,20 @@ class CaptionModule(L.LightningModule):
         else:
             raise UserError("model.checkpoint=null starts from random weights and needs a processor: load(processor)")
 
+        generation = self.model.generation_config
+        if generation.bos_token_id is None:
+            generation.bos_token_id = self.processor.tokenizer.cls_token_id
+        positions = self.model.config.max_position_embeddings
+        if self.decoding.max_new_tokens > positions:
+            raise UserError(
+                f"model.max_new_tokens={self.decoding.max_new_tokens}: this model has positions for {positions} tokens"
+            )
+
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         self.load(getattr(datamodule, "processor", None))
         if stage == "fit" and isinstance(datamodule, CaptionDataModule):
-            self.training_captions = datamodule.normalized_training_captions
+            self.training_captions = datamodule.normalized_captions(set(datamodule.split_ids["train"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.

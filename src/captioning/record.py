@@ -19,13 +19,18 @@ from captioning.summary import print_summary
 from captioning.thumbnails import add_thumbnails
 
 _log = logging.getLogger(__name__)
-RESULTS = ("metrics.json", "predictions.jsonl", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "report.html")
+RESULTS = (
+    *("metrics.json", "metrics.csv", "predictions.jsonl", "gallery.jsonl"),
+    *("alarms.jsonl", "thumbnails.parquet", "report.html"),
+)
 SHOWN = 8  # best and worst captions sent to the tracker, each
 
 
 def begin(folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule) -> None:
     """Write what the run stands on: versions, machine, splits, and what the data look like."""
     _clear(folder)
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in datamodule.splits.items())
+    _log.info(f"{counts} pictures; run folder {folder}")
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
     ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.tested}
     run_folder.write_json(folder / "environment.json", run_folder.environment(devices=devices, **ground))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,12 @@ import lightning as L
 import torch
 import transformers
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
@@ -30,8 +33,10 @@ from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
 from captioning.mistakes import answered_in_one_line, environment_of_a_job
 from captioning.module import CaptionModule
+from captioning.terminal import tolerate_any_terminal
 
 C = TypeVar("C", bound=L.Callback)
+_say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 def run(cfg: Config) -> float | None:
@@ -52,11 +57,13 @@ def train(cfg: Config) -> dict[str, Any]:
     datamodule = CaptionDataModule(**settings["data"])
     module = CaptionModule(**settings["model"])
     trainer = make_trainer(cfg, settings)
+    folder = Path(cfg.output_dir)
+    if trainer.is_global_zero:
+        _require_no_weights(folder)
     datamodule.setup()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     module.load(datamodule.processor)
 
-    folder = Path(cfg.output_dir)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, trainer, module)
@@ -65,7 +72,7 @@ def train(cfg: Config) -> dict[str, Any]:
         logger.log_hyperparams(settings)
     for tracker in wandb_loggers(trainer):
         tracker.define_summary()
-    trainer.fit(module, datamodule)
+    _fit(trainer, module, datamodule, folder)
     best = _best_checkpoint(trainer)
     trainer.test(module, datamodule, ckpt_path=best, verbose=False)
     metrics = final_metrics(trainer, module, best)
@@ -75,8 +82,21 @@ def train(cfg: Config) -> dict[str, Any]:
     return metrics
 
 
+def _fit(trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModule, folder: Path) -> None:
+    try:
+        trainer.fit(module, datamodule)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
+        raise
+    stopping = _callback(trainer, EarlyStopping)
+    if stopping and stopping.stopped_epoch:
+        waited = f"{stopping.monitor} has been no better for {stopping.patience} validations"
+        _say(f"stopped early at step {trainer.global_step}: {waited}")
+
+
 def talk() -> None:
     """Send our messages to standard error, and of the libraries' only the warnings that can be acted on."""
+    tolerate_any_terminal()
     log = logging.getLogger("captioning")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
@@ -99,6 +119,10 @@ def talk() -> None:
 def resolve(cfg: Config) -> dict[str, Any]:
     """The configuration as plain Python, refused where a key is none of the classes' arguments (``+model.foo=1``)."""
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    top = [field.name for field in fields(Config)]
+    for name in settings:
+        if name not in top:
+            raise UserError(f"{name}: no such setting{nearest(name, top)}")
     for section, target in (("model", CaptionModule), ("data", CaptionDataModule), ("trainer", L.Trainer)):
         known = list(vars(schema_of(target)))
         for name in settings[section]:
@@ -111,6 +135,8 @@ def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
     """Lightning's Trainer with the configured loggers and callbacks, and a precision that suits the device."""
     arguments = dict(settings["trainer"])
     arguments["precision"] = arguments["precision"] or default_precision(arguments["accelerator"])
+    if arguments["limit_test_batches"] == 0:
+        raise UserError("trainer.limit_test_batches=0: every run ends in a test; 1 is the least")
     if arguments["logger"] in (None, True):
         arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
     callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
@@ -122,7 +148,12 @@ def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
 
 
 def _instantiate(node: DictConfig) -> Any:
-    return instantiate(node, _convert_="all")
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
 
 
 def default_precision(accelerator: str) -> str:
@@ -160,10 +191,18 @@ def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
+def _require_no_weights(folder: Path) -> None:
+    if any((folder / name).exists() for name in ("checkpoints", "model")):
+        raise UserError(
+            f"hydra.run.dir={folder} holds the weights of an earlier run, which are left as they are (but Hydra has "
+            "put this run's settings into its .hydra/ already); take another folder, or remove that one"
+        )
+
+
 def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> None:
     """Refuse a disk that training would fill: a checkpoint holds weights and two moments of Adam, 12 bytes a weight."""
-    callback = trainer.checkpoint_callback
-    kept = max(callback.save_top_k, 1) + bool(callback.save_last) if isinstance(callback, ModelCheckpoint) else 0
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    kept = sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
     needed = (12 * kept + 4) * sum(parameter.numel() for parameter in module.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -17,6 +17,7 @@ PLACES = {
     "all test captions": "predictions.jsonl",
     "the model": "model",
     "checkpoints": "checkpoints",
+    "curves, by wandb leet": "wandb",
 }
 
 
@@ -25,22 +26,18 @@ def print_summary(
 ) -> None:
     """The numbers of a split, its best and its worst captions beside their references, and where everything is."""
     worst_first = evaluation.scores.worst_first()
-    places = Table.grid(padding=(0, 2))
-    places.add_column()
-    places.add_column(overflow="fold")
-    for what, name in PLACES.items():
-        if (folder / name).exists():
-            places.add_row(what, str(folder / name))
-    if (folder / "wandb").exists():
-        places.add_row("curves", f"wandb leet {folder / 'wandb'}")
-    plain_console().print(
-        f"\nTest on {len(evaluation.predictions)} pictures{'' if split == 'test' else f' (split {split})'}:",
+    console = plain_console()
+    step = f", with the checkpoint of step {metrics['tested_step']}" if "tested_step" in metrics else ""
+    console.print(
+        f"\n{len(evaluation.predictions):,} pictures of the {split} split{step}:",
         _numbers(metrics),
         _captions("best", [evaluation.predictions[index] for index in worst_first[::-1][:captions_shown]]),
         _captions("worst", [evaluation.predictions[index] for index in worst_first[:captions_shown]]),
-        places,
         sep="\n",
     )
+    for what, name in PLACES.items():
+        if (folder / name).exists():
+            console.print(f"{what:22}  {folder / name}", soft_wrap=True)  # a path that is cut can't be copied
 
 
 def _numbers(metrics: Mapping[str, Any]) -> Table:

@@ -11,9 +11,15 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 def plain_console() -> Console:
     """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without a letter shows a question mark
+    tolerate_any_terminal()
     return Console(markup=False, emoji=False, highlight=False)
+
+
+def tolerate_any_terminal() -> None:
+    """Let a terminal that lacks a letter show a question mark, rather than end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def plain(text: str) -> str:

@@ -29,8 +29,9 @@ class Alarm(NamedTuple):
 class CollapseAlarm(L.Callback):
     """Compares the variety of generated captions with that of their references after each validation and test.
 
-    An alarm is given once when it arises, in the terminal, to wandb, and in the run folder's ``alarms.jsonl``; that it
-    is over is said in the terminal. A model from random weights gives one early and outgrows it.
+    An alarm is given once when it arises, in the terminal and to wandb, and that it is over is said too. The run
+    folder's ``alarms.jsonl`` has a line for each validation and test at which it held. A model from random weights
+    gives one early and outgrows it.
 
     Args:
         dirpath: the run folder.
@@ -71,29 +72,30 @@ class CollapseAlarm(L.Callback):
         evaluation = pl_module.evaluations[phase]
         if not trainer.is_global_zero or len(evaluation.predictions) < self.min_pictures:
             return
-        remedy = _remedy(trainer, pl_module)
+        # The test is of the best checkpoint, whose step isn't the trainer's.
+        step, where = (trainer.global_step, f"step {trainer.global_step}") if phase == "val" else (None, "test")
+        remedy = _remedy(trainer, pl_module, is_over=phase == "test")
         alarms = list(find_collapse(evaluation, self.limits, remedy=remedy))
         raised, self._raised[phase] = self._raised[phase], {alarm.kind for alarm in alarms}
         for kind in raised - self._raised[phase]:
-            _log.info(f"step {trainer.global_step}: over with {kind}")
+            _log.info(f"{where}: the captions have recovered from {kind}")
         for alarm in alarms:
+            self.lines.append({"step": step, "split": phase, **alarm._asdict()})
             if alarm.kind not in raised:
-                self._raise(trainer, phase, alarm)
-
-    def _raise(self, trainer: L.Trainer, phase: str, alarm: Alarm) -> None:
-        _log.warning(f"alarm at step {trainer.global_step} ({phase}): {alarm.message}")
-        self.lines.append({"step": trainer.global_step, "split": phase, **alarm._asdict()})
-        run_folder.write_json_lines(self.path, self.lines)
-        for tracker in wandb_loggers(trainer):
-            tracker.alert(f"captions collapse: {alarm.kind}", alarm.message)
+                _log.warning(f"alarm ({where}): {alarm.message}")
+                for tracker in wandb_loggers(trainer):
+                    tracker.alert(f"captions collapse: {alarm.kind}", alarm.message)
+        if alarms:
+            run_folder.write_json_lines(self.path, self.lines)
 
 
-def _remedy(trainer: L.Trainer, module: CaptionModule) -> str:
+def _remedy(trainer: L.Trainer, module: CaptionModule, *, is_over: bool) -> str:
     lr = module.hparams["lr"]
     if not trainer.global_step:
         return "this model wasn't trained here: look at how it was, and at what its processor expects"
     if module.hparams["checkpoint"] is None:
-        return f"a model from random weights starts like this; if it lasts, train with less than model.lr={lr:g}"
+        start = "" if is_over else "a model from random weights starts like this; if it lasts, "
+        return f"{start}train longer, or with less than model.lr={lr:g}"
     return f"model.lr={lr:g} is likely too high for this checkpoint and data: try model.lr={lr / 5:.0e}"
 
 

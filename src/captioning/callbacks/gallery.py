@@ -73,10 +73,10 @@ def draw_captions(path: Path, title: str, predictions: list[Prediction], picture
         left.imshow(picture)
         left.axis("off")
         right.axis("off")
-        said = fill(prediction["prediction"] or "(nothing)", 70, max_lines=3)
-        truths = "\n".join(fill(reference, 80, max_lines=2) for reference in prediction["references"][:3])
-        right.text(0, 0.95, said, va="top", fontsize=11, weight="bold", parse_math=False)
-        right.text(0, 0.05, truths, va="bottom", fontsize=9, color="0.35", parse_math=False)
+        said = fill(prediction["prediction"] or "(nothing)", 70, max_lines=2)
+        truths = "\n".join(fill(reference, 80, max_lines=1) for reference in prediction["references"][:3])
+        right.text(0, 0.52, said, va="bottom", fontsize=11, weight="bold", parse_math=False)
+        right.text(0, 0.46, truths, va="top", fontsize=9, color="0.35", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of scripts that matplotlib's font lacks, and draws as boxes

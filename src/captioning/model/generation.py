@@ -70,6 +70,10 @@ class Decoding:
             "repetition_penalty": self.repetition_penalty,
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
             "do_sample": self.temperature is not None,
+            # Whatever a checkpoint's own generation config says:
+            "use_cache": True,
+            "num_return_sequences": 1,
+            "return_dict_in_generate": False,
             **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
             **(sampled if self.temperature is not None else {}),
         }

@@ -103,9 +103,9 @@ def shown(value: float | None) -> str:
     """A number in few digits."""
     if value is None:
         return "\N{EN DASH}"
-    if value and not 0.001 <= abs(value) < 1000:
-        return f"{value:.2e}" if abs(value) < 0.001 else f"{value:,.0f}"
-    return f"{value:.3f}"
+    if 0 < value < 0.0005:
+        return "<0.001"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def finite(value: Any) -> float | None:

@@ -63,6 +63,7 @@ def render(run: Run) -> str:
         left_out=_left_out(run.data or {}),
         samples=samples,
         again=_again(run),
+        split=(run.environment or {}).get("evaluated_split", "test"),
         versions={"python": (run.environment or {}).get("python"), **(run.environment or {}).get("packages", {})},
     )
 
@@ -75,7 +76,7 @@ def _head(run: Run) -> dict[str, str]:
     weights = chosen.get("model.checkpoint", model.get("checkpoint"))
     if weights in (None, "null"):
         weights = f"{chosen.get('model', 'a GIT')}, from random weights" if model else None
-    split = environment.get("evaluated_split", "test")
+    split, step = environment.get("evaluated_split", "test"), (run.metrics or {}).get("tested_step")
     git = environment.get("git") or {}
     changed = "" if git.get("clean") else ", with changes that were not committed"
     facts = {
@@ -84,6 +85,7 @@ def _head(run: Run) -> dict[str, str]:
         "Experiment": chosen.get("experiment"),
         "Pictures": ", ".join(f"{len(ids):,} {split}" for split, ids in (run.splits or {}).items()),
         "Evaluated": None if split == "test" else f"split {split}",
+        "Checkpoint": f"step {step:,}, the best by {settings.get('monitor')}" if step else None,
         "Started": _started(run),
         "Devices": environment.get("devices"),
         "Code": f"commit {git['commit'][:10]}{changed}" if git.get("commit") else None,
@@ -118,8 +120,9 @@ def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     alarms = []
     for (split, kind), same in kinds.items():
         first, last = same[0].get("step"), same[-1].get("step")
-        when = f"step {first}" if len(same) == 1 else f"{len(same)} times from step {first} to {last}"
-        alarms.append(Alarm(kind, same[-1]["message"], f"{split}, {when}" if split else when))
+        when = f"step {first}" if len(same) == 1 else f"{len(same)} times, at steps {first} to {last}"
+        when = when if first is not None else ""
+        alarms.append(Alarm(kind, same[-1]["message"], f"{split}, {when}" if when else split))
     return alarms
 
 

@@ -65,7 +65,7 @@ class Run:
 
     def lacks(self, name: str) -> str | None:
         """The sentence for a file that is missing; None for one that is there."""
-        return None if (self.folder / name).exists() else f"{name} is missing: {WHY_MISSING[name]}."
+        return None if (self.folder / name).exists() else f"{name} is missing: {WHY_MISSING[name]}, or it was removed."
 
 
 def read_run(folder: Path) -> Run:
