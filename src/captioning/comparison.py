@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rapidfuzz.distance import Levenshtein
 
 from captioning.errors import UserError, nearest
 from captioning.finished_run import FinishedRun, read_run
 from captioning.metrics import HIGHER_IS_BETTER, Scores, normalize, score
 from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, percentile_intervals
+from captioning.metrics.error_rates import nearest_first
 from captioning.metrics.metric import FloatArray
 from captioning.report.numbers import FEW_PICTURES
 
@@ -217,9 +217,8 @@ def _most_changed(
 
     def change(i: int) -> Change:
         captions = first.captions[i], other.captions[i]
-        better = normalize(captions[int(gains[i] > 0)]).split()
-        reference = min(references[i], key=lambda text: Levenshtein.distance(normalize(text).split(), better))
-        return Change(ids[i], reference, captions, (float(before[i]), float(after[i])))
+        nearest, *_ = nearest_first(captions[int(gains[i] > 0)], references[i])
+        return Change(ids[i], nearest, captions, (float(before[i]), float(after[i])))
 
     improved = [change(i) for i in np.argsort(-gains, kind="stable")[:count] if gains[i] > 0]
     worsened = [change(i) for i in np.argsort(gains, kind="stable")[:count] if gains[i] < 0]

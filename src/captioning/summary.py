@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from captioning.evaluation import Evaluation, Prediction
+from captioning.metrics.error_rates import nearest_first
 from captioning.report.numbers import MEANINGS
 from captioning.terminal import plain, plain_console
 
@@ -53,8 +54,9 @@ def _numbers(metrics: Mapping[str, Any]) -> Table:
 
 def _captions(which: str, predictions: Sequence[Prediction]) -> Table:
     table = Table(show_lines=True)
-    for column in ("picture", f"generated ({which})", "reference"):
+    for column in ("picture", f"generated ({which})", "nearest reference"):
         table.add_column(column, overflow="fold")
     for prediction in predictions:
-        table.add_row(*map(plain, (prediction["id"], prediction["prediction"], prediction["references"][0])))
+        nearest, *_ = nearest_first(prediction["prediction"], prediction["references"])
+        table.add_row(*map(plain, (prediction["id"], prediction["prediction"], nearest)))
     return table

@@ -4,22 +4,23 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from captioning.run_folder import replacing
 
 NAME = "thumbnails.parquet"
 LONGEST_SIDE = 128
-SCHEMA = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
 
 
 def add_thumbnails(folder: Path, split: str, pictures: Mapping[str, Image.Image]) -> None:
     """Add pictures of a split, by id, to the run folder's thumbnails; one that is there already is replaced."""
+    import pyarrow as pa  # here, because it takes a fifth of a second, and a mistake is answered before
+    import pyarrow.parquet as pq
+
     thumbnails = read_thumbnails(folder) | {(split, name): _jpeg(picture) for name, picture in pictures.items()}
+    schema = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
     splits, ids = zip(*thumbnails, strict=True) if thumbnails else ((), ())
-    table = pa.table([splits, ids, list(thumbnails.values())], schema=SCHEMA)
+    table = pa.table([splits, ids, list(thumbnails.values())], schema=schema)
     with replacing(folder / NAME) as part:
         pq.write_table(table, part)
 
@@ -28,6 +29,8 @@ def read_thumbnails(folder: Path) -> dict[tuple[str, str], bytes]:
     """JPEGs by split and id; empty where the run folder has none."""
     if not (folder / NAME).exists():
         return {}
+    import pyarrow.parquet as pq
+
     table = pq.read_table(folder / NAME)
     keys = zip(table["split"].to_pylist(), table["id"].to_pylist(), strict=True)
     return dict(zip(keys, table["jpeg"].to_pylist(), strict=True))

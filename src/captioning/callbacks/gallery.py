@@ -13,6 +13,7 @@ from captioning.data.summary import spread
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.evaluation import Prediction
+from captioning.metrics.error_rates import nearest_first
 from captioning.module import CaptionModule
 from captioning.thumbnails import add_thumbnails
 
@@ -73,8 +74,9 @@ def draw_captions(path: Path, title: str, predictions: list[Prediction], picture
         left.imshow(picture)
         left.axis("off")
         right.axis("off")
+        nearest = nearest_first(prediction["prediction"], prediction["references"])
         said = fill(prediction["prediction"] or "(nothing)", 70, max_lines=2)
-        truths = "\n".join(fill(reference, 80, max_lines=1) for reference in prediction["references"][:3])
+        truths = "\n".join(fill(reference, 80, max_lines=1) for reference in nearest[:3])
         right.text(0, 0.52, said, va="bottom", fontsize=11, weight="bold", parse_math=False)
         right.text(0, 0.46, truths, va="top", fontsize=9, color="0.35", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)

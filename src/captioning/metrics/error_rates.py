@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from captioning.metrics.corpus import Corpus
+from captioning.metrics.corpus import Corpus, words
 from captioning.metrics.metric import RatioOfSums
 
 
@@ -54,7 +54,21 @@ class ExactMatch(RatioOfSums):
         return [(float(prediction in references), 1) for prediction, references in corpus]
 
 
+def nearest_first(prediction: str, references: Sequence[str]) -> list[str]:
+    """The references of a caption, the one that :class:`WordErrorRate` judges it by first."""
+    said = words(prediction)
+    return sorted(references, key=lambda reference: _by_rate(_errors(said, words(reference))))
+
+
 def _nearest(prediction: Sequence[Hashable], references: Iterable[Sequence[Hashable]]) -> tuple[int, int]:
-    """Errors against the nearest reference, and its length."""
-    candidates = ((Levenshtein.distance(reference, prediction), max(len(reference), 1)) for reference in references)
-    return min(candidates, key=lambda pair: (pair[0] / pair[1], pair[1]))
+    return min((_errors(prediction, reference) for reference in references), key=_by_rate)
+
+
+def _errors(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> tuple[int, int]:
+    """Edits from a reference to the prediction, and the reference's length."""
+    return Levenshtein.distance(reference, prediction), max(len(reference), 1)
+
+
+def _by_rate(errors_and_length: tuple[int, int]) -> tuple[float, int]:
+    errors, length = errors_and_length
+    return errors / length, length

@@ -9,11 +9,10 @@ from difflib import SequenceMatcher
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
 from captioning.data.summary import spread
 from captioning.metrics import normalize, score
 from captioning.metrics.corpus import words
+from captioning.metrics.error_rates import nearest_first
 
 if TYPE_CHECKING:
     from captioning.evaluation import Prediction
@@ -67,12 +66,7 @@ def chosen(worst_first: list[int]) -> list[int]:
 def _row(line: Prediction, number: int, wer: float, cider: float, exact: bool) -> Row:
     prediction = line["prediction"]
     said = words(prediction)
-
-    def distance(reference: str) -> float:
-        truth = words(reference)
-        return Levenshtein.distance(truth, said) / max(len(truth), 1)
-
-    references = sorted(line["references"], key=distance)
+    references = nearest_first(prediction, line["references"])
     marked, nearest = differences(prediction, references[0])
     others = [[Part(clipped(reference), False)] for reference in references[1:MOST_REFERENCES]]
     return Row(
