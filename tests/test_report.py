@@ -16,9 +16,10 @@ from PIL import Image
 
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
+from captioning.metrics.meanings import MEANINGS
 from captioning.report import write_report
 from captioning.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
-from captioning.report.numbers import MEANINGS, shown
+from captioning.report.numbers import shown
 from captioning.report.plots import thinned
 from captioning.report.read import Series, read_run
 

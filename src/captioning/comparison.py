@@ -16,8 +16,8 @@ from captioning.finished_run import FinishedRun, read_run
 from captioning.metrics import HIGHER_IS_BETTER, Scores, normalize, score
 from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, percentile_intervals
 from captioning.metrics.error_rates import nearest_first
+from captioning.metrics.meanings import FEW_PICTURES
 from captioning.metrics.metric import FloatArray
-from captioning.report.numbers import FEW_PICTURES
 
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can say them
 # What captions can be ranked by. copied_captions takes the training captions, which run folders don't hold.

@@ -82,32 +82,29 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged, or holds something else.
     """
-    content = _read(path)
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path}: not a mapping; remove the file to do without it")
+    content: dict[str, Any] | None = _read(path, dict, "mapping")
     return content
 
 
 def read_list(path: Path) -> list[Any] | None:
-    """The list in a JSON or YAML file; None where there is no such file.
-
-    Raises:
-        UserError: the file is damaged, or holds something else.
-    """
-    content = _read(path)
-    if content is not None and not isinstance(content, list):
-        raise UserError(f"{path}: not a list; remove the file to do without it")
+    """The list in a JSON or YAML file; None, and errors, as of :func:`read_mapping`."""
+    content: list[Any] | None = _read(path, list, "list")
     return content
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, kind: type, name: str) -> Any:
     text = read_text(path)
+    if text is None:
+        return None
     form, load = ("YAML", yaml.safe_load) if path.suffix == ".yaml" else ("JSON", json.loads)
     try:
-        return None if text is None else load(text)
+        content = load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         message = " ".join(str(error).split())
         raise UserError(f"{path}: not {form} ({message}); remove the file to do without it") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: not a {name}; remove the file to do without it")
+    return content
 
 
 def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | None:

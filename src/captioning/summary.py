@@ -8,7 +8,7 @@ from rich.table import Table
 
 from captioning.evaluation import Evaluation, Prediction
 from captioning.metrics.error_rates import nearest_first
-from captioning.report.numbers import MEANINGS
+from captioning.metrics.meanings import MEANINGS
 from captioning.terminal import plain, plain_console
 
 NUMBERS = ("wer", "cer", "bleu4", "rouge_l", "cider", "exact_match", "unique_captions", "token_accuracy", "loss")

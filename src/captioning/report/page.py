@@ -18,9 +18,10 @@ from markupsafe import Markup
 from captioning import __version__
 from captioning.data.summary import spread
 from captioning.metrics.corpus import words
+from captioning.metrics.meanings import FEW_PICTURES, MEANINGS
 from captioning.report import plots
 from captioning.report.captions import caption_rows, clipped, equals_a_reference, frequent_captions, word_usage
-from captioning.report.numbers import FEW_PICTURES, HEADLINES, MEANINGS, number_rows, shown
+from captioning.report.numbers import HEADLINES, number_rows, shown
 from captioning.report.pictures import data_uris
 from captioning.report.read import Run, Series
 
