@@ -33,6 +33,11 @@ def test_one_caption_for_six_pictures_of_ten_gives_an_alarm():
     assert kinds(["a dog"] * 6 + TRUTHS[6:]) == ["one caption for everything"]
 
 
+def test_one_caption_is_the_same_however_it_is_written():
+    written = ["A dog", "a dog.", "a dog!", "a  dog", "a DOG", "a dog?", "a cat", "a cat", "a fish", "a cow"]
+    assert kinds(written) == ["one caption for everything"]
+
+
 def test_one_caption_for_half_of_the_pictures_gives_none():
     assert kinds(["a dog"] * 5 + TRUTHS[5:]) == []
 

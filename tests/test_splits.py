@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from captioning.data.splits import SPLITS, split_rows
+from captioning.data.splits import SPLITS, shuffled, split_rows
 from captioning.errors import UserError
 
 HUNDRED = [f"{number}.png" for number in range(100)]
@@ -91,3 +91,12 @@ def test_the_cut_is_not_along_the_names():
 def test_a_split_without_pictures_is_a_mistake_that_names_it_and_the_fractions(ids, given, expected):
     with pytest.raises(UserError, match=rf"{expected} \(data.val_fraction=0.2, data.test_fraction=0.1\)"):
         cut(ids, given)
+
+
+def test_a_shuffle_depends_on_ids_and_seed_alone():
+    ids = [f"{number}.png" for number in range(100)]
+    order = [ids[row] for row in shuffled(range(100), ids, seed=3)]
+    other_rows = [*ids[50:], "more.png", *ids[:50]]
+    again = [other_rows[row] for row in shuffled(range(101), other_rows, seed=3)]
+    assert [name for name in again if name != "more.png"] == order != ids
+    assert [ids[row] for row in shuffled(range(100), ids, seed=4)] != order

@@ -19,7 +19,7 @@ from captioning.data.folder import read_folder
 from captioning.data.hub_dataset import read_hub
 from captioning.data.pictures import decode, read_bytes
 from captioning.data.rows import Rows, describe
-from captioning.data.splits import SPLITS, split_rows
+from captioning.data.splits import SPLITS, shuffled, split_rows
 from captioning.data.summary import summarize
 from captioning.data.visits import VisitSampler
 from captioning.errors import UserError, nearest
@@ -43,7 +43,7 @@ class CaptionDataModule(L.LightningDataModule):
         caption_column: column with a caption or a list of them; the first of ``text``, ``caption``, ``captions`` by
             default.
         creatures: how many creatures to draw.
-        limit: use no more than so many pictures, the first by id.
+        limit: use no more than so many pictures, a sample by ``split_seed``; a larger one holds every smaller one.
         val_fraction: share of the pictures that choose the checkpoint, where the data gives no such split.
         test_fraction: share of the pictures for the final numbers, likewise.
         split_seed: another seed cuts other pictures.
@@ -186,7 +186,10 @@ class CaptionDataModule(L.LightningDataModule):
             rows = read_folder(h.path, **columns)
         else:
             rows = read_folder(str(creatures_folder(Path(h.cache_dir).expanduser(), count=h.creatures)))
-        return rows if h.limit is None else rows.select(range(min(h.limit, len(rows.table))))
+        if h.limit is None:
+            return rows
+        # Every split gives its share. Another seed than the split's, whose first rows are all of its test pictures.
+        return rows.select(sorted(shuffled(range(len(rows.table)), rows.ids, seed=h.split_seed + 1)[: h.limit]))
 
     def _make_processor(self) -> Any:
         if self.hparams["processor"] is not None:

@@ -1,7 +1,6 @@
 """An alarm when the model says the same of every picture, repeats itself, or says nothing."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from captioning import run_folder
 from captioning.callbacks.wandb import wandb_loggers
 from captioning.errors import UserError
 from captioning.evaluation import Evaluation
-from captioning.metrics.collapse import repetition, top_share
+from captioning.metrics.collapse import repetition, top_caption, top_share
 from captioning.metrics.corpus import words
 from captioning.module import CaptionModule
 
@@ -35,7 +34,8 @@ class CollapseAlarm(L.Callback):
 
     Args:
         dirpath: the run folder.
-        top_caption: alarm above this share of pictures with the same caption, if the references are more varied.
+        top_caption: alarm above this share of pictures with the same caption, if it is also above one and a half times
+            the references' own share.
         repetition: alarm where this share of bigrams more than in the references are repeats.
         empty_captions: alarm above this share of captions without a word.
         min_pictures: fewer pictures than this prove nothing.
@@ -104,7 +104,7 @@ def find_collapse(evaluation: Evaluation, limits: Mapping[str, float], *, remedy
     found = evaluation.scores.values()
     truths = [words(prediction["references"][0]) for prediction in evaluation.predictions]
     if found["top_caption"] > max(limits["top_caption"], 1.5 * top_share(truths)):
-        (top, _), *_ = Counter(line["prediction"] for line in evaluation.predictions).most_common(1)
+        top = " ".join(top_caption([words(prediction["prediction"]) for prediction in evaluation.predictions]))
         yield Alarm(
             "one caption for everything",
             f"{found['top_caption']:.0%} of the pictures get the same caption, {top[:80]!r}; {remedy}",

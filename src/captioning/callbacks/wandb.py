@@ -69,7 +69,8 @@ class CaptionWandbLogger(WandbLogger):
             self._tables[name].add_data(
                 step, prediction["id"], wandb.Image(small), references, prediction["prediction"]
             )
-        self.experiment.log({name: self._tables[name], "trainer/global_step": step})
+        # Beside the curves of this step, which Lightning numbers from 0.
+        self.experiment.log({name: self._tables[name], "trainer/global_step": max(step - 1, 0)})
 
     def alert(self, title: str, text: str) -> None:
         """Warn whoever watches the run."""

@@ -1,11 +1,16 @@
 """Which rows are for training, which choose the checkpoint, and which are only tested on at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from captioning.errors import UserError
 
 SPLITS = ("train", "val", "test")
+
+
+def shuffled(rows: Iterable[int], ids: Sequence[str], *, seed: int) -> list[int]:
+    """Row numbers in an order that depends on their ids and the seed alone, not on the machine or on other rows."""
+    return sorted(rows, key=lambda row: blake2b(f"{seed}/{ids[row]}".encode()).digest())
 
 
 def split_rows(
@@ -34,7 +39,7 @@ def split_rows(
     rows: dict[str, list[int]] = {split: [] for split in SPLITS}
     for index, split in enumerate(given):
         rows[split or "train"].append(index)
-    pool = sorted(rows["train"], key=lambda index: blake2b(f"{seed}/{ids[index]}".encode()).digest())
+    pool = shuffled(rows["train"], ids, seed=seed)
     for split, fraction in (("test", test_fraction), ("val", val_fraction)):
         if not rows[split]:
             count = max(1, round(fraction * len(ids)))

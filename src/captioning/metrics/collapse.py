@@ -36,7 +36,7 @@ class TopCaption(RatioOfSums):
     higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        top = _top_caption(corpus.predictions)
+        top = top_caption(corpus.predictions)
         return [(float(prediction == top), 1) for prediction in corpus.predictions]
 
 
@@ -134,7 +134,7 @@ def repetition(captions: Sequence[Words]) -> float:
     return repeated / max(bigrams, 1)
 
 
-def _top_caption(captions: Sequence[Words]) -> Words:
+def top_caption(captions: Sequence[Words]) -> Words:
     """The most frequent caption; of several the first in the alphabet, whatever the order of the pictures."""
     times = Counter(captions)
     return min(times, key=lambda caption: (-times[caption], caption))
