@@ -38,12 +38,13 @@ def main() -> None:
     parser.add_argument("--model", choices=SIZES, nargs="*", default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     talk()
     warnings.filterwarnings("ignore")
     if arguments.peak_of:
-        _, whole = arms("git-tiny", pictures=arguments.peak_of, tokens=arguments.tokens)
+        _, whole = arms("git-tiny", pictures=arguments.peak_of, tokens=arguments.tokens, workers=arguments.workers)
         whole()
         # Linux's; getrusage would count the process that started this one too.
         print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
@@ -51,7 +52,9 @@ def main() -> None:
     times = Table("model", "pictures", "generation alone, s", "validation, s", "ratio (each round)", title="time")
     for model in arguments.model:
         _, _, pictures = SIZES[model]
-        rounds = paired(*arms(model, pictures=pictures, tokens=arguments.tokens), rounds=arguments.rounds)
+        rounds = paired(
+            *arms(model, pictures=pictures, tokens=arguments.tokens, workers=arguments.workers), rounds=arguments.rounds
+        )
         alone, whole = (median(seconds) for seconds in zip(*rounds, strict=True))
         ratios = ", ".join(f"{b / a:.2f}" for a, b in rounds)
         times.add_row(
@@ -65,12 +68,17 @@ def main() -> None:
     Console().print(times, memory)
 
 
-def arms(model: str, *, pictures: int, tokens: int):
+def arms(model: str, *, pictures: int, tokens: int, workers: int):
     """Two functions: captions for all pictures, and a validation on them."""
     size, batch_size, _ = SIZES[model]
     settings = yaml.safe_load((CONF / f"{model}.yaml").read_text())
     data = CaptionDataModule(
-        source="creatures", creatures=pictures, processor=None, image_size=size, batch_size=batch_size, num_workers=0
+        source="creatures",
+        creatures=pictures,
+        processor=None,
+        image_size=size,
+        batch_size=batch_size,
+        num_workers=workers,
     )
     data.test_on("all")
     data.setup()
