@@ -120,7 +120,7 @@ def test_training_goes_on_from_the_same_state_whoever_asks_for_a_composed_config
         ("{run}", [], "tset", r"^split=tset: no such split; did you mean test\?"),
         ("{checkpoint}", [], "test", r"^data= is missing: which pictures"),
         ("{checkpoint}/no.ckpt", ["data=folder", "data.path=."], "test", r"no\.ckpt: no such checkpoint"),
-        ("{empty}", [], "test", r"this run has no model yet; give one of its checkpoints"),
+        ("{empty}", [], "test", r"this run holds no model; give the one that trained it"),
         ("{run}", ["model.temperature=-1.0"], "test", r"^model\.temperature must be above 0"),
         (
             "{run}",

@@ -350,6 +350,40 @@ def test_validation_by_steps_is_at_every_so_many_optimizer_steps_and_at_the_end(
     assert sorted(name[: len("step000004")] for name in names if name != "last.ckpt") == ["step000004", "step000006"]
 
 
+def test_each_validation_within_an_epoch_keeps_its_own_weights_with_its_own_number(compose, pictures, tmp_path):
+    import torch
+
+    steps = ["trainer.max_epochs=2", "val_every_n_steps=4", "callbacks.checkpoint.save_top_k=-1", "model.lr=0.01"]
+    metrics = run_here(compose(*SMALL, f"data.path={pictures}", *steps))  # 6 steps an epoch
+    checkpoints = {}
+    for path in (tmp_path / "run" / "checkpoints").glob("step*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        assert path.stem == f"step{checkpoint['global_step']:06d}-{checkpoint['metrics']['val/wer']:.4f}"
+        checkpoints[checkpoint["global_step"]] = checkpoint["metrics"]["val/wer"]
+    assert sorted(checkpoints) == [4, 8, 12]
+    assert metrics["val/wer"] == min(checkpoints.values()) == checkpoints[metrics["tested_step"]]
+
+
+def test_early_stopping_counts_validations(compose, pictures, tmp_path):
+    stop = ["callbacks=early-stopping", "callbacks.early_stopping.patience=2", "val_every_n_steps=1", "model.lr=1.0e-9"]
+    run_here(compose(*SMALL, f"data.path={pictures}", *stop, "trainer.max_epochs=3"))  # nothing improves
+    assert len(list((tmp_path / "run" / "gallery").iterdir())) == 3
+
+
+def test_without_validation_the_last_weights_are_kept_and_none_is_called_best(compose, pictures, tmp_path):
+    import torch
+
+    metrics = run_here(compose(*SMALL, f"data.path={pictures}", "trainer.limit_val_batches=0", "trainer.max_epochs=3"))
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
+    assert "tested_step" not in metrics
+
+
+def test_a_run_without_a_best_checkpoint_is_tested_as_it_is(compose, pictures):
+    metrics = run_here(compose(*SMALL, f"data.path={pictures}", "callbacks.checkpoint=null", "trainer.max_epochs=2"))
+    assert "tested_step" not in metrics
+    assert "val/wer" in metrics
+
+
 def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(compose, pictures, tmp_path):
     metrics = run_here(compose(*SMALL, f"data.path={pictures}", "trainer.max_steps=2"))
     assert "val/wer" in metrics

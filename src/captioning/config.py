@@ -97,6 +97,11 @@ def direction(monitor: str) -> str:
     return "max" if higher else "min"
 
 
+def is_zero(value: Any) -> bool:
+    """Whether a setting is 0, or 0.0; null isn't."""
+    return value is not None and value == 0
+
+
 def run_name() -> str | None:
     """What tells this run from others: model, data, experiment, and the values given on the command line."""
     if not HydraConfig.initialized():
@@ -127,5 +132,5 @@ ConfigStore.instance().store(
     name="early-stopping-schema",
     node={"early_stopping": schema_of(EarlyStopping, with_target=True)},
 )
-for resolver in (direction, run_name, run_tags, run_group):
+for resolver in (direction, is_zero, run_name, run_tags, run_group):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

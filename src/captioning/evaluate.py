@@ -15,6 +15,7 @@ import lightning as L
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Quote, QuotedString
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from captioning import record, run_folder
@@ -24,7 +25,7 @@ from captioning.model.generation import Decoding
 from captioning.module import CaptionModule
 from captioning.run import make_trainer, resolve, talk
 
-_log = logging.getLogger(__name__)
+_warn = rank_zero_only(logging.getLogger(__name__).warning)
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -88,13 +89,15 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
             yield str(Path(temporary, "model"))
     elif (path / "model" / "config.json").is_file():
         yield str(path / "model")
+    elif (path / ".hydra").is_dir() and not (path / "checkpoints").is_dir():
+        raise UserError(f"{model}: this run holds no model; give the one that trained it, or its model")
     elif (path / ".hydra").is_dir():
         raise UserError(
             f"{model}: this run has no model yet; give one of its checkpoints, {model}/checkpoints/NAME.ckpt"
         )
     elif path.exists() and not (path / "config.json").is_file():
         raise UserError(f"{model}: holds no model; give a run folder, a .ckpt, a Hugging Face folder, or a Hub name")
-    elif not path.exists() and model.startswith(("/", ".", "~")):
+    elif not path.exists() and (model.startswith(("/", ".", "~")) or model.count("/") > 1):
         raise UserError(f"{model}: no such folder")
     else:
         yield model
@@ -134,8 +137,8 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
 
 def _absolute_path(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
     """A folder that was given relative to where the run was started."""
-    hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra", {})
-    path, start = data.get("path"), hydra.get("runtime", {}).get("cwd")
+    hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
+    path, start = data.get("path"), (hydra.get("runtime") or {}).get("cwd")
     if data.get("source") != "folder" or not path or not start or path.startswith(("/", "~", "${")):
         return {}
     return {"path": str(Path(start, path))}
@@ -176,7 +179,7 @@ def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[st
         return None
     evaluated = datamodule.split_ids[datamodule.tested]
     if seen := sum(name in trained for name in evaluated):
-        _log.warning(f"{seen} of the {len(evaluated)} pictures evaluated are among those that the model was trained on")
+        _warn(f"{seen} of the {len(evaluated)} pictures evaluated are among those that the model was trained on")
     return datamodule.normalized_captions(trained)
 
 

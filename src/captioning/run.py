@@ -89,9 +89,8 @@ def _fit(trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModul
         _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
         raise
     stopping = _callback(trainer, EarlyStopping)
-    if stopping and stopping.stopped_epoch:
-        waited = f"{stopping.monitor} has been no better for {stopping.patience} validations"
-        _say(f"stopped early at step {trainer.global_step}: {waited}")
+    if stopping and stopping.stopping_reason_message:
+        _say(f"stopped early at step {trainer.global_step}: {' '.join(stopping.stopping_reason_message.split())}")
 
 
 def talk() -> None:
@@ -168,10 +167,8 @@ def default_precision(accelerator: str) -> str:
 
 def _best_checkpoint(trainer: L.Trainer) -> str | None:
     """The checkpoint with the best monitored score; None (the weights as they are) where none was kept."""
-    callback = trainer.checkpoint_callback
-    if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-        return callback.best_model_path
-    return None
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    return next((c.best_model_path for c in callbacks if c.monitor and c.best_model_path), None)
 
 
 def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -> dict[str, Any]:

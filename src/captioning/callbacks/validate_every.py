@@ -35,7 +35,7 @@ class ValidateEvery(L.Callback):
         step = trainer.global_step
         is_last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
         is_end = step == trainer.max_steps or (is_last_epoch and trainer.is_last_batch)
-        due = is_end or (self.steps is not None and step % self.steps == 0)
+        due = trainer.enable_validation and (is_end or (self.steps is not None and step % self.steps == 0))
         # Lightning asks after this hook whether the number of micro-batches is a multiple of this one.
         if due and step > self._validated_at:
             trainer.val_check_batch = 1

@@ -60,7 +60,7 @@ def render(run: Run) -> str:
         gallery=_gallery(run),
         rows=rows,
         language=_language(run.predictions or []),
-        splits={split: _split(facts) for split, facts in (run.data or {}).get("splits", {}).items()},
+        splits={split: _split(facts) for split, facts in _splits(run).items()},
         left_out=_left_out(run.data or {}),
         samples=samples,
         again=_again(run),
@@ -222,6 +222,11 @@ def _language(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
     }
 
 
+def _splits(run: Run) -> dict[str, Any]:
+    splits = (run.data or {}).get("splits", {})
+    return {split: facts for split, facts in splits.items() if facts.get("caption_words")}
+
+
 def _split(facts: Mapping[str, Any]) -> dict[str, str]:
     """A row of the table of the data."""
     lengths = Counter({int(length): count for length, count in facts["caption_words"].items()})
@@ -255,5 +260,5 @@ def _again(run: Run) -> dict[str, str]:
     git = environment.get("git")
     if not git:
         return {"commands": command, "note": "The commit isn't known."}
-    note = "" if git["clean"] else "The code had changes that this commit doesn't hold, so the same isn't promised."
-    return {"commands": f"git checkout {git['commit']}\n{command}", "note": note}
+    note = "" if git.get("clean") else "The code had changes that this commit doesn't hold, so the same isn't promised."
+    return {"commands": f"git checkout {git.get('commit')}\n{command}", "note": note}

@@ -78,12 +78,12 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"{folder}: no run folder, since nothing that a run writes is in it; name one, such as outputs/DATE/TIME"
         )
-    hydra = read_mapping(folder / ".hydra/hydra.yaml") or {}
+    hydra = (read_mapping(folder / ".hydra/hydra.yaml") or {}).get("hydra") or {}
     return Run(
         folder=folder,
         config=read_text(folder / ".hydra/config.yaml"),
         settings=read_mapping(folder / ".hydra/config.yaml") or {},
-        choices=hydra.get("hydra", {}).get("runtime", {}).get("choices", {}),
+        choices=(hydra.get("runtime") or {}).get("choices") or {},
         overrides=read_list(folder / ".hydra/overrides.yaml"),
         environment=read_mapping(folder / "environment.json"),
         splits=read_mapping(folder / "splits.json"),
