@@ -1,6 +1,7 @@
 """Small real things that tests share: pictures, a checkpoint, a composed configuration."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the project says in the terminal; its ``text``."""
+    from captioning.run import talk
+
+    talk()  # which keeps messages from where pytest listens
+    monkeypatch.setattr(logging.getLogger("captioning"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`captioning evaluate` as a user runs it, and what it leaves behind."""
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from conftest import ROOT, SMALL
 
 from captioning.errors import UserError
 from captioning.evaluate import evaluate
-from captioning.run import talk, train
+from captioning.run import train
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
 
@@ -168,11 +167,9 @@ def test_a_run_is_not_overwritten(run):
     assert (run / ".hydra" / "config.yaml").read_bytes() == before
 
 
-def test_evaluating_on_pictures_that_it_was_trained_on_is_said(run, tmp_path, caplog, monkeypatch):
-    talk()
-    monkeypatch.setattr(logging.getLogger("captioning"), "propagate", True)  # to where pytest listens
+def test_evaluating_on_pictures_that_it_was_trained_on_is_said(run, tmp_path, said):
     evaluate(str(run), [*ON_CPU, "data.split_seed=7"], folder=tmp_path / "out")
-    assert "are among those that the model was trained on" in caplog.text
+    assert "are among those that the model was trained on" in said.text
 
 
 def test_a_relative_folder_of_pictures_is_found_from_anywhere(pictures, tmp_path, monkeypatch):

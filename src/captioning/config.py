@@ -98,8 +98,8 @@ def direction(monitor: str) -> str:
 
 
 def is_zero(value: Any) -> bool:
-    """Whether a setting is 0, or 0.0; null isn't."""
-    return value is not None and value == 0
+    """Whether a setting is 0 or 0.0; null isn't."""
+    return bool(value == 0)
 
 
 def run_name() -> str | None:

@@ -257,8 +257,8 @@ def _again(run: Run) -> dict[str, str]:
         command = shlex.join(["captioning", *arguments])
     else:
         command = shlex.join(["python", "train.py", *(run.overrides or [])])
-    git = environment.get("git")
-    if not git:
+    git = environment.get("git") or {}
+    if not git.get("commit"):
         return {"commands": command, "note": "The commit isn't known."}
     note = "" if git.get("clean") else "The code had changes that this commit doesn't hold, so the same isn't promised."
-    return {"commands": f"git checkout {git.get('commit')}\n{command}", "note": note}
+    return {"commands": f"git checkout {git['commit']}\n{command}", "note": note}
