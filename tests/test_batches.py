@@ -3,8 +3,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from captioning.data.batches import IGNORE_INDEX, CaptionDataset, Collator, Sample
-from captioning.data.folder import read_folder
+from captioning.data.batches import IGNORE_INDEX, CaptionChoice, CaptionDataset, Collator, Sample
+from captioning.data.examine import usable
+from captioning.data.pixels import normalize
+from captioning.data.sources import read_local
 from captioning.data.visits import Visit, VisitSampler
 from captioning.processor import make_processor
 
@@ -18,22 +20,32 @@ def processor():
 
 @pytest.fixture(scope="module")
 def table(pictures):
-    return read_folder(str(pictures)).table
+    return read_local(str(pictures)).table
 
 
-def sample(caption: str, *, counts: bool = True) -> Sample:
+def sample(*captions: str, counts: bool = True) -> Sample:
     return Sample(
-        row=3, id="a.png", pixel_values=torch.zeros(3, 32, 32), caption=caption, references=[caption], counts=counts
+        row=3,
+        id="a.png",
+        pixels=torch.zeros(3, 32, 32, dtype=torch.uint8),
+        captions=list(captions),
+        references=list(captions),
+        seed=7,
+        counts=counts,
     )
 
 
-def epoch_of(table, processor, *, num_workers=0, epoch=0, sample_captions=True):
+def dataset_of(table, processor, *, learned="sample", **kept) -> CaptionDataset:
+    return CaptionDataset(table, processor.image_processor, choice=CaptionChoice(learned), **kept)
+
+
+def epoch_of(table, processor, *, num_workers=0, epoch=0):
     """The batches of an epoch."""
     sampler = VisitSampler(len(table), batch_size=4, shuffle=True)
     sampler.set_epoch(epoch)
     return list(
         DataLoader(
-            CaptionDataset(table, processor, sample_captions=sample_captions),
+            dataset_of(table, processor),
             batch_size=4,
             sampler=sampler,
             collate_fn=Collator(processor.tokenizer, 32),
@@ -45,47 +57,56 @@ def epoch_of(table, processor, *, num_workers=0, epoch=0, sample_captions=True):
 # ---------------------------------------------------------------- a sample
 
 
-def test_pixels_are_those_that_the_image_processor_makes_of_the_picture(table, processor):
+def test_pixels_once_normalized_are_what_the_processor_makes_of_the_picture(table, processor):
     with Image.open(table[5]["image"]["path"]) as picture:
-        expected = processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values[0]
-    assert torch.equal(CaptionDataset(table, processor, sample_captions=True)[5]["pixel_values"], expected)
+        expected = processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values
+    pixels = dataset_of(table, processor)[5]["pixels"]
+    assert torch.equal(normalize(pixels[None], processor.image_processor), expected)
 
 
-def test_pixels_are_scaled_cropped_and_normalized_as_clip_has_them(tmp_path, processor):
-    # White is (1 - mean) / deviation of CLIP in each channel; a wide picture loses its left and right.
-    wide = Image.new("RGB", (200, 32), "black")
-    wide.paste("white", (84, 0, 116, 32))
-    wide.save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("a cat")
-    pixels = CaptionDataset(read_folder(str(tmp_path)).table, processor, sample_captions=True)[0]["pixel_values"]
-    assert pixels.shape == (3, 32, 32)
-    white = [(1 - 0.48145466) / 0.26862954, (1 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
-    assert pixels.amin((1, 2)).tolist() == pytest.approx(white, rel=1e-5)
+def test_kept_pixels_are_those_of_the_picture_itself(table, processor, pictures, tmp_path):
+    examined = usable(read_local(str(pictures)), image_processor=processor.image_processor, cache_dir=tmp_path)
+    rows = [7, 3, 20]
+    kept = dataset_of(table.select(rows), processor, pixels=examined.pixels, places=examined.places[rows])
+    decoded = dataset_of(table.select(rows), processor)
+    assert all(torch.equal(kept[row]["pixels"], decoded[row]["pixels"]) for row in range(3))
 
 
 def test_a_plain_row_number_is_a_visit_that_counts(table, processor):
-    assert CaptionDataset(table, processor, sample_captions=True)[2]["counts"] is True
+    assert dataset_of(table, processor)[2]["counts"] is True
 
 
 def test_a_sample_says_which_row_it_is(table, processor):
-    drawn = CaptionDataset(table, processor, sample_captions=True)[Visit(4, seed=9, counts=False)]
+    drawn = dataset_of(table, processor)[Visit(4, seed=9, counts=False)]
     assert (drawn["row"], drawn["id"], drawn["counts"]) == (4, table[4]["id"], False)
 
 
 def test_all_captions_of_a_picture_are_its_references(table, processor):
-    dataset = CaptionDataset(table, processor, sample_captions=True)
+    dataset = dataset_of(table, processor)
     assert [dataset[row]["references"] for row in range(len(dataset))] == list(table["captions"])
 
 
-def test_evaluation_learns_nothing_by_chance_and_takes_the_first_caption(table, processor):
-    dataset = CaptionDataset(table, processor, sample_captions=False)
-    assert all(dataset[Visit(row, seed=row)]["caption"] == dataset.table[row]["captions"][0] for row in range(20))
+def test_the_first_caption_can_be_taken_at_each_visit(table, processor):
+    dataset = dataset_of(table, processor, learned="first")
+    assert all(dataset[Visit(row, seed=row)]["captions"] == table[row]["captions"][:1] for row in range(20))
+
+
+def test_all_captions_can_be_learned_at_each_visit(table, processor):
+    dataset = dataset_of(table, processor, learned="all")
+    assert [dataset[row]["captions"] for row in range(20)] == [table[row]["captions"] for row in range(20)]
+
+
+def test_of_very_many_captions_each_visit_learns_some_and_visits_learn_all():
+    captions = [f"caption {number}" for number in range(30)]
+    visits = [CaptionChoice("all", most=20)(captions, seed) for seed in range(10)]
+    assert all(len(set(learned)) == 20 for learned in visits)
+    assert {caption for learned in visits for caption in learned} == set(captions)
 
 
 def test_over_visits_training_draws_every_caption_of_a_picture(table, processor):
     row = next(row for row, captions in enumerate(table["captions"]) if len(captions) == 2)
-    dataset = CaptionDataset(table, processor, sample_captions=True)
-    drawn = [dataset[Visit(row, seed=seed)]["caption"] for seed in range(40)]
+    dataset = dataset_of(table, processor)
+    drawn = [dataset[Visit(row, seed=seed)]["captions"][0] for seed in range(40)]
     assert 10 <= drawn.count(table[row]["captions"][0]) <= 30
 
 
@@ -162,18 +183,31 @@ def test_a_caption_too_long_is_cut_and_keeps_its_end(processor):
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == ["[CLS]", "a", "red", "[SEP]"]
 
 
+def test_several_captions_of_a_picture_are_packed_into_one_sequence(processor):
+    batch = collate(processor, sample("cat", "a red cat"), sample("dog"))
+    assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == (
+        ["[CLS]", "cat", "[SEP]", "[CLS]", "a", "red", "cat", "[SEP]"]
+    )
+    assert batch["caption_index"].tolist() == [[0] * 3 + [1] * 5, [0] * 3 + [-1] * 5]
+
+
+def test_single_captions_are_not_packed(processor):
+    assert not {"position_ids", "caption_index"} & collate(processor, sample("cat"), sample("dog")).keys()
+
+
 def test_pictures_are_stacked_in_order(processor):
     first, second = sample("cat"), sample("dog")
-    second["pixel_values"] = torch.ones(3, 32, 32)
-    assert collate(processor, first, second)["pixel_values"].mean((1, 2, 3)).tolist() == [0, 1]
+    second["pixels"] = torch.ones(3, 32, 32, dtype=torch.uint8)
+    assert collate(processor, first, second)["pixel_values"].amax((1, 2, 3)).tolist() == [0, 1]
 
 
 def test_what_is_no_tensor_stays_a_list(processor):
     batch = collate(processor, sample("cat"), sample("dog", counts=False))
-    assert {name: batch[name] for name in ("row", "id", "references", "counts")} == {
+    assert {name: batch[name] for name in ("row", "id", "references", "seed", "counts")} == {
         "row": [3, 3],
         "id": ["a.png", "a.png"],
         "references": [["cat"], ["dog"]],
+        "seed": [7, 7],
         "counts": [True, False],
     }
 
@@ -181,11 +215,11 @@ def test_what_is_no_tensor_stays_a_list(processor):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("pixel_values", torch.float32),
+        ("pixel_values", torch.uint8),
         ("input_ids", torch.int64),
         ("attention_mask", torch.int64),
         ("labels", torch.int64),
     ],
 )
-def test_tensors_have_the_types_that_git_takes(table, processor, name, dtype):
+def test_tensors_have_the_types_that_they_travel_in(table, processor, name, dtype):
     assert epoch_of(table, processor)[0][name].dtype == dtype

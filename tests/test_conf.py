@@ -22,7 +22,7 @@ def test_every_file_of_conf_is_found():
 def test_every_file_of_conf_composes_into_settings_that_its_classes_take(compose, choice):
     from captioning import CaptionDataModule, CaptionModule
 
-    path = ["data.path=/tmp"] if choice in ("data=folder", "data=hub") else []
+    path = ["data.path=/tmp"] if choice in ("data=folder", "data=local", "data=hub") else []
     cfg = compose(choice, *path, "trainer.accelerator=cpu", "trainer.precision=32-true")
     settings = resolve(cfg)
     CaptionModule(**settings["model"])

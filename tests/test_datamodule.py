@@ -1,6 +1,10 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 
+import lightning as L
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -80,3 +84,225 @@ def test_a_test_on_all_pictures_needs_no_split(hundred, checkpoint):
 def test_no_such_split_is_answered_with_the_nearest(hundred, checkpoint):
     with pytest.raises(UserError, match=r"^split=tets: no such split; did you mean test\?"):
         data_of(hundred, checkpoint).test_on("tets")
+
+
+# ---------------------------------------------------------------- what is bad
+
+
+@pytest.fixture
+def noisy(tmp_path) -> Path:
+    """Thirty different pictures, and one that is none."""
+    for number in range(30):
+        noise(number).save(tmp_path / f"{number:02}.png")
+        (tmp_path / f"{number:02}.txt").write_text(f"picture {number}\nnoise number {number}")
+    (tmp_path / "30.png").write_bytes(b"<html>")
+    (tmp_path / "30.txt").write_text("not a picture")
+    return tmp_path
+
+
+def noise(number: int, size: int = 24) -> Image.Image:
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((size, size))
+
+
+def test_what_is_bad_is_left_out_and_named(noisy, checkpoint, said):
+    assert "30.png" not in names(data_of(noisy, checkpoint))
+    assert "picture can't be read: not a picture: 30.png" in said.text
+
+
+def test_with_strict_it_stops_the_run(noisy, checkpoint):
+    with pytest.raises(UserError, match=r"^data\.strict=true.*30\.png.*data\.strict=false"):
+        data_of(noisy, checkpoint, strict=True)
+
+
+def test_more_than_the_bad_share_stops_the_run(noisy, checkpoint):
+    with pytest.raises(UserError, match=r"^1 of 31 left out, more than data\.max_bad_share=0\.03: .*30\.png"):
+        data_of(noisy, checkpoint, max_bad_share=0.03)
+
+
+def test_an_inspection_tells_and_does_not_stop(noisy, checkpoint):
+    data = CaptionDataModule(path=str(noisy), processor=str(checkpoint), strict=True)
+    assert data.inspect().left_out == 1
+
+
+# ---------------------------------------------------------------- splits
+
+
+def test_near_duplicates_are_never_in_two_splits(noisy, checkpoint):
+    for number in range(30):
+        noise(number).resize((48, 48)).save(noisy / f"{number:02}-large.jpg", quality=90)
+        (noisy / f"{number:02}-large.txt").write_text("the same, larger")
+    sides = {name: split for split, ids in data_of(noisy, checkpoint).split_ids.items() for name in ids}
+    assert all(sides[f"{number:02}.png"] == sides[f"{number:02}-large.jpg"] for number in range(30))
+    apart = {
+        name: split
+        for split, ids in data_of(noisy, checkpoint, near_duplicates=False).split_ids.items()
+        for name in ids
+    }
+    assert any(apart[f"{number:02}.png"] != apart[f"{number:02}-large.jpg"] for number in range(30))
+
+
+def test_the_splits_of_a_run_can_be_taken_for_another(noisy, checkpoint, tmp_path):
+    first = data_of(noisy, checkpoint, split_seed=5)
+    (tmp_path / "splits.json").write_text(json.dumps(first.split_ids))
+    assert data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json")).split_ids == first.split_ids
+
+
+def test_pictures_that_the_splits_do_not_name_are_left_out_and_named(noisy, checkpoint, tmp_path, said):
+    splits = data_of(noisy, checkpoint).split_ids
+    forgotten = splits["train"].pop()
+    (tmp_path / "splits.json").write_text(json.dumps({**splits, "val": [*splits["val"], "gone.png"]}))
+    data = data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json"))
+    assert forgotten not in names(data)
+    assert f"picture that data.splits_from doesn't name: {forgotten}" in said.text
+    assert any("gone.png" in finding.names for finding in data.inspection.findings)
+
+
+# ---------------------------------------------------------------- on the device
+
+
+def training_batches(data: CaptionDataModule) -> dict[str, list]:
+    """What the steps of an epoch are given."""
+
+    class Recorder(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.batches: dict[str, list] = {"train": [], "val": []}
+
+        def training_step(self, batch, batch_idx):
+            self.batches["train"].append(batch)
+            return self.weight.sum()
+
+        def validation_step(self, batch, batch_idx):
+            self.batches["val"].append(batch)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module = Recorder()
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    L.Trainer(max_epochs=1, accelerator="cpu", devices=1, logger=False, num_sanity_val_steps=0, **quiet).fit(
+        module, data
+    )
+    return module.batches
+
+
+def of_each_picture(batches: list[dict], key: str) -> dict[str, object]:
+    return {name: value for batch in batches for name, value in zip(batch["id"], batch[key], strict=True)}
+
+
+def test_a_step_is_given_what_the_processor_makes_of_the_pictures(noisy, checkpoint):
+    data = data_of(noisy, checkpoint)
+    for phase, batches in training_batches(data).items():
+        for name, values in of_each_picture(batches, "pixel_values").items():
+            with Image.open(noisy / name) as picture:
+                expected = data.processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values[0]
+            assert torch.equal(values, expected), phase
+
+
+def test_training_pictures_alone_are_augmented(noisy, checkpoint):
+    plain, augmented = (training_batches(data_of(noisy, checkpoint, augment_colour=share)) for share in (0.0, 0.3))
+    for phase, changes in (("train", True), ("val", False)):
+        one, other = (of_each_picture(batches[phase], "pixel_values") for batches in (plain, augmented))
+        assert all(torch.equal(one[name], other[name]) != changes for name in one), phase
+
+
+def test_what_is_augmented_how_does_not_depend_on_workers_or_the_size_of_batches(noisy, checkpoint):
+    alone, together = (
+        of_each_picture(training_batches(data)["train"], "pixel_values")
+        for data in (
+            data_of(noisy, checkpoint, augment_crop=0.3, augment_flip=0.5),
+            CaptionDataModule(
+                path=str(noisy),
+                processor=str(checkpoint),
+                augment_crop=0.3,
+                augment_flip=0.5,
+                batch_size=7,
+                num_workers=2,
+            ),
+        )
+    )
+    assert all(torch.equal(alone[name], together[name]) for name in alone)
+
+
+def test_all_captions_of_a_picture_can_be_learned_at_once(noisy, checkpoint):
+    batch = training_batches(data_of(noisy, checkpoint, captions="all"))["train"][0]
+    assert batch["caption_index"].amax(1).tolist() == [1] * 4
+
+
+def test_validation_learns_nothing_and_takes_first_captions(noisy, checkpoint):
+    batches = training_batches(data_of(noisy, checkpoint, captions="all"))["val"]
+    assert all("caption_index" not in batch for batch in batches)
+
+
+def test_pictures_can_be_squashed_and_the_processor_says_so(tmp_path, noisy, checkpoint):
+    data = data_of(noisy, checkpoint, fit="squash")
+    data.processor.save_pretrained(tmp_path / "saved")
+    size = json.loads((tmp_path / "saved" / "processor_config.json").read_text())["image_processor"]["size"]
+    assert size == {"height": 32, "width": 32}
+
+
+# ---------------------------------------------------------------- a stream
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    """Three shards of 20 pictures."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number in range(20):
+                encoded = io.BytesIO()
+                noise(100 * shard + number).save(encoded, "PNG")
+                for suffix, content in ((".png", encoded.getvalue()), (".txt", f"noise {number}".encode())):
+                    member = tarfile.TarInfo(f"{number:02}{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def stream_of(shards: Path, checkpoint: Path, **settings: object) -> CaptionDataModule:
+    return data_of(shards, checkpoint, streaming=True, **({"stream_head": 30, "stream_epoch": 80} | settings))
+
+
+def test_a_stream_is_validated_and_tested_on_pictures_of_its_head_and_trained_on_all_others(shards, checkpoint):
+    data = stream_of(shards, checkpoint)
+    held_out = {*data.split_ids["val"], *data.split_ids["test"]}
+    seen = of_each_picture(training_batches(data)["train"], "id")
+    assert len(held_out) == 6
+    assert len(seen) == 54
+    assert not held_out & seen.keys()
+
+
+def test_an_epoch_of_a_stream_is_as_long_as_it_was_set(shards, checkpoint):
+    assert len(training_batches(stream_of(shards, checkpoint))["train"]) == 20
+
+
+def test_a_near_duplicate_of_a_held_out_picture_is_not_trained_on(shards, checkpoint):
+    tested = stream_of(shards, checkpoint).split_ids["test"][0]
+    shard, number = tested.split("/")
+    with tarfile.open(shards / "3.tar", "w") as tar:
+        encoded = io.BytesIO()
+        noise(100 * int(shard) + int(number)).resize((60, 60)).save(encoded, "JPEG", quality=90)
+        for suffix, content in ((".jpg", encoded.getvalue()), (".txt", b"the same again")):
+            member = tarfile.TarInfo(f"copy{suffix}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for near_duplicates, expected in ((True, False), (False, True)):
+        data = stream_of(shards, checkpoint, stream_head=60, near_duplicates=near_duplicates)
+        data.inspection.splits.update(val=[0], test=[data.rows.ids.index(tested)])
+        assert ("3/copy" in of_each_picture(training_batches(data)["train"], "id")) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"source": "creatures", "path": None}, r"^data\.streaming=true: creatures are drawn"),
+        ({"limit": 5}, r"^data\.limit=5 and data\.streaming=true"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(shards, settings, line):
+    with pytest.raises(UserError, match=line):
+        CaptionDataModule(**({"path": str(shards), "streaming": True} | settings))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL
+from omegaconf import OmegaConf
 
 from captioning.errors import UserError
 from captioning.evaluate import evaluate
@@ -142,6 +143,17 @@ def test_a_mistake_is_named(run, checkpoint, tmp_path, model, overrides, split, 
     with pytest.raises(UserError, match=line):
         evaluate(named, overrides, split=split, folder=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_that_a_run_folder_holds_is_not_run(run, tmp_path):
+    shutil.copytree(run, tmp_path / "foreign")
+    config = tmp_path / "foreign" / ".hydra" / "config.yaml"
+    settings = OmegaConf.load(config)
+    settings.data.path = f"pipe:touch {tmp_path / 'ran'} #.tar"
+    OmegaConf.save(settings, config)
+    with pytest.raises(UserError, match=r"its data\.path runs a command; give the data yourself"):
+        evaluate(str(tmp_path / "foreign"), ON_CPU, folder=tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_command_ends_a_mistake_in_one_line(run, tmp_path):

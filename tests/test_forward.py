@@ -3,8 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from captioning.model.forward import IGNORE_INDEX, caption_loss
+from captioning.data.packing import pack
+from captioning.model.forward import IGNORE_INDEX, CaptionLoss, caption_loss, packed_mask
+from captioning.model.generation import read_pictures
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,165 @@ def test_a_batch_without_labels_has_a_finite_loss(model):
     batch = batch_of(model, rows=2, length=6, padding=0, seed=4)
     batch["labels"][:] = IGNORE_INDEX
     assert caption_loss(model, **batch).loss == 0
+
+
+# ---------------------------------------------------------------- packed captions
+
+WORDS = ["a", "red", "green", "blue", "yellow", "square", "on"]
+CAPTION = st.lists(st.sampled_from(WORDS), min_size=1, max_size=10).map(" ".join)
+PICTURES = st.lists(st.lists(CAPTION, min_size=1, max_size=7), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path):
+    return transformers.AutoProcessor.from_pretrained(checkpoint).tokenizer
+
+
+@pytest.fixture(scope="module")
+def lively(checkpoint: Path):
+    """Weights larger than those that training starts from, so that every attention matters."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(std=0.2, generator=generator)
+    return model
+
+
+def pictures_of(number: int) -> torch.Tensor:
+    return torch.randn(number, 3, 32, 32, generator=torch.Generator().manual_seed(number))
+
+
+def packed(tokenizer, captions_of_each_picture: list[list[str]], *, counts=None, longest=32):
+    counts = counts or [True] * len(captions_of_each_picture)
+    text = pack(captions_of_each_picture, tokenizer, max_caption_tokens=longest, counts=counts)
+    return {"pixel_values": pictures_of(len(counts)), **text}
+
+
+def separate(tokenizer, captions_of_each_picture: list[list[str]], *, longest=32):
+    """A batch for each caption: nothing but itself and its picture."""
+    pictures = pictures_of(len(captions_of_each_picture))
+    for picture, captions in zip(pictures, captions_of_each_picture, strict=True):
+        for caption in captions:
+            text = tokenizer(
+                [caption], truncation=True, max_length=longest, return_token_type_ids=False, return_tensors="pt"
+            )
+            yield {"pixel_values": picture[None], **text, "labels": text["input_ids"]}
+
+
+def sums_over(model, batches) -> CaptionLoss:
+    return CaptionLoss(*map(sum, zip(*(caption_loss(model, **batch) for batch in batches), strict=True)))
+
+
+def gradients_of(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)  # rounding may decide between two logits
+@given(captions=PICTURES, longest=st.integers(3, 16))
+def test_packed_captions_sum_to_what_separate_passes_sum_to(lively, tokenizer, captions, longest):
+    with torch.no_grad():
+        together = caption_loss(lively, **packed(tokenizer, captions, longest=longest))
+        apart = sums_over(lively, separate(tokenizer, captions, longest=longest))
+    torch.testing.assert_close(together.loss, apart.loss, rtol=1e-5, atol=0)
+    assert (together.correct, together.tokens) == (apart.correct, apart.tokens)
+
+
+@settings(max_examples=20, deadline=None)
+@given(captions=PICTURES)
+def test_every_gradient_of_packed_captions_is_that_of_separate_passes(lively, tokenizer, captions):
+    ours = gradients_of(lively, caption_loss(lively, **packed(tokenizer, captions)).loss)
+    expected = gradients_of(lively, sums_over(lively, separate(tokenizer, captions)).loss)
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # A key's bias adds the same to all scores that a softmax compares: its gradient is nothing but rounding.
+        scale = expected[name.replace("key.bias", "query.bias").replace("k_proj.bias", "q_proj.bias")].norm()
+        assert (ours[name] - gradient).norm() <= 1e-5 * scale, name
+
+
+def test_a_caption_does_not_see_the_others_of_its_picture(lively, tokenizer):
+    losses = []
+    for other in ("a red square", "on on on on blue", "yellow"):
+        batch = packed(tokenizer, [[other, "a green square on blue", other]])
+        batch["labels"][batch["caption_index"] != 1] = IGNORE_INDEX
+        losses.append(caption_loss(lively, **batch).loss)
+    torch.testing.assert_close(losses, [losses[0]] * 3, rtol=1e-5, atol=0)
+
+
+def test_a_token_does_not_see_the_next(lively, tokenizer):
+    one = packed(tokenizer, [["red", "a green square on blue"]])
+    other = packed(tokenizer, [["red", "a green square red yellow"]])
+    until = 3 + 4  # all of the first caption; start, "a", "green", "square" of the second
+    assert torch.equal(one["input_ids"][:, :until], other["input_ids"][:, :until])
+    losses = []
+    for batch in (one, other):
+        batch["labels"][:, until:] = IGNORE_INDEX
+        losses.append(caption_loss(lively, **batch).loss)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+
+
+def test_the_mask_has_the_picture_see_itself_and_captions_see_picture_and_what_they_have_said():
+    mask = packed_mask(torch.tensor([[0, 0, 1, 1, -1]]), picture_length=2, dtype=torch.float32)
+    assert (mask == 0).int().tolist() == [
+        [
+            [
+                [1, 1, 0, 0, 0, 0, 0],
+                [1, 1, 0, 0, 0, 0, 0],
+                [1, 1, 1, 0, 0, 0, 0],
+                [1, 1, 1, 1, 0, 0, 0],
+                [1, 1, 0, 0, 1, 0, 0],
+                [1, 1, 0, 0, 1, 1, 0],
+                [1, 1, 0, 0, 0, 0, 1],
+            ]
+        ]
+    ]
+
+
+def test_a_filler_adds_nothing_to_packed_captions(lively, tokenizer):
+    captions = [["a red square", "red on blue"], ["a green square", "green", "green on blue"]]
+    both = caption_loss(lively, **packed(tokenizer, captions, counts=[True, False]))
+    batch = {name: tensor[:1] for name, tensor in packed(tokenizer, captions).items()}
+    alone = caption_loss(lively, **batch)
+    torch.testing.assert_close(both.loss, alone.loss, rtol=1e-5, atol=0)
+    assert (both.correct, both.tokens) == (alone.correct, alone.tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_packed_captions_train_under_autocast(lively, tokenizer, dtype):
+    with torch.autocast("cpu", dtype=dtype):
+        loss = caption_loss(lively, **packed(tokenizer, [["a red square", "red on blue"], ["green"]])).loss
+    assert all(gradient.isfinite().all() for gradient in gradients_of(lively, loss).values())
+
+
+def test_packed_captions_train_with_weights_of_16_bits(checkpoint, tokenizer):
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    loss = caption_loss(model, **packed(tokenizer, [["a red square", "red on blue"], ["green"]])).loss
+    assert all(gradient.isfinite().all() for gradient in gradients_of(model, loss).values())
+
+
+def test_under_autocast_packed_and_separate_captions_are_equal_but_for_rounding(lively, tokenizer):
+    captions = [["a red square", "red on blue"], ["green"]]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        together = caption_loss(lively, **packed(tokenizer, captions)).loss
+        apart = sums_over(lively, separate(tokenizer, captions)).loss
+    torch.testing.assert_close(together, apart, rtol=0.01, atol=0)
+
+
+@torch.inference_mode()
+def test_the_pictures_of_packed_captions_are_kept_as_those_of_any(lively, tokenizer):
+    kept = transformers.DynamicCache()
+    batch = packed(tokenizer, [["a red square", "red on blue"], ["green"]])
+    caption_loss(lively, **batch, pictures=kept)
+    for ours, expected in zip(kept.layers, read_pictures(lively, batch["pixel_values"]).layers, strict=True):
+        torch.testing.assert_close((ours.keys, ours.values), (expected.keys, expected.values))
+
+
+@pytest.mark.parametrize("name", ["position_ids", "caption_index"])
+def test_half_of_what_packed_captions_need_is_refused(model, tokenizer, name):
+    batch = packed(tokenizer, [["a red square", "red on blue"]])
+    del batch[name]
+    with pytest.raises(ValueError, match="position_ids and caption_index"):
+        caption_loss(model, **batch)

@@ -185,6 +185,20 @@ def downloaded(address, cache, patterns=None):
     return Path(in_process(code, HF_ENDPOINT=address, HF_HUB_CACHE=str(cache)).strip())
 
 
+def test_a_revision_is_asked_for_by_its_name(hub):
+    asked = []
+
+    def answer(path):
+        asked.append(path)
+        return ANSWERS["no such revision"]
+
+    hub(answer)
+    assert mistake(revision="v9") == (
+        "model.checkpoint=user/name (revision v9): has no such branch, tag or commit on the Hugging Face Hub"
+    )
+    assert asked[0].endswith("/user/name/revision/v9")
+
+
 def test_what_is_not_cached_is_downloaded(hub, cache):
     folder = downloaded(hub(with_a_data_set), cache)
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"a.txt": "a caption", "a.bin": "weights"}
@@ -210,6 +224,7 @@ def test_what_was_downloaded_in_part_is_not_taken_for_the_whole(hub, cache, monk
 ANSWERS = {
     "no such repository": (401, [("X-Error-Code", "RepoNotFound")], b""),
     "gated": (403, [("X-Error-Code", "GatedRepo")], b""),
+    "no such revision": (404, [("X-Error-Code", "RevisionNotFound")], b""),
     "out of order": (503, [], b""),
     "a hotel's login page": (200, [("Content-Type", "text/html")], b"<html>Welcome</html>"),
 }

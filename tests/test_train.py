@@ -423,7 +423,7 @@ def test_experiment_tutorial_runs_on_a_checkpoint_folder_and_local_pictures(comp
         (["data.batch_size=0", "data.path=."], r"^data\.batch_size must be at least 1, got 0$"),
         ([], r"^data\.path is missing"),
         (["data.path=nowhere"], r"^data\.path=nowhere: no such folder"),
-        (["data.path={empty}"], r"^data\.path=.*: no pictures in this folder"),
+        (["data.path={empty}"], r"^data\.path=.*: no captions in this folder"),
         (["data.path={pictures}", "model.checkpoint={pictures}"], r"^model\.checkpoint=.*: its processor can't"),
         (["data.path={pictures}", "model.checkpoint={pictures}/metadata.jsonl"], r"^model\.checkpoint=.* is a file"),
         (["data.path={pictures}", "data.caption_column=txt"], r"^data\.caption_column=txt: .*did you mean text\?"),
@@ -443,7 +443,11 @@ def test_a_mistake_of_values_is_refused_by_name(compose, pictures, tmp_path, ove
     ("override", "line"),
     [
         ("trainer.devcies=2", "error: trainer.devcies=2: no such setting; did you mean trainer.devices?"),
-        ("data.path=nowhere", "error: data.path=nowhere: no such folder; it must hold pictures and their captions"),
+        (
+            "data.path=nowhere",
+            "error: data.path=nowhere: no such folder or file; a data set of the Hub is read with data=hub "
+            "data.path=USER/NAME",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path, override, line):

@@ -24,7 +24,7 @@ def main_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Evaluate captioners, compare them, and look at their runs.
+    """Evaluate captioners, compare them, look at their runs, and check data before a run.
 
     Training is `python train.py model=git-base data=folder data.path=FOLDER`; its README has the rest.
     """
@@ -85,6 +85,32 @@ def evaluate(
         from captioning.evaluate import evaluate as evaluate_model
 
         evaluate_model(model, settings or [], split=split, folder=output_dir)
+
+
+@app.command()
+def check(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]…", help="As for train.py: data=folder, data.path=FOLDER, data.strict=true, …"
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/check/DATE_TIME")
+    ] = None,
+) -> None:
+    """Look at every picture and caption of a data set before anything is trained on them.
+
+    Tells what would be left out and why, which pictures are in two splits, and what is worth a look, in the terminal, a
+    page and a file. The exit status is 0 where a training with these settings would start, else 1.
+    """
+    from captioning.mistakes import answered_in_one_line
+
+    with answered_in_one_line():
+        from captioning.check import check as check_data
+
+        ready = check_data(settings or [], folder=output_dir)
+    raise typer.Exit(0 if ready else 1)
 
 
 def main() -> None:

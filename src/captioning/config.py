@@ -25,7 +25,7 @@ from captioning.module import CaptionModule
 # In a run's name, what was chosen from a group is there already, and where things are or how they run tells nothing.
 NOT_IN_NAMES = (
     *("model", "data", "experiment", "trainer", "callbacks", "logger", "path", "dir", "checkpoint"),
-    *("devices", "accelerator", "num_workers", "cache_dir", "mode"),
+    *("images", "splits_from", "devices", "accelerator", "num_workers", "cache", "cache_dir", "mode"),
 )
 
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import lightning as L
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Quote, QuotedString
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from captioning import record, run_folder
+from captioning.composition import compose_settings, literal, quoted
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.model.generation import Decoding
@@ -26,7 +25,6 @@ from captioning.module import CaptionModule
 from captioning.run import make_trainer, resolve, talk
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", folder: Path | None = None) -> Path:
@@ -46,11 +44,10 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
     """
     talk()
     folder = folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
-    _check(overrides)
     with _checkpoint_folder(model) as checkpoint:
         run = _run_of(Path(model).expanduser())
-        given = [*_defaults(run, overrides), f"model.checkpoint={_literal(checkpoint)}", *overrides]
-        cfg = _compose([f"output_dir={_literal(str(folder))}", "logger=none", "model.architecture=null", *given])
+        own = ["model.architecture=null", *_defaults(run, overrides), f"model.checkpoint={literal(checkpoint)}"]
+        cfg = compose_settings(overrides, command="evaluate", folder=folder, defaults=own)
         settings = resolve(cfg)
         datamodule = CaptionDataModule(**settings["data"])
         datamodule.test_on(split)
@@ -68,12 +65,6 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
             metrics = module.evaluations["test"].metrics("test")
             record.finish(folder, trainer, datamodule, module, metrics, model_folder=None)
     return folder
-
-
-def _check(overrides: Sequence[str]) -> None:
-    for override in overrides:
-        if override.lstrip("+").startswith(("hydra.", "output_dir=")):
-            raise UserError(f"{override}: where results go is given by --output-dir DIR")
 
 
 @contextmanager
@@ -131,44 +122,30 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     decoding = {field.name for field in fields(Decoding)}
     kept = _as_overrides("model", {name: value for name, value in settings["model"].items() if name in decoding})
     if not has_data:
-        kept += ["data=folder", *_as_overrides("data", {**settings["data"], **_absolute_path(run, settings["data"])})]
+        if "pipe:" in str(settings["data"].get("path")):  # a run folder may be a stranger's
+            raise UserError(
+                f"{path}: its data.path runs a command; give the data yourself, with data=local data.path=PATH"
+            )
+        kept += ["data=local", *_as_overrides("data", {**settings["data"], **_absolute_paths(run, settings["data"])})]
     return kept
 
 
-def _absolute_path(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
-    """A folder that was given relative to where the run was started."""
+def _absolute_paths(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
+    """The files and folders that were given relative to where the run was started."""
     hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
-    path, start = data.get("path"), (hydra.get("runtime") or {}).get("cwd")
-    if data.get("source") != "folder" or not path or not start or path.startswith(("/", "~", "${")):
-        return {}
-    return {"path": str(Path(start, path))}
+    start = (hydra.get("runtime") or {}).get("cwd")
+    names = ("path", "images", "splits_from") if data.get("source") == "local" else ("splits_from",)
+    relative = {name: data[name] for name in names if data.get(name) and not data[name].startswith(("/", "~", "${"))}
+    return {name: str(Path(start, path)) for name, path in relative.items()} if start else {}
 
 
 def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
     """Settings as the command line would give them; what is taken from the model and the seed is left to this one's."""
     return [
-        f"{section}.{name}={_quoted(value) if isinstance(value, str) else json.dumps(value)}"
+        f"{section}.{name}={quoted(value) if isinstance(value, str) else json.dumps(value)}"
         for name, value in settings.items()
         if name not in ("processor", "image_size", "seed")
     ]
-
-
-def _quoted(value: str) -> str:
-    return QuotedString(text=value, quote=Quote.double).with_quotes()
-
-
-def _literal(value: str) -> str:
-    return _quoted(value.replace("${", r"\${"))  # no interpolation
-
-
-def _compose(overrides: list[str]) -> Any:
-    if not CONF.is_dir():
-        raise UserError(
-            f"{CONF}: no such folder; `captioning evaluate` takes its settings from the project's conf/, so install it "
-            "from a checkout with `pip install -e .`"
-        )
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides)
 
 
 def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[str] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from captioning.errors import UserError
 
@@ -17,6 +17,7 @@ def snapshot(
     *,
     setting: str,
     repo_type: Literal["model", "dataset"] = "model",
+    revision: str | None = None,
     allow_patterns: Sequence[str] | None = None,
     way_out: str = "",
 ) -> Path:
@@ -29,31 +30,34 @@ def snapshot(
         repo_id: ``USER/NAME`` as the Hub writes it.
         setting: the configuration key that named the repository, for the error message.
         repo_type: which kind of repository.
+        revision: a branch, tag or commit; ``main`` when not given.
         allow_patterns: glob patterns of the files to fetch; all of them when not given.
         way_out: what a user without this repository can do instead, for the error message.
 
     Raises:
-        UserError: the repository doesn't exist, isn't public, or is neither cached nor reachable.
+        UserError: the repository or its revision doesn't exist, isn't public, or is neither cached nor reachable.
     """
-    failure = _failure_to_reach(repo_id, repo_type)
+    at = f" (revision {revision})" if revision else ""
+    failure = _failure_to_reach(repo_id, repo_type, revision)
     try:
         return Path(
             huggingface_hub.snapshot_download(
                 repo_id,
                 repo_type=repo_type,
+                revision=revision,
                 allow_patterns=list(allow_patterns) if allow_patterns else None,
                 local_files_only=failure is not None,
             )
         )
     except Exception as error:  # the errors of the client's HTTP library are among them, and it changes libraries
         raise UserError(
-            f"{setting}={repo_id}: {_problem(failure or error, repo_type)}{way_out and f'. {way_out}'}"
+            f"{setting}={repo_id}{at}: {_problem(failure or error, repo_type)}{way_out and f'. {way_out}'}"
         ) from error
 
 
-def _failure_to_reach(repo_id: str, repo_type: str) -> Exception | None:
+def _failure_to_reach(repo_id: str, repo_type: str, revision: str | None) -> Exception | None:
     try:
-        huggingface_hub.HfApi().repo_info(repo_id, repo_type=repo_type, timeout=CONNECT_TIMEOUT_S)
+        huggingface_hub.HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=CONNECT_TIMEOUT_S)
     except Exception as error:  # as above; and what a hotel's login page answers isn't even JSON
         return error
     return None
@@ -67,6 +71,8 @@ def _problem(error: Exception, repo_type: str) -> str:
             return "is gated: accept its terms on huggingface.co and log in with `hf auth login`"
         case RepositoryNotFoundError():
             return f"is no {repo_type} on the Hugging Face Hub (or a private one: log in with `hf auth login`)"
+        case RevisionNotFoundError():
+            return "has no such branch, tag or commit on the Hugging Face Hub"
     return (
         f"is not in the local cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the Hugging Face Hub "
         f"can't be reached ({_first_line(error)})"

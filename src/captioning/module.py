@@ -211,6 +211,8 @@ class CaptionModule(L.LightningModule):
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             labels=batch["labels"],
+            position_ids=batch.get("position_ids"),
+            caption_index=batch.get("caption_index"),
             pictures=pictures,
         )
 

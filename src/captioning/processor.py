@@ -5,15 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import transformers
 from tokenizers import BertWordPieceTokenizer
+from transformers.image_utils import SizeDict
 
-from captioning.errors import UserError
+from captioning.errors import UserError, nearest
 from captioning.hub import snapshot
 
 # Pinned, because transformers prefers torchvision where it is installed, and its pixels differ slightly.
 IMAGE_BACKEND = "pil"
+FITS = ("crop", "pad", "squash")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PROCESSOR_FILES = ("*.json", "*.txt")
 NO_HUB_NEEDED = (
@@ -64,6 +67,38 @@ def checkpoint_folder(checkpoint: str, patterns: Iterable[str]) -> Path:
     return snapshot(checkpoint, setting="model.checkpoint", allow_patterns=list(patterns), way_out=NO_HUB_NEEDED)
 
 
+def make_image_processor(image_size: int) -> transformers.CLIPImageProcessorPil:
+    """The image processor for a model from scratch: as GIT's own is, for pictures of ``image_size`` pixels."""
+    return transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )
+
+
+def fit_pictures(image_processor: Any, fit: str | None) -> None:
+    """Set what the processor does with pictures that aren't square, here and wherever it is saved.
+
+    Args:
+        image_processor: with a ``crop_size``; changed in place.
+        fit: ``crop`` cuts off what sticks out of the middle, ``pad`` adds black bars, ``squash`` changes the sides'
+            ratio. None leaves the processor as it is.
+
+    Raises:
+        UserError: there is no such way.
+    """
+    if fit is None:
+        return
+    if fit not in FITS:
+        raise UserError(f"data.fit={fit}: no such way to fit a picture{nearest(fit, list(FITS))}")
+    crop = image_processor.crop_size
+    sizes = {
+        "crop": {"shortest_edge": max(crop["height"], crop["width"])},
+        "pad": {"max_height": crop["height"], "max_width": crop["width"]},
+        "squash": {"height": crop["height"], "width": crop["width"]},
+    }
+    image_processor.size = SizeDict(**sizes[fit])
+    image_processor.do_resize = image_processor.do_center_crop = True  # to a square, its own size is no change
+
+
 def make_processor(
     captions: Iterable[str], *, image_size: int, max_caption_tokens: int, vocab_size: int = 30522
 ) -> transformers.GitProcessor:
@@ -85,10 +120,7 @@ def make_processor(
         show_progress=False,
     )
     tokenizer = transformers.BertTokenizer(vocab=wordpiece.get_vocab(), model_max_length=max_caption_tokens)
-    image_processor = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-    )
-    return transformers.GitProcessor(image_processor, tokenizer)
+    return transformers.GitProcessor(make_image_processor(image_size), tokenizer)
 
 
 def processor_to_files(processor: transformers.ProcessorMixin) -> dict[str, str]:

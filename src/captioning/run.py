@@ -105,6 +105,7 @@ def talk() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for message in (
+        ".*`IterableDataset` has `__len__` defined.*",  # an epoch of a stream is as long as data.stream_epoch says
         ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user
         ".*Using `DistributedSampler` with the dataloaders.*",  # VisitSampler counts each picture once
         ".*exists and is not empty.*",  # the run folder holds what was written when the run began

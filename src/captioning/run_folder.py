@@ -7,8 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Set
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from safetensors import SafetensorError
 
 from captioning.errors import UserError
+from captioning.files import replacing
 
 PACKAGES = (
     "captioning",
@@ -49,17 +49,6 @@ def write_text(path: Path, text: str) -> None:
     with replacing(path) as part:
         # Half of a surrogate pair can stand in JSON, but not in UTF-8.
         part.write_text(text, encoding="utf-8", errors="replace")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what shall stand at ``path`` once it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from captioning.run_folder import replacing
+from captioning.files import replacing
 
 NAME = "thumbnails.parquet"
 LONGEST_SIDE = 128

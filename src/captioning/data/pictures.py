@@ -3,10 +3,10 @@
 import io
 from functools import lru_cache
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 
 class PictureSource(TypedDict):
@@ -25,6 +25,15 @@ def read_bytes(source: PictureSource | None) -> bytes:
     return Path(source["path"]).read_bytes()
 
 
+class Opened(NamedTuple):
+    """A picture as a person sees it, and what it was in its file."""
+
+    picture: Image.Image  # RGB
+    mode: str  # PIL's, in the file
+    turned: bool  # its EXIF says that it is to be turned or mirrored, which was done
+    frames: int  # above 1: an animation, of which this is the first
+
+
 def decode(encoded: bytes) -> Image.Image:
     """The picture as a person sees it, in RGB: turned as its EXIF says, on white where it is transparent.
 
@@ -32,12 +41,32 @@ def decode(encoded: bytes) -> Image.Image:
         OSError: not a picture (``PIL.UnidentifiedImageError`` is one too), a damaged one, or one of a size that could
             only fill the memory.
     """
+    return open_picture(encoded).picture
+
+
+def open_picture(encoded: bytes) -> Opened:
+    """What :func:`decode` gives, with what it was in the file; the same errors."""
     try:
-        return _as_seen(Image.open(io.BytesIO(encoded), formats=picture_formats()))
+        picture = Image.open(io.BytesIO(encoded), formats=picture_formats())
+        # A camera's MPO holds one picture, and views or previews of it.
+        frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+        mode, upright = picture.mode, _upright(picture)
+        return Opened(_as_seen(upright or picture), mode, upright is not None, frames)
     except OSError:
         raise
     except Exception as error:  # for a damaged file, PIL's decoders raise nearly anything
         raise OSError(str(error) or "damaged file") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image | None:
+    """The picture turned as its EXIF says; None where it says nothing, or nothing that can be understood."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(picture) if orientation in range(2, 9) else None
+    except OSError:
+        raise
+    except Exception:  # damaged EXIF raises nearly anything, and the picture itself may be whole
+        return None
 
 
 @lru_cache
@@ -49,7 +78,6 @@ def picture_formats() -> tuple[str, ...]:
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:
-    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         return _from_deep_grey(picture)
     if picture.has_transparency_data:

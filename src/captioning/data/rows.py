@@ -1,8 +1,9 @@
-"""The rows that every source ends in: an id, a picture, its captions, and where one is given, its split."""
+"""The rows that every source ends in: an id, a picture, its captions, and what the source says of its split."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from uuid import uuid4
 
 from captioning.data.pictures import PictureSource
 from captioning.errors import UserError, nearest
@@ -11,10 +12,12 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second, and most mist
     from datasets import Dataset
 
 
+OUTSIDE = "picture outside of the data folder"
 CAPTION_COLUMNS = ("text", "caption", "captions")  # tried in this order where data.caption_column isn't given
 GIVEN_SPLITS = {
     "train": "train",
     "training": "train",
+    "restval": "train",  # Karpathy's: pictures of COCO's validation set that his splits train on
     "val": "val",
     "valid": "val",
     "validation": "val",
@@ -30,6 +33,32 @@ class Row(TypedDict):
     image: PictureSource | None  # None where a Hub data set has a row without a picture
     captions: list[str]
     split: str | None
+    group: str | None  # rows of one group never are on two sides of a split
+    stratum: str | None  # each split gets the same share of every stratum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the user calls the columns of a source; None: whichever of the usual names is there.
+
+    Attributes:
+        image: ``data.image_column``, the picture: a path, an address, or encoded bytes.
+        caption: ``data.caption_column``, a caption or a list of captions; ``caption_*`` names several columns.
+        id: ``data.id_column``; rows with one id are one picture with several captions.
+        group: ``data.group_column``; rows of one group never are on two sides of a split.
+        split: ``data.split_column``, such as ``train``, ``val`` or ``test``; ``split`` where there is one.
+        stratify: ``data.stratify_column``; each split gets the same share of each of its values.
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    id: str | None = None
+    group: str | None = None
+    split: str | None = None
+    stratify: str | None = None
+
+
+USUAL = Columns()
 
 
 class Problem(NamedTuple):
@@ -44,7 +73,7 @@ class Rows:
     """Captioned pictures, sorted by id, and what was left out.
 
     ``table`` holds a :class:`Row` each: ``id`` is unique, ``captions`` has at least one and none of them empty,
-    ``split`` is ``train``, ``val``, ``test``, or null where the source gives none.
+    ``split`` is ``train``, ``val``, ``test``, or null where the source gives none, as are ``group`` and ``stratum``.
     """
 
     table: "Dataset"
@@ -53,12 +82,12 @@ class Rows:
     @property
     def ids(self) -> list[str]:
         """The id of each row."""
-        return list(self.table["id"])
+        return list(self.table["id"][:])  # sliced: read as one column, not row by row
 
     @property
     def captions(self) -> list[list[str]]:
         """The captions of each row."""
-        return list(self.table["captions"])
+        return list(self.table["captions"][:])
 
     def select(self, indices: Sequence[int], problems: Iterable[Problem] = ()) -> "Rows":
         """Some of the rows, with what is known of the others."""
@@ -72,13 +101,7 @@ def require_columns(where: str, columns: Sequence[str], **wanted: str) -> None:
             raise UserError(f"data.{setting}={name}: no such column in {where}{nearest(name, list(columns))}")
 
 
-def clean_captions(value: Any, where: str) -> list[str]:
-    """The captions in a cell, which may hold one, a list, or nothing: stripped, without the empty ones."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    for item in values:
-        if item is not None and not isinstance(item, str):
-            raise UserError(f"data.caption_column: {where} holds {item!r:.60}; a caption is text, or a list of texts")
-    return [text for text in (" ".join(item.split()) for item in values if item is not None) if text]
+WAYS_OUT = {OUTSIDE: "data.images=FOLDER names the folder that all pictures are in"}
 
 
 def describe(problems: Sequence[Problem], names_shown: int = 3) -> str:
@@ -88,17 +111,9 @@ def describe(problems: Sequence[Problem], names_shown: int = 3) -> str:
         kinds.setdefault(kind, []).append(name)
     return "; ".join(
         f"{len(names)} x {kind}: {', '.join(names[:names_shown])}{', …' if len(names) > names_shown else ''}"
+        f"{f' ({WAYS_OUT[kind]})' if kind in WAYS_OUT else ''}"
         for kind, names in kinds.items()
     )
-
-
-def split_name(value: Any, where: str) -> str | None:
-    """``train``, ``val`` or ``test`` for any of the usual names of a split; None for none."""
-    if value is None or value == "":
-        return None
-    if str(value).lower() not in GIVEN_SPLITS:
-        raise UserError(f"{where}: split {value!r} is none of {', '.join(GIVEN_SPLITS)}")
-    return GIVEN_SPLITS[str(value).lower()]
 
 
 def make_rows(
@@ -107,15 +122,31 @@ def make_rows(
     images: list[PictureSource],
     captions: list[list[str]],
     splits: list[str | None],
+    groups: list[str | None] | None = None,
+    strata: list[str | None] | None = None,
     problems: Iterable[Problem],
 ) -> Rows:
-    """Rows from columns of equal length, sorted by id."""
-    from datasets import Dataset
+    """Rows from columns of equal length, sorted by id; ids are unique."""
+    import pyarrow as pa
 
-    order = sorted(range(len(ids)), key=ids.__getitem__)  # however the files were listed, the rows are the same
-    columns: dict[str, list[Any]] = {"id": ids, "image": images, "captions": captions, "split": splits}
-    sorted_columns = {name: [values[i] for i in order] for name, values in columns.items()}
-    return Rows(Dataset.from_dict(sorted_columns, features=row_features()), tuple(problems))
+    none = [None] * len(ids)
+    columns = {"id": ids, "image": images, "captions": captions, "split": splits}
+    columns |= {"group": groups or none, "stratum": strata or none}
+    schema = row_features().arrow_schema
+    return rows_of_arrays({field.name: pa.array(columns[field.name], field.type) for field in schema}, problems)
+
+
+def rows_of_arrays(arrays: Mapping[str, Any], problems: Iterable[Problem]) -> Rows:
+    """The same from columns that are in Arrow's memory already."""
+    import pyarrow as pa
+    from datasets import Dataset, DatasetInfo
+    from datasets.table import InMemoryTable
+
+    # Arrow sorts text by its UTF-8, which is Python's order too: however the files were listed, the rows are the same.
+    table = pa.table(dict(arrays), row_features().arrow_schema).sort_by("id")
+    # Dataset.from_dict would pickle all of it for a fingerprint.
+    info = DatasetInfo(features=row_features())
+    return Rows(Dataset(InMemoryTable(table), info=info, fingerprint=uuid4().hex), tuple(problems))
 
 
 def row_features() -> Any:
@@ -123,4 +154,5 @@ def row_features() -> Any:
     from datasets import Features, List, Value
 
     picture = {"bytes": Value("binary"), "path": Value("string")}
-    return Features(id=Value("string"), image=picture, captions=List(Value("string")), split=Value("string"))
+    text = Value("string")
+    return Features(id=text, image=picture, captions=List(text), split=text, group=text, stratum=text)

@@ -63,8 +63,8 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
         size: ``small`` or ``wide``.
     """
     alt, notes, finite_values = [], [], []
-    with rc_context(_style(*lines)):
-        figure, axes = _figure(size)
+    with rc_context(style(*lines)):
+        figure, axes = new_figure(size)
         for (name, series), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
             finite = np.isfinite(series.values)
             if not finite.all():
@@ -87,7 +87,7 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
         axes.set_xlabel("step")
         if len(lines) > 1:
             axes.legend(frameon=False, labelcolor=INK)
-        return Plot(_svg(figure, size), "; ".join(alt) or "no finite value", notes)
+        return Plot(to_svg(figure, size), "; ".join(alt) or "no finite value", notes)
 
 
 def lengths(predictions: Sequence[int], references: Sequence[int]) -> Plot:
@@ -96,8 +96,8 @@ def lengths(predictions: Sequence[int], references: Sequence[int]) -> Plot:
     longest = max(8, int(1.5 * max(np.quantile(counts, 0.98) for counts in sides.values())))
     step = -(-longest // MOST_BARS)
     last = longest // step
-    with rc_context(_style("lengths")):
-        figure, axes = _figure("wide")
+    with rc_context(style("lengths")):
+        figure, axes = new_figure("wide")
         axes.grid(axis="x", visible=False)
         for counts, colour, shift in zip(sides.values(), (FIRST, SECOND), (-0.2, 0.2), strict=True):
             shares = np.bincount(np.minimum(counts // step, last), minlength=last + 1) / len(counts)
@@ -108,7 +108,7 @@ def lengths(predictions: Sequence[int], references: Sequence[int]) -> Plot:
             f"{name} have {counts.min():,} to {counts.max():,} words, {np.median(counts):,.0f} in the median"
             for name, counts in sides.items()
         ]
-        return Plot(_svg(figure, "wide"), "; ".join(spread), [])
+        return Plot(to_svg(figure, "wide"), "; ".join(spread), [])
 
 
 def _in_words(name: str, steps: FloatArray, values: FloatArray) -> str:
@@ -119,12 +119,14 @@ def _in_words(name: str, steps: FloatArray, values: FloatArray) -> str:
     )
 
 
-def _style(*names: str) -> Any:
+def style(*names: str) -> Any:
+    """Matplotlib's settings for a plot of what is named."""
     # What ids are made from: the same run gives the same page, and no two plots of it share an id.
     return {**STYLE, "svg.hashsalt": " ".join(names)}
 
 
-def _figure(size: str) -> tuple[Figure, Axes]:
+def new_figure(size: str) -> tuple[Figure, Axes]:
+    """A figure of one of ``SIZES``, with room for its labels."""
     width, height = SIZES[size]
     figure = Figure(figsize=(width / 72, height / 72))
     # Room for the labels, and the same in every plot; finding the least that would do takes as long as drawing.
@@ -166,7 +168,8 @@ def _means(series: Series) -> tuple[list[float], list[float]]:
     return steps, means
 
 
-def _svg(figure: Figure, size: str) -> Markup:
+def to_svg(figure: Figure, size: str) -> Markup:
+    """The figure for a page, in the page's own colours and fonts."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

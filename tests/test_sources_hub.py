@@ -1,4 +1,5 @@
 import json
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -6,9 +7,9 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from captioning.data.check import check_pictures
-from captioning.data.hub_dataset import read_hub
 from captioning.data.pictures import decode, read_bytes
+from captioning.data.rows import Columns, row_features
+from captioning.data.sources.hub import read_hub
 from captioning.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -29,11 +30,11 @@ def repository(tmp_path, monkeypatch) -> Path:
     return folder / "snapshots" / COMMIT
 
 
-def write(repository: Path, split: str = "train", folder: str = "data", features=None, **columns) -> None:
+def write(repository: Path, part: str = "train", folder: str = "data", features=None, **columns) -> None:
     """A split as most data sets of the Hub have it: a parquet file."""
     features = datasets.Features(features or {"image": PICTURE, "text": TEXT})
     (repository / folder).mkdir(exist_ok=True)
-    file = repository / folder / f"{split}-00000-of-00001.parquet"
+    file = repository / folder / f"{part}-00000-of-00001.parquet"
     datasets.Dataset.from_dict(columns, features=features).to_parquet(file)
 
 
@@ -69,7 +70,7 @@ def test_a_list_of_captions(repository):
 def test_columns_of_other_names_can_be_given(repository):
     # "id" and "captions" are names that the rows have too.
     write(repository, features={"id": PICTURE, "alt": TEXT, "captions": TEXT}, id=[RED], alt=["x"], captions=["no"])
-    assert captions(image_column="id", caption_column="alt") == {"train-0000000": ["x"]}
+    assert captions(columns=Columns(image="id", caption="alt")) == {"train-0000000": ["x"]}
 
 
 @pytest.mark.parametrize("column", ["text", "caption", "captions"])
@@ -81,7 +82,7 @@ def test_the_usual_names_of_the_caption_column_are_known(repository, column):
 def test_further_columns_are_left_where_they_are(repository):
     features = {"image": PICTURE, "text": TEXT, "url": TEXT}
     write(repository, features=features, image=[RED], text=["x"], url=["http://example.org"])
-    assert set(read_hub("user/name").table.column_names) == {"id", "image", "captions", "split"}
+    assert set(read_hub("user/name").table.column_names) == set(row_features())
 
 
 def test_the_splits_of_the_repository_are_respected(repository):
@@ -104,6 +105,14 @@ def test_a_folder_of_pictures_is_a_data_set_too(repository):
     assert captions() == {"train-0000000": ["x"]}
 
 
+def test_pictures_in_an_archive_are_named_with_what_to_do(repository, tmp_path):
+    RED.save(tmp_path / "a.png")
+    with zipfile.ZipFile(repository / "train.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "a.png")
+        archive.writestr("metadata.jsonl", json.dumps({"file_name": "a.png", "text": "x"}))
+    assert "1 x picture in an archive, which must be unpacked first: zip://a.png::" in mistake()
+
+
 def test_a_subset_is_read_alone(repository):
     write(repository, folder="en", image=[RED], text=["red"])
     write(repository, folder="fr", image=[RED], text=["rouge"])
@@ -121,54 +130,130 @@ def test_rows_without_a_caption_are_left_out_by_name(repository):
 
 def test_rows_without_a_picture_are_left_out_by_name(repository):
     write(repository, image=[RED, None], text=["x", "y"])
-    rows = check_pictures(read_hub("user/name")).rows
+    rows = read_hub("user/name")
     assert rows.ids == ["train-0000000"]
-    assert [problem.name for problem in rows.problems] == ["train-0000001"]
+    assert rows.problems == (("picture is missing", "train-0000001"),)
+
+
+def test_the_one_column_of_pictures_is_found_whatever_its_name(repository):
+    write(repository, features={"jpg": PICTURE, "text": TEXT}, jpg=[RED], text=["x"])
+    assert captions() == {"train-0000000": ["x"]}
+
+
+@pytest.mark.parametrize("column", [None, "caption", "caption_*"])
+def test_numbered_columns_are_several_captions(repository, column):
+    features = {"image": PICTURE, "caption_0": TEXT, "caption_10": TEXT, "caption_9": TEXT}
+    write(repository, features=features, image=[RED], caption_0=["x"], caption_9=["y"], caption_10=["z"])
+    assert captions(columns=Columns(caption=column)) == {"train-0000000": ["x", "y", "z"]}
+
+
+def test_rows_with_one_id_are_one_picture_with_several_captions(repository):
+    features = {"image": PICTURE, "text": TEXT, "key": datasets.Value("int64")}
+    write(repository, features=features, image=[RED, BLUE, RED], text=["b", "c", "a"], key=[7, 8, 7])
+    assert captions(columns=Columns(id="key")) == {"7": ["a", "b"], "8": ["c"]}
+
+
+def test_one_id_of_two_pictures_or_splits_is_left_out_and_named(repository):
+    features = {"image": PICTURE, "text": TEXT, "key": TEXT}
+    write(repository, features=features, image=[RED, BLUE, GREEN, RED], text=["x"] * 4, key=["a", "a", "b", "c"])
+    write(repository, "test", features=features, image=[GREEN], text=["x"], key=["b"])
+    rows = read_hub("user/name", columns=Columns(id="key"))
+    assert rows.ids == ["c"]
+    assert set(rows.problems) == {
+        ("one id with two pictures", "a (train row 1)"),
+        ("picture in two splits", "b (test row 0)"),
+    }
+
+
+def test_a_row_without_an_id_is_left_out_and_named(repository):
+    features = {"image": PICTURE, "text": TEXT, "key": TEXT}
+    write(repository, features=features, image=[RED, BLUE], text=["x", "y"], key=["a", None])
+    rows = read_hub("user/name", columns=Columns(id="key"))
+    assert rows.ids == ["a"]
+    assert rows.problems == (("id is missing", "train-0000001 (train row 1)"),)
+
+
+def test_a_column_of_splits_goes_before_the_hubs_own(repository):
+    features = {"image": PICTURE, "text": TEXT, "split": TEXT}
+    write(
+        repository, "test", features=features, image=[RED] * 4, text=["x"] * 4, split=["train", "restval", "val", None]
+    )
+    assert list(read_hub("user/name").table["split"]) == ["train", "train", "val", "test"]
+
+
+def test_rows_of_a_split_of_another_name_are_left_out_and_named(repository):
+    write(repository, image=[RED], text=["x"])
+    write(repository, "extra", image=[BLUE], text=["y"])
+    rows = read_hub("user/name")
+    assert rows.ids == ["train-0000000"]
+    assert rows.problems == (("unknown split 'extra'", "extra-0000000"),)
+
+
+def test_classes_are_known_by_their_names(repository):
+    features = {"image": PICTURE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    write(repository, features=features, image=[RED, BLUE], text=["x", "y"], kind=[1, None])
+    assert list(read_hub("user/name", columns=Columns(stratify="kind")).table["stratum"]) == ["dog", None]
+
+
+def test_pictures_are_not_read_into_memory(repository):
+    write(repository, image=[RED, BLUE], text=["x", ""])
+    table = read_hub("user/name").table
+    assert any(file["filename"].endswith(".arrow") for file in table.cache_files)
+
+
+def test_pictures_may_be_files_of_the_repository_that_rows_name(repository):
+    features = {"image": TEXT, "text": TEXT}
+    (repository / "files").mkdir()
+    RED.save(repository / "files" / "a.png")
+    write(repository, features=features, image=["files/a.png", "../../refs/main"], text=["x", "y"])
+    rows = read_hub("user/name")
+    assert [read_bytes(image) for image in rows.table["image"]] == [(repository / "files" / "a.png").read_bytes()]
+    assert rows.problems == (("picture outside of the data folder", "../../refs/main (train row 1)"),)
 
 
 @pytest.mark.parametrize(
     ("features", "columns", "settings", "expected"),
     [
         pytest.param(
-            {"img": PICTURE, "text": TEXT},
-            {"img": [RED], "text": ["x"]},
+            {"img": TEXT, "text": TEXT},
+            {"img": ["http://example.org/a.png"], "text": ["x"]},
             {},
-            "data.image_column=image: no such column in user/name (train); did you mean img?",
-            id="no column of pictures",
+            "data.path=user/name: none of its 1 pictures can be used: 1 x picture is missing: http://example.org/a.png",
+            id="addresses for pictures",
         ),
         pytest.param(
             {"image": PICTURE, "txt": TEXT},
             {"image": [RED], "txt": ["x"]},
             {},
-            "data.caption_column=text: no such column in user/name (train); did you mean txt?",
+            "data.caption_column=text: no such column in train; did you mean txt?",
             id="no column of captions",
         ),
         pytest.param(
             {"image": PICTURE, "text": TEXT},
             {"image": [RED], "text": ["x"]},
-            {"caption_column": "prompt"},
-            "data.caption_column=prompt: no such column in user/name (train); there are: image, text",
+            {"columns": Columns(caption="prompt")},
+            "data.caption_column=prompt: no such column in train; there are: image, text",
             id="wrong column given",
         ),
         pytest.param(
-            {"image": TEXT, "text": TEXT},
-            {"image": ["http://example.org/a.png"], "text": ["x"]},
+            {"image": datasets.List(PICTURE), "text": TEXT},
+            {"image": [[RED]], "text": ["x"]},
             {},
-            "data.image_column=image: user/name (train) has Value('string') there, no pictures",
-            id="addresses for pictures",
+            "data.image_column=image: train has List(Image(",
+            id="lists of pictures",
         ),
         pytest.param(
-            {"image": PICTURE, "text": datasets.ClassLabel(names=["cat", "dog"])},
+            {"image": PICTURE, "text": datasets.Value("int64")},
             {"image": [RED], "text": [1]},
             {},
-            "data.caption_column: user/name (train) holds 1; a caption is text",
-            id="classes for captions",
+            "1 x caption isn't text: train-0000000",
+            id="numbers for captions",
         ),
         pytest.param(
             {"image": PICTURE, "text": TEXT},
             {"image": [RED, RED], "text": ["", None]},
             {},
-            "data.path=user/name: none of its 2 pictures has a caption",
+            "data.path=user/name: none of its 2 pictures can be used: 2 x empty caption: train-0000000, train-0000001",
             id="no captions",
         ),
         pytest.param(
@@ -203,9 +288,14 @@ def test_of_a_damaged_file_the_cause_is_said(repository):
     assert "JSON parse error" in mistake()
 
 
-def test_an_odd_split_is_named_with_the_usual_ones(repository):
-    write(repository, "restval", image=[RED], text=["x"])
-    assert mistake().startswith("user/name (restval): split 'restval' is none of train,")
+def test_a_revision_is_read_and_no_other(repository):
+    write(repository, image=[RED], text=["new"])
+    (repository.parents[1] / "refs" / "old").write_text("f" * 40)
+    older = repository.parent / ("f" * 40)
+    older.mkdir()
+    write(older, image=[RED], text=["old"])
+    assert captions(revision="old") == {"train-0000000": ["old"]}
+    assert mistake(revision="v9").startswith("data.path=user/name (revision v9): is not in the local cache")
 
 
 def test_a_data_set_that_cannot_be_had_is_answered_with_what_would_do(repository):

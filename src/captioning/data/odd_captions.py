@@ -1,0 +1,103 @@
+"""Captions worth a look before anything learns from them: too long, spoilt, or no captions at all."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+LONGEST = 1000  # characters
+FREQUENT_SHARE, FREQUENT_PICTURES, FREQUENT_SHOWN = 0.05, 10, 20
+UNKNOWN_SHARE = 0.01
+CHUNK = 2000  # pictures whose captions are with the tokenizer at a time
+
+# UTF-8 that was read as Windows-1252: the letter of a lead byte, then what can only be a continuation byte.
+_CONTINUATION = re.escape(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")) + r"\x80-\x9f"
+_SPOILT = re.compile(
+    rf"\ufffd|[\x80-\x9f]|Ã[{_CONTINUATION}]|Â[\xa0-\xbf]|â€[{_CONTINUATION}]|ðŸ|ï»¿|(?:[ÐÑ][{_CONTINUATION}]){{2}}"
+)
+_FILE_NAME = re.compile(
+    r"\S*\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic)|(?:img|dscn?|pxl|dji|screenshot)[_-]?\d\S*", re.IGNORECASE
+)
+_ADDRESS = re.compile(r"\bhttps?://|\bwww\.\w", re.IGNORECASE)
+_HTML = re.compile(r"</?[a-z][^<>]*>|&(?:[a-z]{2,8}|#\d+|#x[\da-f]+);", re.IGNORECASE)
+# Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese put no spaces between words.
+_NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+
+Odd = tuple[str, list[str]]  # what is odd, and the ids of the pictures (or, where it says so, the words) that are
+
+
+def odd_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Iterator[Odd]:
+    """What can be seen in the captions of each picture, whatever the model."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name, of_picture in zip(ids, captions, strict=True):
+        for kind in _odd(of_picture):
+            kinds[kind].append(name)
+    yield from kinds.items()
+    pictures = Counter(caption for of_picture in captions for caption in dict.fromkeys(of_picture))
+    least = max(FREQUENT_PICTURES, FREQUENT_SHARE * len(ids))
+    if frequent := [pair for pair in pictures.most_common(FREQUENT_SHOWN) if pair[1] >= least]:
+        names = [f'"{caption}" ({count:,} of {len(ids):,} pictures)' for caption, count in frequent]
+        yield f"one caption for {100 * FREQUENT_SHARE:.0f} % or more of the pictures", names
+    short = [sum(map(_is_one_word, of_picture)) for of_picture in captions]
+    if 2 * sum(short) > sum(map(len, captions)):
+        names = [name for name, count in zip(ids, short, strict=True) if count]
+        yield "caption of a single word, as more than half of all captions are", names
+
+
+def _odd(captions: Sequence[str]) -> Iterator[str]:
+    if len(set(captions)) < len(captions):
+        yield "the same caption more than once for a picture"
+    if any(len(caption) > LONGEST for caption in captions):
+        yield f"caption of over {LONGEST:,} characters"
+    if any(not caption.isascii() and _SPOILT.search(caption) for caption in captions):
+        yield "caption in the wrong encoding, such as \N{LATIN CAPITAL LETTER A WITH TILDE}© for é"
+    if any(map(_FILE_NAME.fullmatch, captions)):
+        yield "caption that looks like a file name"
+    if any(map(_ADDRESS.search, captions)):
+        yield "caption with a web address"
+    if any(map(_HTML.search, captions)):
+        yield "caption with HTML"
+
+
+def _is_one_word(caption: str) -> bool:
+    return " " not in caption and not _NO_SPACES.search(caption)
+
+
+def odd_tokens(
+    ids: Sequence[str], captions: Sequence[Sequence[str]], *, tokenizer: Any, max_caption_tokens: int
+) -> Iterator[Odd]:
+    """Captions that are cut, and words that the tokenizer doesn't know, where they are many."""
+    long: dict[str, None] = {}
+    tokens, unknown = 0, Counter[str]()
+    for start in range(0, len(ids), CHUNK):
+        chunk = captions[start : start + CHUNK]
+        names = [name for name, of_picture in zip(ids[start:], chunk, strict=False) for _ in of_picture]
+        texts = [caption for of_picture in chunk for caption in of_picture]
+        encoded = _encode(tokenizer, texts).input_ids
+        tokens += sum(map(len, encoded)) - len(texts) * tokenizer.num_special_tokens_to_add()
+        long |= {
+            name: None for name, tokens_of in zip(names, encoded, strict=True) if len(tokens_of) > max_caption_tokens
+        }
+        lacking = [text for text, tokens_of in zip(texts, encoded, strict=True) if tokenizer.unk_token_id in tokens_of]
+        unknown.update(_unknown_words(tokenizer, lacking))
+    if long:
+        yield f"caption longer than data.max_caption_tokens={max_caption_tokens}, which is cut there", list(long)
+    if unknown.total() > UNKNOWN_SHARE * tokens:
+        kind = f"word that the tokenizer doesn't know; together they are over {100 * UNKNOWN_SHARE:.0f} % of all tokens"
+        yield kind, [word for word, _ in unknown.most_common()]
+
+
+def _unknown_words(tokenizer: Any, texts: list[str]) -> Iterator[str]:
+    if not texts:
+        return
+    encoded = _encode(tokenizer, texts, return_offsets_mapping=True)
+    for text, tokens, offsets in zip(texts, encoded.input_ids, encoded.offset_mapping, strict=True):
+        yield from (
+            text[slice(*offset)]
+            for token, offset in zip(tokens, offsets, strict=True)
+            if token == tokenizer.unk_token_id
+        )
+
+
+def _encode(tokenizer: Any, texts: list[str], **options: bool) -> Any:
+    return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options)

@@ -1,0 +1,75 @@
+"""The pixels of all pictures in one memory-mapped file."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioning.files import replacing
+
+
+class PixelFile:
+    """uint8 pictures of one shape, read from the disk where they are asked for.
+
+    Every process maps the file for itself, and all of them share the pages that are in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pixels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._mapped())
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """Copies of some pictures, uint8 (len(rows), 3, height, width)."""
+        return torch.from_numpy(self._mapped()[np.asarray(rows)])
+
+    def _mapped(self) -> np.ndarray:
+        if self._pixels is None:
+            self._pixels = np.load(self.path, mmap_mode="r")
+        return self._pixels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_pixels": None}  # a mapping would be pickled with all that it maps
+
+
+class PixelWriter:
+    """Writes pictures into their places, in any order and from any thread."""
+
+    def __init__(self, descriptor: int, header: int, shape: tuple[int, ...]) -> None:
+        self.descriptor = descriptor
+        self.header = header
+        self.shape = shape
+
+    def write(self, row: int, pixels: np.ndarray) -> None:
+        """Write one picture, uint8 (3, height, width).
+
+        Raises:
+            OSError: the disk is full. A mapping would end the process instead.
+            ValueError: the picture has another shape.
+        """
+        if pixels.shape != self.shape:
+            raise ValueError(f"a picture of shape {pixels.shape} among those of shape {self.shape}")
+        left = memoryview(pixels.tobytes())
+        position = self.header + row * len(left)
+        while left:
+            written = os.pwrite(self.descriptor, left, position)
+            left, position = left[written:], position + written
+
+
+@contextmanager
+def writing_pixels(path: Path, count: int, shape: tuple[int, ...]) -> Iterator[PixelWriter]:
+    """A file for ``count`` pictures that is there once the block has ended, or isn't there at all."""
+    with replacing(path) as part, part.open("wb") as file:
+        layout = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+        np.lib.format.write_array_header_2_0(file, layout)
+        header = file.tell()
+        file.truncate(header + count * int(np.prod(shape)))
+        file.flush()
+        yield PixelWriter(file.fileno(), header, shape)

@@ -1,0 +1,74 @@
+"""From an RGB picture to the numbers that a network sees: the processor's resize and crop, then its normalization."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.image_transforms import get_resize_output_image_size
+from transformers.image_utils import ChannelDimension, get_image_size_for_max_height_width
+
+LARGEST_RESIZED = 100_000_000  # pixels of a resized picture, most of which would be cut off again
+
+
+def to_pixels(picture: Image.Image, image_processor: Any) -> np.ndarray:
+    """The picture as the processor resizes and crops it, not yet scaled and normalized: uint8 (3, height, width).
+
+    Raises:
+        OSError: the picture is so long and narrow that resizing it would only fill the memory, or leave nothing.
+    """
+    resized = _resized(picture, image_processor)
+    steps = {"do_resize": False} if resized is not None else {}
+    picture = picture if resized is None else resized
+    processed = image_processor(picture, **steps, do_rescale=False, do_normalize=False, return_tensors="np")
+    pixels: np.ndarray = processed.pixel_values[0]
+    return pixels
+
+
+def normalize(pixels: Tensor, image_processor: Any) -> Tensor:
+    """Scale and normalize a batch as the processor does; bit for bit for uint8, on any device.
+
+    Args:
+        pixels: (batch, 3, height, width), from 0 to 255, uint8 or float32.
+        image_processor: its ``rescale_factor``, ``image_mean`` and ``image_std`` are taken.
+
+    Returns:
+        float32 of the same shape.
+    """
+    values = pixels.float()
+    if image_processor.do_rescale:
+        # A division, because the processor multiplies by 1/255 in 64 bits, which float32 would round differently.
+        values = values / (1 / image_processor.rescale_factor)
+    if image_processor.do_normalize:
+        mean, deviation = (
+            torch.as_tensor(channels, dtype=torch.float32, device=values.device).view(-1, 1, 1)
+            for channels in (image_processor.image_mean, image_processor.image_std)
+        )
+        values = (values - mean) / deviation
+    return values
+
+
+def _resized(picture: Image.Image, image_processor: Any) -> Image.Image | None:
+    """The picture resized by PIL directly: the processor would first copy all of it into an array, and back.
+
+    None where the processor has another way to resize, which is then its own business.
+    """
+    size = image_processor.size
+    height, width = picture.height, picture.width
+    if not image_processor.do_resize or size.longest_edge:
+        return None
+    if size.shortest_edge:
+        shape_alone = np.broadcast_to(np.uint8(0), (3, height, width))
+        height, width = get_resize_output_image_size(
+            shape_alone, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
+        )
+    elif size.max_height and size.max_width:
+        height, width = get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
+    elif size.height and size.width:
+        height, width = size.height, size.width
+    else:
+        return None
+    if min(width, height) < 1 or width * height > LARGEST_RESIZED:
+        raise OSError(f"too long and narrow to be resized ({picture.width} x {picture.height} pixels)")
+    return picture.resize((width, height), resample=image_processor.resample)

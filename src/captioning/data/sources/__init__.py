@@ -1,0 +1,85 @@
+"""Captioned pictures in whatever shape they are, as :class:`captioning.data.rows.Rows`."""
+
+import posixpath
+import re
+from pathlib import Path
+
+from captioning.data.rows import USUAL, Columns, Problem, Rows, describe
+from captioning.data.sources.coco import read_json
+from captioning.data.sources.folder import metadata_files, read_folder
+from captioning.data.sources.hub import read_hub
+from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.saved import is_saved, read_saved
+from captioning.data.sources.table import TABLE_SUFFIXES, read_table
+from captioning.errors import UserError
+
+__all__ = ["read_hub", "read_local"]
+
+SHAPES = (
+    "metadata.jsonl, metadata.csv or metadata.parquet, a NAME.txt beside a picture, .parquet files, .tar shards, or "
+    "what save_to_disk of datasets wrote"
+)
+
+
+def read_local(
+    path: str, *, images: str | None = None, columns: Columns = USUAL, cache_dir: Path | None = None
+) -> Rows:
+    """Captioned pictures on this machine; the shape that they are in is told by what is there.
+
+    Args:
+        path: a folder (with metadata files, a ``NAME.txt`` beside each picture, Parquet files, tar shards, or saved by
+            ``datasets``), or a file (COCO's or Karpathy's JSON, CSV, JSONL, Parquet, a tar shard or a brace pattern of
+            these).
+        images: the folder that pictures are below and that their names are relative to; that of the captions when not
+            given. Nothing outside of it is read.
+        columns: what the columns are called.
+        cache_dir: where tar shards are copied to; beside the copies of ``datasets`` when not given.
+
+    Raises:
+        UserError: nothing there, nothing in it that could be read as one of these, no such columns, or nothing usable.
+    """
+    pictures = None if images is None else Path(images).expanduser()
+    if pictures is not None and not pictures.is_dir():
+        raise UserError(f"data.images={images}: no such folder; it must hold the pictures")
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _read_folder(place, pictures, columns, cache_dir)
+    if re.search(r"\.tar$|\{.*\}.*\.tar", path):
+        return _read_shards(path, columns, cache_dir)
+    if not place.is_file():
+        raise UserError(
+            f"data.path={path}: no such folder or file; a data set of the Hub is read with data=hub data.path=USER/NAME"
+        )
+    suffix = place.suffix.lower()
+    if suffix == ".json":
+        return read_json(place, images=pictures, columns=columns)
+    if suffix in TABLE_SUFFIXES:
+        return read_table(place, images=pictures, columns=columns)
+    raise UserError(f"data.path={path}: no file of captions (.json, {', '.join(TABLE_SUFFIXES)}, .tar), and no folder")
+
+
+def _read_folder(folder: Path, images: Path | None, columns: Columns, cache_dir: Path | None) -> Rows:
+    if is_saved(folder):
+        return read_saved(folder, images=images, columns=columns)
+    below = PictureFolder(folder)
+    files = below.files()
+    suffixes = {posixpath.splitext(name)[1].lower() for name in files}
+    if metadata_files(below):
+        return read_folder(folder, images=images, columns=columns)
+    if ".tar" in suffixes:
+        return _read_shards(str(folder), columns, cache_dir)
+    if ".parquet" in suffixes:
+        return read_table(folder, images=images, columns=columns)
+    if ".txt" in suffixes and (images or below.pictures()):
+        return read_folder(folder, images=images, columns=columns)
+    tables = [name for name in files if posixpath.splitext(name)[1].lower() in (".json", *TABLE_SUFFIXES)]
+    hint = f"; to read one file, name it: data.path={folder / tables[0]}" if tables else ""
+    if left_out := below.left_out():
+        hint += f"; can't be used: {describe([Problem(*each) for each in left_out])}"
+    raise UserError(f"data.path={folder}: no captions in this folder (looked for {SHAPES}){hint}")
+
+
+def _read_shards(path: str, columns: Columns, cache_dir: Path | None) -> Rows:
+    from captioning.data.shards import read_shards
+
+    return read_shards(path, columns=columns, cache_dir=cache_dir)

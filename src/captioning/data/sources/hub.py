@@ -1,0 +1,41 @@
+"""A data set of the Hugging Face Hub, as rows."""
+
+from captioning.data.rows import USUAL, Columns, Rows
+from captioning.data.sources.parts import Part, read_parts
+from captioning.data.sources.paths import PictureFolder
+from captioning.errors import UserError
+from captioning.hub import snapshot
+
+
+def read_hub(path: str, *, subset: str | None = None, revision: str | None = None, columns: Columns = USUAL) -> Rows:
+    """A data set of the Hugging Face Hub, with the splits that it gives.
+
+    The picture's column is by default the only one that holds pictures, or else the first of the usual names. Where
+    the rows have a column of splits it goes before the Hub's own splits: some data sets keep all rows in one of these.
+
+    Args:
+        path: ``USER/NAME``.
+        subset: which of the data set's configurations, where it has several.
+        revision: a branch, tag or commit; the newest when not given.
+        columns: what its columns are called.
+
+    Raises:
+        UserError: it can't be had, has no such columns or subset, or nothing usable in it.
+    """
+    import datasets  # a second to import, and a data set that can't be had is answered without it
+
+    way_out = (
+        "Public mirrors of a data set come and go: name another with data.path=USER/NAME, use pictures on this "
+        "machine with data=folder data.path=FOLDER, or the embedded data=creatures"
+    )
+    folder = snapshot(path, setting="data.path", repo_type="dataset", revision=revision, way_out=way_out)
+    try:
+        tables = datasets.load_dataset(str(folder), name=subset)
+    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
+        # Of an error while the data set is made, only the cause says what it was.
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise UserError(
+            f"data.path={path}: can't be read as a data set with data.subset={subset or 'null'} ({reason})"
+        ) from error
+    parts = [Part(table, split, split) for split, table in tables.items()]
+    return read_parts(parts, path, columns, PictureFolder(folder))

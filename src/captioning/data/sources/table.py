@@ -1,0 +1,170 @@
+"""Tables of captions: CSV, JSONL and Parquet, as rows."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captioning.data.rows import USUAL, Columns, Rows
+from captioning.data.sources.columns import ColumnNames, find_columns
+from captioning.data.sources.draft import Draft
+from captioning.data.sources.lines import UNREADABLE, Line, LineFile
+from captioning.data.sources.parts import Part, read_parts
+from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.split_names import splits_of_files
+from captioning.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+def read_table(path: Path, *, images: Path | None = None, columns: Columns = USUAL) -> Rows:
+    """The pictures and captions of a CSV, TSV, JSONL or Parquet file, or of a folder of Parquet files.
+
+    A picture is a path below ``images`` (the table's own folder by default), the address that a file there was
+    downloaded from, or in Parquet the encoded picture itself. Lines with the same picture become one row, unless a
+    column of ids says which lines belong together. An id is by default the picture's path, or where there is none a
+    digest of the encoded picture. Parquet files called ``train…``, ``val…`` or ``test…`` (at least two of these) give
+    the split, unless a column does.
+
+    Raises:
+        UserError: a file can't be read, there are no such columns, or nothing usable.
+    """
+    folder = PictureFolder(path if path.is_dir() else path.parent)
+    names = [name for name in folder.files() if name.endswith(".parquet")] if path.is_dir() else [path.name]
+    pictures = PictureFolder(images) if images else folder
+    splits = splits_of_files(names, by_stem=True)
+    draft = Draft()
+    for trouble, name in folder.left_out() if path.is_dir() else ():
+        draft.fail(trouble, name)
+    files = _usable_files(draft, [LineFile(Path(folder.find(name).path), name) for name in names], columns)
+    if files and files[0][0].holds_pictures(find_columns(files[0][0].label, files[0][1], columns).image):
+        parts = _parts_of(draft, [file for file, _ in files], splits)
+        return read_parts(parts, str(path), columns, pictures, ids_by_content=True, problems=draft.problems)
+    for file, column_names in files:
+        add_file(draft, file, column_names, columns, pictures, split=splits[file.label])
+    return draft.rows_of_files(str(path), pictures)
+
+
+def _usable_files(draft: Draft, files: list[LineFile], columns: Columns) -> list[tuple[LineFile, list[str]]]:
+    """The files that can be read and have the columns, with all their columns; the others become problems.
+
+    Raises:
+        UserError: there are none.
+    """
+    usable, errors = [], []
+    for file in files:
+        kind = UNREADABLE
+        try:
+            column_names = file.column_names()
+            kind = "file lacks a column"
+            if column_names:
+                find_columns(file.label, column_names, columns)
+            usable.append((file, column_names))
+        except UserError as error:
+            errors.append(error)
+            draft.fail(kind, file.label)
+    if errors and not usable:
+        raise errors[0]
+    return usable
+
+
+def _parts_of(draft: Draft, files: list[LineFile], splits: Mapping[str, str | None]) -> list[Part]:
+    """The files that can be loaded; the others become problems.
+
+    Raises:
+        UserError: there are none.
+    """
+    parts, errors = [], []
+    for file in files:
+        try:
+            parts.append(Part(_load(file.path), splits[file.label], file.label))
+        except UserError as error:
+            errors.append(error)
+            draft.fail(UNREADABLE, file.label)
+    if errors and not parts:
+        raise errors[0]
+    return parts
+
+
+def read_records(records: Iterable[Any], path: Path, *, images: Path | None = None, columns: Columns = USUAL) -> Rows:
+    """The same of a JSON file that is a list of objects, one for each line of a table.
+
+    Raises:
+        UserError: there are no such columns, or nothing usable.
+    """
+    draft = Draft()
+    lines = []
+    for number, record in enumerate(records, 1):
+        if isinstance(record, dict):
+            lines.append(Line(f"{path.name} item {number}", record))
+        else:
+            draft.fail("item isn't a JSON object", f"{path.name} item {number}")
+    pictures = PictureFolder(images or path.parent)
+    if lines:
+        names = list(dict.fromkeys(name for line in lines for name in line.cells))
+        add_lines(draft, lines, find_columns(path.name, names, columns), pictures)
+    return draft.rows_of_files(str(path), pictures)
+
+
+def add_file(
+    draft: Draft,
+    file: LineFile,
+    column_names: list[str],
+    columns: Columns,
+    pictures: PictureFolder,
+    *,
+    base: str = "",
+    split: str | None = None,
+) -> set[str]:
+    """Puts the lines of a file that names its pictures into a draft, as :func:`add_lines` does.
+
+    Raises:
+        UserError: it lacks a column.
+    """
+    if not column_names:
+        for _ in file.read(draft, []):  # for the problems alone
+            pass
+        return set()
+    names = find_columns(file.label, column_names, columns)
+    return add_lines(draft, file.read(draft, [names.image, *names.of_text]), names, pictures, base=base, split=split)
+
+
+def add_lines(
+    draft: Draft,
+    lines: Iterable[Line],
+    names: ColumnNames,
+    pictures: PictureFolder,
+    *,
+    base: str = "",
+    split: str | None = None,
+) -> set[str]:
+    """Puts lines that name their pictures into a draft; returns the names.
+
+    Args:
+        draft: where they go.
+        lines: the lines.
+        names: which of their columns is which.
+        pictures: where pictures are looked for.
+        base: the folder in there that names are relative to.
+        split: of the lines that don't say it themselves.
+    """
+    named = set()
+    for line in lines:
+        cells = names.cells(line.cells)
+        if split and cells.split in (None, ""):
+            cells = cells._replace(split=split)
+        named.add(draft.add_file(cells, pictures, line.where, base=base, id_expected=names.id is not None))
+    return named
+
+
+def _load(file: Path) -> "Dataset":
+    """A Parquet file as a memory-mapped table, so that pictures never are in memory all at once."""
+    import datasets
+
+    try:
+        return datasets.Dataset.from_parquet(str(file))
+    except Exception as error:  # what is wrong with a damaged file, Arrow and datasets say in many ways
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise UserError(f"{file}: can't be read as Parquet ({reason})") from error

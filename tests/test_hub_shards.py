@@ -1,0 +1,206 @@
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
+
+from captioning.data.hub_shards import hub_shards
+from captioning.data.pictures import decode, read_bytes
+from captioning.data.rows import Columns
+from captioning.data.shards import Shards, read_head
+from captioning.data.stream import Reader
+from captioning.errors import UserError
+
+PICTURE, TEXT = datasets.Image(), datasets.Value("string")
+RED = Image.new("RGB", (4, 4), "red")
+
+
+def write(folder: Path, file: str = "train.parquet", features=None, row_group: int = 1000, **columns) -> Path:
+    """A repository of the Hub as most have it, on this machine."""
+    folder.mkdir(exist_ok=True)
+    features = datasets.Features(features or {"image": PICTURE, "text": TEXT})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / file, batch_size=row_group)
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    write(tmp_path / "name", "train-00000-of-00002.parquet", image=[RED] * 3, text=["a", " b\nb", "c"])
+    return write(tmp_path / "name", "train-00001-of-00002.parquet", image=[RED] * 2, text=["d", "e"])
+
+
+def read(folder: Path, **settings) -> tuple[list, list]:
+    shards, problems = hub_shards(str(folder), **settings), []
+    return [row for index in range(len(shards)) for row in shards.read(index, problems.append)], problems
+
+
+def mistake(folder: Path | str, **settings) -> str:
+    with pytest.raises(UserError) as caught:
+        hub_shards(str(folder), **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_each_row_is_a_picture_with_its_captions(repository):
+    rows, _ = read(repository)
+    assert [row["captions"] for row in rows] == [["a"], ["b b"], ["c"], ["d"], ["e"]]
+    assert decode(read_bytes(rows[0]["image"])).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_row_is_known_by_its_split_its_shard_and_its_number(repository):
+    assert [row["id"] for row in read(repository)[0]][2:4] == ["train-00000-000002", "train-00001-000000"]
+
+
+def test_of_a_few_large_files_parts_are_read_apart(tmp_path):
+    write(tmp_path / "name", row_group=2, image=[RED] * 5, text=list("abcde"))
+    assert len(hub_shards(str(tmp_path / "name"))) == 3
+
+
+def test_columns_of_other_names_can_be_given(tmp_path):
+    features = {"id": PICTURE, "alt": TEXT, "text": TEXT, "patient": TEXT, "key": TEXT}
+    write(tmp_path / "name", features=features, id=[RED], alt=["x"], text=["no"], patient=["p"], key=["k"])
+    (row,), _ = read(tmp_path / "name", columns=Columns(image="id", caption="alt", group="patient", id="key"))
+    assert (row["id"], row["captions"], row["group"]) == ("k", ["x"], "p")
+
+
+def test_a_stratum_may_be_a_class(tmp_path):
+    features = {"image": PICTURE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    write(tmp_path / "name", features=features, image=[RED], text=["x"], kind=[1])
+    (row,), _ = read(tmp_path / "name", columns=Columns(stratify="kind"))
+    assert row["stratum"] == "dog"
+
+
+def test_another_split_can_be_read(repository):
+    write(repository, "validation-00000-of-00001.parquet", image=[RED], text=["v"])
+    assert [row["captions"] for row in read(repository, split="validation")[0]] == [["v"]]
+
+
+def test_pictures_that_are_files_of_the_repository_are_read(tmp_path):
+    (tmp_path / "train").mkdir()
+    RED.save(tmp_path / "train" / "a.png")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    (row,), _ = read(tmp_path)
+    assert decode(read_bytes(row["image"])).size == (4, 4)
+
+
+def test_bad_rows_are_left_out_by_name(tmp_path):
+    write(tmp_path / "name", image=[RED, None, RED, RED], text=["x", "y", None, " "])
+    rows, problems = read(tmp_path / "name")
+    assert [row["captions"] for row in rows] == [["x"]]
+    assert problems == [
+        ("caption without a picture", "train-00000-000001"),
+        ("picture without a caption", "train-00000-000002"),
+        ("empty caption", "train-00000-000003"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "{folder}/../outside.png", "file:///etc/hostname::{folder}/a.zip"])
+def test_nothing_outside_of_the_repository_is_read(tmp_path, path):
+    RED.save(tmp_path / "outside.png")
+    folder = tmp_path / "name"
+    folder.mkdir()
+    cell = {"bytes": None, "path": path.format(folder=folder)}
+    schema = datasets.Features(image=PICTURE, text=TEXT).arrow_schema
+    pq.write_table(pa.table({"image": [cell], "text": ["x"]}, schema=schema), folder / "train.parquet")
+    assert read(folder) == ([], [("picture outside of the data folder", "train-00000-000000")])
+
+
+def test_of_a_damaged_file_what_can_be_read_is_read(tmp_path):
+    folder = write(tmp_path / "name", "train-00000-of-00002.parquet", image=[RED], text=["x"])
+    content = bytearray((folder / "train-00000-of-00002.parquet").read_bytes())
+    content[10:60] = bytes(50)
+    (folder / "train-00001-of-00002.parquet").write_bytes(content)
+    rows, problems = read(folder)
+    assert len(rows) == 1
+    assert [(kind.partition(":")[0], name) for kind, name in problems] == [
+        ("shard can't be read to its end", "train-00001")
+    ]
+
+
+def test_a_file_that_was_cut_is_left_out(repository):
+    second = repository / "train-00001-of-00002.parquet"
+    second.write_bytes(second.read_bytes()[:-100])
+    rows, problems = read(repository)
+    assert len(rows) == 3
+    assert [name for _, name in problems] == ["train-00001"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param({"split": "test"}, "Available splits: ['train']", id="no such split"),
+        pytest.param({"subset": "fr"}, "data.subset=fr and the split train (BuilderConfig 'fr'", id="no such subset"),
+        pytest.param(
+            {"columns": Columns(caption="texts")},
+            "(train); did you mean text?",
+            id="no such column of captions",
+        ),
+        pytest.param({"columns": Columns(image="text")}, "has Value('string') there, no pictures", id="no pictures"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_there_is(repository, settings, expected):
+    assert expected in mistake(repository, **settings)
+
+
+def test_a_hub_that_cannot_be_reached_is_answered_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    message = mistake("user/name")
+    assert message.startswith("data.path=user/name: is not in the local cache")
+    assert message.endswith("or tar shards on this machine with data.path=FOLDER")
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch) -> Path:
+    """The folder of user/name in a cache of the Hub, which can't be reached."""
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder, commit = tmp_path / "hub" / "datasets--user--name", "0123456789abcdef0123456789abcdef01234567"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    return folder / "snapshots" / commit
+
+
+def test_without_the_hub_a_data_set_in_the_cache_is_read(cached):
+    write(cached, image=[RED], text=["x"])
+    assert len(read(Path("user/name"))[0]) == 1
+
+
+def test_pictures_that_the_cache_keeps_beside_the_data_set_are_read(cached):
+    blobs = cached.parents[1] / "blobs"
+    blobs.mkdir()
+    RED.save(blobs / "a", "PNG")
+    (cached / "a.png").symlink_to(blobs / "a")
+    (cached / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    assert len(read(Path("user/name"))[0]) == 1
+
+
+def test_the_head_is_taken_from_all_files(repository, tmp_path):
+    head = read_head(hub_shards(str(repository)), 2, cache_dir=tmp_path / "cache")
+    assert head.ids == ["train-00000-000000", "train-00001-000000"]
+
+
+class Ids(IterableDataset[str]):
+    """What the workers of a loader read, each as one reader."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+
+    def __iter__(self):
+        from torch.utils.data import get_worker_info
+
+        info = get_worker_info()
+        for visit in Reader(self.shards, info.id, info.num_workers).visits():
+            if visit.pass_number > 0:
+                return
+            yield visit.row["id"]
+
+
+def test_worker_processes_together_read_every_row_once(repository):
+    ids = list(DataLoader(Ids(hub_shards(str(repository))), batch_size=None, num_workers=3))
+    assert sorted(ids) == [f"train-00000-{row:06d}" for row in range(3)] + [f"train-00001-{row:06d}" for row in (0, 1)]
