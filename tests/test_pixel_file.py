@@ -25,26 +25,26 @@ def file(tmp_path):
 
 
 def test_pictures_are_read_in_the_order_asked_for(file):
-    assert file.read([3, 0, 3])[:, 0, 0, 0].tolist() == [3, 0, 3]
+    assert [int(pixels[0, 0, 0]) for pixels in file.read([3, 0, 3])] == [3, 0, 3]
 
 
 def test_what_is_read_are_the_pictures_that_were_written(file):
-    assert file.read([2]).numpy().tolist() == [picture(2).tolist()]
+    assert file.read([2])[0].tolist() == picture(2).tolist()
 
 
 def test_numpy_reads_the_file(file):
     assert np.load(file.path).shape == (5, *SHAPE)
 
 
-def test_what_is_read_is_a_copy(file):
-    file.read([1]).zero_()
-    assert file.read([1]).unique().tolist() == [1]
+def test_whoever_changes_what_was_read_does_not_change_the_file(file):
+    file.read([1])[0].zero_()
+    assert PixelFile(file.path).read([1])[0].unique().tolist() == [1]
 
 
 def test_a_worker_process_gets_the_path_and_not_the_pictures(file):
     file.read([0])
     assert len(pickle.dumps(file)) < 500
-    assert pickle.loads(pickle.dumps(file)).read([4]).unique().tolist() == [4]
+    assert pickle.loads(pickle.dumps(file)).read([4])[0].unique().tolist() == [4]
 
 
 def test_before_the_end_there_is_no_file(tmp_path):

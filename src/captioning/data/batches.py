@@ -127,7 +127,7 @@ class CaptionDataset(TorchDataset[Sample]):
         samples = zip(whole, texts["id"], texts["captions"], self._pixels_of(rows), strict=True)
         return [make_sample(*sample, choice=self.choice) for sample in samples]
 
-    def _pixels_of(self, rows: list[int]) -> Sequence[Tensor] | Tensor:
+    def _pixels_of(self, rows: list[int]) -> list[Tensor]:
         if self.pixels is not None and self.places is not None:
             return self.pixels.read(self.places[rows])
         images = self.images[rows]["image"]
@@ -185,10 +185,11 @@ class Collator:
             truncation=True,
             max_length=self.max_caption_tokens,
             return_token_type_ids=False,
-            return_tensors="pt",
         )
-        ignored = (text["attention_mask"] == 0) | ~torch.tensor(counts)[:, None]
-        return {**text, "labels": text["input_ids"].masked_fill(ignored, IGNORE_INDEX)}
+        input_ids, attention_mask = torch.tensor(text["input_ids"]), torch.tensor(text["attention_mask"])
+        ignored = (attention_mask == 0) | ~torch.tensor(counts)[:, None]
+        labels = input_ids.masked_fill(ignored, IGNORE_INDEX)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
     def _packed(self, captions: list[list[str]], counts: list[bool]) -> Any:
         return pack(captions, self.tokenizer, max_caption_tokens=self.max_caption_tokens, counts=counts)

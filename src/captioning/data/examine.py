@@ -192,7 +192,10 @@ def _examine_and_keep(
 
 def _facts(table: "Dataset", image_processor: Any, writer: PixelWriter | None) -> Iterator[Facts]:
     progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True)
-    with ThreadPoolExecutor(_cores()) as pool, progress:  # PIL decodes and resizes without the GIL
+    with (
+        ThreadPoolExecutor(_cores() + 1) as pool,
+        progress,
+    ):  # one more, as PIL works without the GIL, and Python with it
         task = progress.add_task("reading pictures", total=len(table))
         for start in range(0, len(table), CHUNK):  # or every picture's bytes would be in memory
             images = table[start : start + CHUNK]["image"]
@@ -211,6 +214,7 @@ def _examine_one(row: int, image: PictureSource | None, image_processor: Any, wr
         return Facts(trouble="empty file")
     try:
         picture, mode, turned, frames = open_picture(encoded)
+        appearance = look(picture)
         pixels = to_pixels(picture, image_processor)
     except UnidentifiedImageError:
         return Facts(trouble="not a picture")
@@ -220,7 +224,7 @@ def _examine_one(row: int, image: PictureSource | None, image_processor: Any, wr
     if writer:
         writer.write(row, pixels)
     digest = blake2b(encoded, digest_size=16).hexdigest()
-    return Facts("", digest, picture.width, picture.height, mode, turned, frames, look(picture))
+    return Facts("", digest, picture.width, picture.height, mode, turned, frames, appearance)
 
 
 def _cores() -> int:

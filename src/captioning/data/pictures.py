@@ -83,7 +83,8 @@ def _as_seen(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # it would copy an RGB one
 
 
 def _from_deep_grey(picture: Image.Image) -> Image.Image:

@@ -1,7 +1,7 @@
 """The pixels of all pictures in one memory-mapped file."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ class PixelFile:
     def __len__(self) -> int:
         return len(self._mapped())
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """Copies of some pictures, uint8 (len(rows), 3, height, width)."""
-        return torch.from_numpy(self._mapped()[np.asarray(rows)])
+    def read(self, rows: Iterable[int]) -> list[Tensor]:
+        """Some pictures, uint8 (3, height, width); what stands in the file itself, to be copied and not changed."""
+        mapped = self._mapped()
+        return [torch.from_numpy(mapped[row]) for row in rows]
 
     def _mapped(self) -> np.ndarray:
         if self._pixels is None:
-            self._pixels = np.load(self.path, mmap_mode="r")
+            self._pixels = np.load(self.path, mmap_mode="c")  # what is written there all the same stays in this process
         return self._pixels
 
     def __getstate__(self) -> dict[str, Any]:

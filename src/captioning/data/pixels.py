@@ -19,9 +19,15 @@ def to_pixels(picture: Image.Image, image_processor: Any) -> np.ndarray:
         OSError: the picture is so long and narrow that resizing it would only fill the memory, or leave nothing.
     """
     resized = _resized(picture, image_processor)
+    crop = image_processor.crop_size if image_processor.do_center_crop else None
+    if resized is not None and crop and resized.height >= crop.height and resized.width >= crop.width:
+        left, top = (resized.width - crop.width) // 2, (resized.height - crop.height) // 2
+        cut = resized.crop((left, top, left + crop.width, top + crop.height))
+        return np.ascontiguousarray(np.moveaxis(np.asarray(cut), -1, 0))
     steps = {"do_resize": False} if resized is not None else {}
-    picture = picture if resized is None else resized
-    processed = image_processor(picture, **steps, do_rescale=False, do_normalize=False, return_tensors="np")
+    processed = image_processor(
+        picture if resized is None else resized, **steps, do_rescale=False, do_normalize=False, return_tensors="np"
+    )
     pixels: np.ndarray = processed.pixel_values[0]
     return pixels
 
