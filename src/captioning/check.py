@@ -14,7 +14,8 @@ from captioning.data.pictures import decode, read_bytes
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.files import replacing
-from captioning.report.check_page import Check, numbers_of_split, render_check, sample_rows
+from captioning.report.check_page import Check, render_check, sample_rows
+from captioning.report.numbers import numbers_of_split
 from captioning.report.sample_grid import sample_grid
 from captioning.run import resolve, talk
 from captioning.run_folder import write_json, write_text
@@ -112,7 +113,7 @@ def _splits(splits: Any) -> Table:
     numbers = {split: numbers_of_split(facts) for split, facts in splits.items()}
     table = Table("split", caption="three numbers: smallest / median / largest", caption_justify="left")
     for name in next(iter(numbers.values())):
-        table.add_column(name, justify="right")
+        table.add_column(name.lower(), justify="right")
     for split, values in numbers.items():
         table.add_row(split, *values.values())
     return table

@@ -104,6 +104,9 @@ def talk() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it can't read is said by whoever asked for it
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # it isn't imported yet
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # without the picture's name; the check has one
     for message in (
         ".*`IterableDataset` has `__len__` defined.*",  # an epoch of a stream is as long as data.stream_epoch says
         ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user

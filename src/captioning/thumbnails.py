@@ -17,7 +17,7 @@ def add_thumbnails(folder: Path, split: str, pictures: Mapping[str, Image.Image]
     import pyarrow as pa  # here, because it takes a fifth of a second, and a mistake is answered before
     import pyarrow.parquet as pq
 
-    thumbnails = read_thumbnails(folder) | {(split, name): _jpeg(picture) for name, picture in pictures.items()}
+    thumbnails = read_thumbnails(folder) | {(split, name): small_jpeg(picture) for name, picture in pictures.items()}
     schema = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
     splits, ids = zip(*thumbnails, strict=True) if thumbnails else ((), ())
     table = pa.table([splits, ids, list(thumbnails.values())], schema=schema)
@@ -36,9 +36,10 @@ def read_thumbnails(folder: Path) -> dict[tuple[str, str], bytes]:
     return dict(zip(keys, table["jpeg"].to_pylist(), strict=True))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def small_jpeg(picture: Image.Image, *, side: int = LONGEST_SIDE, quality: int = 80) -> bytes:
+    """The picture with sides of at most ``side`` pixels, encoded."""
     small = picture.copy()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    small.thumbnail((side, side))
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=80)
+    small.save(encoded, "JPEG", quality=quality, optimize=True)
     return encoded.getvalue()

@@ -1,8 +1,6 @@
 """``check.html``: whether data are fit to train on, and what in them is worth a look."""
 
-import io
 import re
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,9 @@ from captioning.data.findings import LEAK, LEFT_OUT, NOTICE, Finding, Inspection
 from captioning.data.summary import spread
 from captioning.report import histograms
 from captioning.report.captions import clipped
+from captioning.report.numbers import numbers_of_split
+from captioning.report.pictures import data_uri
+from captioning.thumbnails import small_jpeg
 
 SAMPLES, PAIRS, PICTURES = 24, 20, 8  # shown: of all, of a kind of duplicates, of any other finding
 NAMES_IN_PAGE, NAMES_SHOWN = 10_000, 20  # of a kind that is left out, of a notice
@@ -101,18 +102,6 @@ def render_check(check: Check) -> str:
     )
 
 
-def numbers_of_split(facts: Mapping[str, Any]) -> dict[str, str]:
-    """A split in words: where there are three numbers, the smallest, the median and the largest."""
-    lengths = sorted(Counter({int(words): count for words, count in facts["caption_words"].items()}).elements())
-    triples = {
-        "width, pixels": facts["width"],
-        "height, pixels": facts["height"],
-        "words a caption": (lengths[0], lengths[len(lengths) // 2], lengths[-1]),
-    }
-    row = {"pictures": f"{facts['pictures']:,}", "captions": f"{facts['captions']:,}"}
-    return row | {name: " / ".join(f"{number:,.0f}" for number in triple) for name, triple in triples.items()}
-
-
 class _Cards:
     """Makes cards; a picture is read once, however many findings it is shown with."""
 
@@ -135,13 +124,9 @@ class _Cards:
 
     def _image(self, row: int) -> str | None:
         try:
-            small = self._picture(row).copy()
+            return data_uri(small_jpeg(self._picture(row), side=SIDE, quality=QUALITY))
         except OSError:  # gone since it was looked at
             return None
-        small.thumbnail((SIDE, SIDE))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-        return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def _tell(finding: Finding, cards: _Cards) -> Told:

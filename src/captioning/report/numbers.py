@@ -1,5 +1,6 @@
 """The numbers of a run in words: what each is, its range, which way is better, and why one may be missing."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
@@ -67,6 +68,18 @@ def _notes(name: str, metrics: Mapping[str, Any], pictures: int | None) -> Itera
         yield "of one picture CIDEr-D is 0 whatever the caption"
     if f"val/{name}" not in metrics and any(key.startswith("val/") for key in metrics):
         yield "validation didn't measure it"
+
+
+def numbers_of_split(facts: Mapping[str, Any]) -> dict[str, str]:
+    """A split of the data in words: where there are three numbers, the smallest, the median and the largest."""
+    lengths = sorted(Counter({int(words): count for words, count in facts["caption_words"].items()}).elements())
+    triples = {
+        "Width, pixels": facts["width"],
+        "Height, pixels": facts["height"],
+        "Words a caption": (lengths[0], lengths[len(lengths) // 2], lengths[-1]),
+    }
+    row = {"Pictures": f"{facts['pictures']:,}", "Captions": f"{facts['captions']:,}"}
+    return row | {name: " / ".join(f"{number:,.0f}" for number in triple) for name, triple in triples.items()}
 
 
 def shown(value: float | None) -> str:

@@ -21,7 +21,7 @@ from captioning.metrics.corpus import words
 from captioning.metrics.meanings import FEW_PICTURES, MEANINGS
 from captioning.report import plots
 from captioning.report.captions import caption_rows, clipped, equals_a_reference, frequent_captions, word_usage
-from captioning.report.numbers import HEADLINES, number_rows, shown
+from captioning.report.numbers import HEADLINES, number_rows, numbers_of_split, shown
 from captioning.report.pictures import data_uris
 from captioning.report.read import Run, Series
 
@@ -60,7 +60,7 @@ def render(run: Run) -> str:
         gallery=_gallery(run),
         rows=rows,
         language=_language(run.predictions or []),
-        splits={split: _split(facts) for split, facts in _splits(run).items()},
+        splits={split: numbers_of_split(facts) for split, facts in _splits(run).items()},
         left_out=_left_out(run.data or {}),
         samples=samples,
         again=_again(run),
@@ -225,19 +225,6 @@ def _language(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
 def _splits(run: Run) -> dict[str, Any]:
     splits = (run.data or {}).get("splits", {})
     return {split: facts for split, facts in splits.items() if facts.get("caption_words")}
-
-
-def _split(facts: Mapping[str, Any]) -> dict[str, str]:
-    """A row of the table of the data."""
-    lengths = Counter({int(length): count for length, count in facts["caption_words"].items()})
-    every = sorted(lengths.elements())
-    triples = {
-        "Width, pixels": facts["width"],
-        "Height, pixels": facts["height"],
-        "Words a caption": (every[0], every[len(every) // 2], every[-1]),
-    }
-    row = {"Pictures": f"{facts['pictures']:,}", "Captions": f"{facts['captions']:,}"}
-    return row | {name: " / ".join(f"{number:,.0f}" for number in triple) for name, triple in triples.items()}
 
 
 def _left_out(data: Mapping[str, Any]) -> list[tuple[str, int, list[str]]]:

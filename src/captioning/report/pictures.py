@@ -15,7 +15,12 @@ def data_uris(thumbnails: Mapping[Key, bytes], wanted: Iterable[Key]) -> dict[Ke
     jpegs = {key: thumbnails[key] for key in wanted if key in thumbnails}
     if sum(map(len, jpegs.values())) > ROOM:
         jpegs = {key: _smaller(jpeg) for key, jpeg in jpegs.items()}
-    return {key: f"data:image/jpeg;base64,{b64encode(jpeg).decode()}" for key, jpeg in jpegs.items()}
+    return {key: data_uri(jpeg) for key, jpeg in jpegs.items()}
+
+
+def data_uri(jpeg: bytes) -> str:
+    """An encoded picture as the source of an image in a page."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 
 def _smaller(jpeg: bytes) -> bytes:
