@@ -80,7 +80,7 @@ def peak(who: int) -> float:
 
 def measure(folder: str, rows: int, workers: int) -> dict[str, float]:
     """Stream all rows once, then pass over them as a resumed training does."""
-    from captioning.data.shards import tar_shards
+    from captioning.data.sources.tars import tar_shards
     from captioning.data.stream import Reader, StreamDataset, StreamLoader
 
     shards = tar_shards(folder)

@@ -155,7 +155,9 @@ def write_example_run(
                 "splits": {
                     split: {"pictures": len(ids), "captions": 2 * len(ids), **facts} for split, ids in splits.items()
                 },
-                "left_out": [{"kind": "picture can't be read: not a picture", "name": "notes.png"}],
+                "findings": [
+                    {"severity": "left out", "kind": "picture can't be read: not a picture", "names": ["notes.png"]}
+                ],
                 "samples": [
                     {"split": "train", "id": key, "captions": pairs[names.index(key)][1]}
                     for key in splits["train"][:12]

@@ -131,6 +131,16 @@ def test_where_nothing_is_usable_the_page_says_of_all_files_why(folder, checked,
     assert not (tmp_path / "out" / "samples.png").exists()
 
 
+def test_pictures_that_cannot_be_split_are_shown_and_not_ready(tmp_path, checked):
+    for number in range(5):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a red square")
+    ran = checked(tmp_path, "model.checkpoint=null")
+    assert ran.exit_code == 1
+    assert "not ready: 5 captioned pictures, of which some look the same" in " ".join(ran.output.split())
+    assert "data.near_duplicates=false" in (tmp_path / "out" / "check.html").read_text()
+
+
 def test_without_a_tokenizer_the_rest_is_checked(folder, checked, tmp_path):
     (tmp_path / "no checkpoint").mkdir()
     result = checked(folder, f"model.checkpoint={tmp_path / 'no checkpoint'}")

@@ -29,11 +29,6 @@ def test_the_data_are_counted_by_split():
     }
 
 
-def test_what_was_left_out_is_named():
-    summary = summarize(rows_of([["a"]]), [(1, 1)], {"train": [0]})
-    assert summary["left_out"] == [{"kind": "empty file", "name": "x.png"}]
-
-
 def test_samples_are_spread_over_the_first_split_that_has_any():
     summary = summarize(rows_of([["a"]] * 5), [(1, 1)] * 5, {"train": [], "test": [0, 1, 2, 3, 4]}, samples=3)
     assert [(sample["split"], sample["id"]) for sample in summary["samples"]] == [

@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from conftest import COLOURS, ROOT
 from PIL import Image
 
 from captioning import CaptionDataModule
@@ -70,8 +71,9 @@ def test_the_test_can_be_on_any_split(hundred, checkpoint):
 def test_a_test_on_training_pictures_visits_them_in_order_with_their_first_captions(pictures, checkpoint):
     data = data_of(pictures, checkpoint)
     data.test_on("train")
-    tested = [name for batch in data.test_dataloader() for name in batch["id"]]
-    assert tested == data.split_ids["train"]
+    batches = list(data.test_dataloader())
+    assert [name for batch in batches for name in batch["id"]] == data.split_ids["train"]
+    assert all(learned(data, batch) == [captions[0] for captions in batch["references"]] for batch in batches)
 
 
 def test_a_test_on_all_pictures_needs_no_split(hundred, checkpoint):
@@ -86,6 +88,14 @@ def test_no_such_split_is_answered_with_the_nearest(hundred, checkpoint):
         data_of(hundred, checkpoint).test_on("tets")
 
 
+def test_the_readmes_data_from_python_are_made_as_it_says(pictures, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if line.startswith("data = CaptionDataModule(")]
+    names = {"CaptionDataModule": CaptionDataModule}
+    exec(line, names)
+    assert names["data"].hparams["path"] == "pictures"
+
+
 # ---------------------------------------------------------------- what is bad
 
 
@@ -94,7 +104,9 @@ def noisy(tmp_path) -> Path:
     """Thirty different pictures, and one that is none."""
     for number in range(30):
         noise(number).save(tmp_path / f"{number:02}.png")
-        (tmp_path / f"{number:02}.txt").write_text(f"picture {number}\nnoise number {number}")
+        (tmp_path / f"{number:02}.txt").write_text(
+            f"a {COLOURS[number % 6]} square on white\na {COLOURS[number % 6]} square"
+        )
     (tmp_path / "30.png").write_bytes(b"<html>")
     (tmp_path / "30.txt").write_text("not a picture")
     return tmp_path
@@ -110,6 +122,11 @@ def test_what_is_bad_is_left_out_and_named(noisy, checkpoint, said):
     assert "picture can't be read: not a picture: 30.png" in said.text
 
 
+def test_what_was_found_is_in_the_summary(noisy, checkpoint):
+    left_out = {"severity": "left out", "kind": "picture can't be read: not a picture", "names": ["30.png"]}
+    assert left_out in data_of(noisy, checkpoint).summary["findings"]
+
+
 def test_with_strict_it_stops_the_run(noisy, checkpoint):
     with pytest.raises(UserError, match=r"^data\.strict=true.*30\.png.*data\.strict=false"):
         data_of(noisy, checkpoint, strict=True)
@@ -118,6 +135,16 @@ def test_with_strict_it_stops_the_run(noisy, checkpoint):
 def test_more_than_the_bad_share_stops_the_run(noisy, checkpoint):
     with pytest.raises(UserError, match=r"^1 of 31 left out, more than data\.max_bad_share=0\.03: .*30\.png"):
         data_of(noisy, checkpoint, max_bad_share=0.03)
+
+
+def test_in_a_sample_bad_lines_have_their_share(tmp_path, checkpoint):
+    lines = [json.dumps({"file_name": f"{number}.png", "text": "noise"}) for number in range(20)]
+    for number in range(20):
+        noise(number).save(tmp_path / f"{number}.png")
+    missing = [json.dumps({"file_name": f"missing-{number}.png", "text": "gone"}) for number in range(2)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join([*lines, *missing]))
+    data = CaptionDataModule(path=str(tmp_path), processor=str(checkpoint), limit=10)
+    assert (data.inspect().left_out, data.inspection.seen) == (1, 11)
 
 
 def test_an_inspection_tells_and_does_not_stop(noisy, checkpoint):
@@ -188,13 +215,20 @@ def training_batches(data: CaptionDataModule) -> dict[str, list]:
     return module.batches
 
 
+def learned(data: CaptionDataModule, batch: dict) -> list[str]:
+    """The captions in a batch."""
+    return data.processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+
+
 def of_each_picture(batches: list[dict], key: str) -> dict[str, object]:
     return {name: value for batch in batches for name, value in zip(batch["id"], batch[key], strict=True)}
 
 
 def test_a_step_is_given_what_the_processor_makes_of_the_pictures(noisy, checkpoint):
     data = data_of(noisy, checkpoint)
-    for phase, batches in training_batches(data).items():
+    batches_of = training_batches(data)
+    assert [len(of_each_picture(batches, "id")) for batches in batches_of.values()] == [24, 3]
+    for phase, batches in batches_of.items():
         for name, values in of_each_picture(batches, "pixel_values").items():
             with Image.open(noisy / name) as picture:
                 expected = data.processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values[0]
@@ -223,7 +257,10 @@ def test_what_is_augmented_how_does_not_depend_on_workers_or_the_size_of_batches
             ),
         )
     )
+    plain = of_each_picture(training_batches(data_of(noisy, checkpoint))["train"], "pixel_values")
+    assert len(alone) == 24
     assert all(torch.equal(alone[name], together[name]) for name in alone)
+    assert not any(torch.equal(alone[name], plain[name]) for name in alone)
 
 
 def test_all_captions_of_a_picture_can_be_learned_at_once(noisy, checkpoint):
@@ -232,8 +269,9 @@ def test_all_captions_of_a_picture_can_be_learned_at_once(noisy, checkpoint):
 
 
 def test_validation_learns_nothing_and_takes_first_captions(noisy, checkpoint):
-    batches = training_batches(data_of(noisy, checkpoint, captions="all"))["val"]
-    assert all("caption_index" not in batch for batch in batches)
+    data = data_of(noisy, checkpoint, captions="all")
+    (batch,) = training_batches(data)["val"]
+    assert learned(data, batch) == [captions[0] for captions in batch["references"]]
 
 
 def test_pictures_can_be_squashed_and_the_processor_says_so(tmp_path, noisy, checkpoint):
@@ -274,6 +312,21 @@ def test_a_stream_is_validated_and_tested_on_pictures_of_its_head_and_trained_on
     assert len(held_out) == 6
     assert len(seen) == 54
     assert not held_out & seen.keys()
+
+
+def test_a_stream_leaves_out_what_another_run_tests_on_even_where_its_head_lacks_it(shards, checkpoint, tmp_path):
+    ids = [f"{shard}/{number:02}" for shard in range(3) for number in range(20)]
+    splits = {"train": ids[:40], "val": [ids[40], *ids[50:55]], "test": [ids[41], *ids[55:]]}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    data = stream_of(shards, checkpoint, splits_from=str(tmp_path / "splits.json"), max_bad_share=1.0)
+    assert not {*splits["val"], *splits["test"]} <= {*data.rows.ids}
+    assert not {*splits["val"], *splits["test"]} & of_each_picture(training_batches(data)["train"], "id").keys()
+
+
+def test_a_cache_of_shards_that_cannot_be_written_is_a_mistake_that_names_it(shards, checkpoint, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"^data\.path=.*can't be kept in data\.cache_dir=.*file"):
+        stream_of(shards, checkpoint, cache_dir=str(tmp_path / "file"))
 
 
 def test_an_epoch_of_a_stream_is_as_long_as_it_was_set(shards, checkpoint):

@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
+from captioning import run_folder
 from captioning.errors import UserError
-from captioning.evaluate import evaluate
+from captioning.evaluate import _absolute_paths, evaluate
 from captioning.run import train
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
@@ -149,7 +150,8 @@ def test_a_command_that_a_run_folder_holds_is_not_run(run, tmp_path):
     shutil.copytree(run, tmp_path / "foreign")
     config = tmp_path / "foreign" / ".hydra" / "config.yaml"
     settings = OmegaConf.load(config)
-    settings.data.path = f"pipe:touch {tmp_path / 'ran'} #.tar"
+    settings.data.path = "${data.revision}"
+    settings.data.revision = f"pipe:touch {tmp_path / 'ran'} #.tar"
     OmegaConf.save(settings, config)
     with pytest.raises(UserError, match=r"its data\.path runs a command; give the data yourself"):
         evaluate(str(tmp_path / "foreign"), ON_CPU, folder=tmp_path / "out")
@@ -182,6 +184,14 @@ def test_a_run_is_not_overwritten(run):
 def test_evaluating_on_pictures_that_it_was_trained_on_is_said(run, tmp_path, said):
     evaluate(str(run), [*ON_CPU, "data.split_seed=7"], folder=tmp_path / "out")
     assert "are among those that the model was trained on" in said.text
+
+
+@pytest.mark.parametrize("path", ["https://host/{0..3}.tar", "pipe:cat 0.tar", "a.tar::https://host/b.tar"])
+def test_an_address_of_shards_is_no_path_below_the_folder_of_the_run(path, tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    run_folder.write_text(tmp_path / ".hydra" / "hydra.yaml", "hydra: {runtime: {cwd: /start}}")
+    expected = path.replace("a.tar", "/start/a.tar")
+    assert _absolute_paths(tmp_path, {"source": "local", "path": path}) == {"path": expected}
 
 
 def test_a_relative_folder_of_pictures_is_found_from_anywhere(pictures, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -180,6 +181,44 @@ def test_another_processor_has_pixels_of_its_own(three, how):
         _, pixels = examine(rows_of(three).table, **how | {"image_processor": processor})
         expected = to_pixels(decode((three / "a.png").read_bytes()), processor)
         assert (pixels.read([0])[0].numpy() == expected).all()
+
+
+def test_what_one_processor_cannot_resize_is_not_left_out_for_another(tmp_path, how):
+    Image.new("RGB", (1000, 1)).save(tmp_path / "line.png")
+    pad = make_image_processor(16)
+    fit_pictures(pad, "pad")
+    troubles = [
+        bool(examine(rows_of(tmp_path).table, **how | {"image_processor": processor})[0][0].trouble)
+        for processor in (pad, PROCESSOR, pad)
+    ]
+    assert troubles == [True, False, True]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_a_damaged_file_of_the_cache_is_made_again(three, how, decoded, suffix):
+    examine(rows_of(three).table, **how)
+    (file,) = how["cache_dir"].glob(f"*.{suffix}")
+    file.write_bytes(file.read_bytes()[:-100])
+    decoded.clear()
+    assert len(examine(rows_of(three).table, **how)[0]) == len(decoded) == 3
+
+
+def test_a_cache_that_is_emptied_while_it_is_used_goes_on_to_be_read(three, how):
+    _, pixels = examine(rows_of(three).table, **how)
+    shutil.rmtree(how["cache_dir"])
+    assert (pixels.read([0])[0].numpy() == to_pixels(decode((three / "a.png").read_bytes()), PROCESSOR)).all()
+
+
+def test_pictures_within_a_file_are_told_by_the_file_without_reading_them(three, tmp_path, how, decoded):
+    table = rows_from(
+        [Path("a"), Path("b")], [PictureSource(bytes=(three / f"{name}.png").read_bytes(), path=None) for name in "ab"]
+    ).table
+    table.save_to_disk(tmp_path / "saved")
+    for _ in range(2):
+        examine(datasets.load_from_disk(tmp_path / "saved"), **how)
+    assert len(decoded) == 2
+    examine(datasets.load_from_disk(tmp_path / "saved").select([1]), **how)
+    assert len(decoded) == 3
 
 
 def test_without_pixels_what_was_found_is_kept_all_the_same(three, how, decoded):

@@ -74,9 +74,72 @@ def test_a_stratum_may_be_a_class(tmp_path):
     assert row["stratum"] == "dog"
 
 
-def test_another_split_can_be_read(repository):
-    write(repository, "validation-00000-of-00001.parquet", image=[RED], text=["v"])
-    assert [row["captions"] for row in read(repository, split="validation")[0]] == [["v"]]
+def test_a_missing_class_is_none_and_a_number_of_no_class_stays_a_number(tmp_path):
+    features = {"image": PICTURE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    folder = write(tmp_path / "name", features=features, image=[RED] * 4, text=["x"] * 4, kind=[0, 0, 0, 1])
+    table = pq.read_table(folder / "train.parquet")
+    kinds = pa.array([-1, None, 7, 1], pa.int64())
+    pq.write_table(table.set_column(2, table.schema.field("kind"), kinds), folder / "train.parquet")
+    rows, problems = read(folder, columns=Columns(stratify="kind"))
+    assert [row["stratum"] for row in rows] == [None, None, "7", "dog"]
+    assert problems == []
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """A repository with five rows for training, three for validation, and two for the test."""
+    write(tmp_path / "name", "train.parquet", image=[RED] * 5, text=list("abcde"))
+    write(tmp_path / "name", "validation.parquet", image=[RED] * 3, text=list("xyz"))
+    return write(tmp_path / "name", "test.parquet", image=[RED] * 2, text=list("pq"))
+
+
+def test_the_splits_of_the_repository_are_respected(split):
+    rows, _ = read(split)
+    assert [(row["split"], row["captions"]) for row in rows if row["split"] != "train"] == [
+        *(("val", [caption]) for caption in "xyz"),
+        *(("test", [caption]) for caption in "pq"),
+    ]
+
+
+def test_the_head_has_rows_of_each_split(split, tmp_path):
+    head = read_head(hub_shards(str(split)), 6, cache_dir=tmp_path / "cache")
+    assert sorted(head.table["split"]) == ["test", "test", "train", "train", "val", "val"]
+
+
+def test_which_shards_are_for_training_is_known_before_one_is_read(split):
+    shards = hub_shards(str(split))
+    assert [shards.labels[index] for index in shards.for_training] == ["train-00000"]
+
+
+def test_a_column_of_splits_goes_before_the_repositorys_own(tmp_path):
+    features = {"image": PICTURE, "text": TEXT, "split": TEXT}
+    splits = ["train", "restval", "val", None, "other"]
+    write(tmp_path / "name", "test.parquet", features=features, image=[RED] * 5, text=["x"] * 5, split=splits)
+    rows, problems = read(tmp_path / "name")
+    assert [row["split"] for row in rows] == ["train", "train", "val", "test"]
+    assert problems == [("unknown split 'other'", "test-00000-000004")]
+    assert len(hub_shards(str(tmp_path / "name")).for_training) == 1
+
+
+@pytest.fixture
+def extra(tmp_path: Path) -> Path:
+    """A repository with a split that is no usual one."""
+    folder = tmp_path / "name"
+    folder.mkdir()
+    write(folder / "data", "extra-00000-of-00001.parquet", image=[RED], text=["v"])
+    return folder
+
+
+def test_a_split_of_another_name_is_left_out_and_named(extra):
+    write(extra / "data", "train-00000-of-00001.parquet", image=[RED], text=["x"])
+    shards = hub_shards(str(extra))
+    assert shards.labels == ("train-00000",)
+    assert shards.problems == (("unknown split 'extra'", "extra"),)
+
+
+def test_nothing_but_splits_of_other_names_is_refused(extra):
+    message = mistake(extra)
+    assert "its rows are in extra, not in train, val or test; data.split_column=COLUMN" in message
 
 
 def test_pictures_that_are_files_of_the_repository_are_read(tmp_path):
@@ -132,8 +195,7 @@ def test_a_file_that_was_cut_is_left_out(repository):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        pytest.param({"split": "test"}, "Available splits: ['train']", id="no such split"),
-        pytest.param({"subset": "fr"}, "data.subset=fr and the split train (BuilderConfig 'fr'", id="no such subset"),
+        pytest.param({"subset": "fr"}, "data.subset=fr (BuilderConfig 'fr'", id="no such subset"),
         pytest.param(
             {"columns": Columns(caption="texts")},
             "(train); did you mean text?",

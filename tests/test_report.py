@@ -272,11 +272,12 @@ def test_an_evaluation_is_run_again_as_one(run):
     assert "captioning evaluate 'my run' --split val" in text_of(run)
 
 
-def test_what_was_left_out_is_counted_by_kind(run):
+def test_what_was_found_of_the_data_is_counted_by_kind(run):
     data = json.loads((run / "data.json").read_text())
-    data["left_out"] = [{"kind": "no caption", "name": f"{i}.png"} for i in range(25)]
+    names = [f"{i}.png" for i in range(25)]
+    data["findings"] = [{"severity": "left out", "kind": "no caption", "names": names}]
     (run / "data.json").write_text(json.dumps(data))
-    assert re.search(r"25 \S no caption: 0\.png .* and 5 more", text_of(run))
+    assert re.search(r"left out\s*: 25 \S no caption: 0\.png .* and 5 more", text_of(run))
 
 
 # ------------------------------------------------------------ captions
@@ -379,7 +380,7 @@ def hostile_run(run: Path) -> Path:
     write_lines(run / "gallery.jsonl", [{"step": 1, "id": HOSTILE, "references": [HOSTILE], "prediction": HOSTILE}])
     write_lines(run / "alarms.jsonl", [{"step": 1, "split": HOSTILE, "kind": HOSTILE, "message": HOSTILE}])
     data = json.loads((run / "data.json").read_text())
-    data["left_out"] = [{"kind": HOSTILE, "name": HOSTILE}]
+    data["findings"] = [{"severity": "notice", "kind": HOSTILE, "names": [HOSTILE]}]
     data["samples"] = [{"split": "train", "id": HOSTILE, "captions": [HOSTILE]}]
     (run / "data.json").write_text(json.dumps(data))
     (run / ".hydra/overrides.yaml").write_text(json.dumps([f"experiment={HOSTILE}"]))

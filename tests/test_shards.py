@@ -1,20 +1,15 @@
-import functools
-import http.server
 import os
-import tarfile
-import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tars import jpeg, write_shards, write_tar
 
 from captioning.data.pictures import decode, read_bytes
-from captioning.data.rows import Columns, Problem
-from captioning.data.shards import OPEN_SHARDS, read_head, read_shards, tar_shards
+from captioning.data.rows import Columns
+from captioning.data.shards import OPEN_SHARDS, Shards, read_head, read_shards
+from captioning.data.sources.tars import tar_shards
 from captioning.errors import UserError
-
-CUT = "shard can't be read to its end"
 
 
 @pytest.fixture
@@ -27,290 +22,12 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def read(path, **columns) -> tuple[list, list[Problem]]:
-    """All rows of the shards, and what was left out of them."""
-    shards = tar_shards(str(path), columns=Columns(**columns))
-    problems = list(shards.problems)
-    return [row for index in range(len(shards)) for row in shards.read(index, problems.append)], problems
-
-
-def ids(path, **columns) -> list[str]:
-    return [row["id"] for row in read(path, **columns)[0]]
-
-
-def captions(path, **columns) -> list[list[str]]:
-    return [row["captions"] for row in read(path, **columns)[0]]
-
-
-def problems(path, **columns) -> list[Problem]:
-    return read(path, **columns)[1]
-
-
 def one(tmp_path, *members) -> Path:
     return write_tar(tmp_path / "one.tar", members)
 
 
-def mistake(path, **columns) -> str:
-    with pytest.raises(UserError) as caught:
-        tar_shards(str(path), columns=Columns(**columns))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-# ------------------------------------------------------------ which shards
-
-
-def test_a_folder_of_shards_is_read_in_the_order_of_their_names(folder):
-    assert ids(folder) == ["0/000", "0/001", "0/002", "1/000", "1/001"]
-
-
-def test_a_single_shard_is_read(folder):
-    assert ids(folder / "1.tar") == ["1/000", "1/001"]
-
-
-def test_a_brace_pattern_is_read(folder):
-    assert ids(folder / "{0..1}.tar") == ids(folder)
-
-
-def test_several_patterns_are_read(folder):
-    assert ids(f"{folder / '1.tar'}::{folder / '{0..0}.tar'}") == ["1/000", "1/001", "0/000", "0/001", "0/002"]
-
-
-def test_the_output_of_a_command_is_read(folder):
-    assert [name.partition("/")[2] for name in ids(f"pipe:cat {folder / '1.tar'}")] == ["000", "001"]
-
-
-@pytest.fixture
-def address(folder) -> Iterator[str]:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_an_address_is_read(address):
-    assert ids(f"{address}/1.tar?password=secret") == ["1/000", "1/001"]
-
-
-def test_of_addresses_one_that_is_not_there_is_left_out_when_it_is_read(address):
-    rows, left_out = read(f"{address}/{{1..2}}.tar")
-    assert len(rows) == 2
-    assert [(kind.partition(":")[0], name) for kind, name in left_out] == [(CUT, "2.tar")]
-
-
-@pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".tar.xz"])
-def test_compressed_shards_are_read(tmp_path, suffix):
-    mode = "w:xz" if suffix.endswith("xz") else "w:gz"
-    write_tar(tmp_path / f"a{suffix}", [("x.jpg", jpeg()), ("x.txt", "y")], mode)
-    assert read(tmp_path) == read(tmp_path / f"a{suffix}")
-    assert ids(tmp_path) == ["a/x"]
-    assert problems(tmp_path) == []
-
-
-def test_shards_of_one_name_in_several_folders_have_ids_of_their_own(folder):
-    write_shards(folder / "more", 1)
-    assert ids(folder)[::3] == ["shards/0/000", "shards/1/000"]
-    assert ids(folder)[-1] == "more/0/000"
-
-
-def test_a_password_in_an_address_is_told_to_nobody(address):
-    rows, left_out = read(f"{address}/{{1..2}}.tar?password=secret")
-    assert "secret" not in f"{rows}{left_out}"
-
-
-@pytest.mark.parametrize("command", ["exit 3", "head -c 3000 {shard}; exec 1>&-; sleep 0.2; exit 3"])
-def test_a_command_that_fails_is_told_by_its_status(folder, command):
-    kind, _ = problems(f"pipe:{command.format(shard=folder / '0.tar')}")[-1]
-    assert kind == "shard can't be read to its end: its command ended with status 3"
-
-
-def test_a_command_that_writes_no_tar_is_told_by_that():
-    kind, _ = problems("pipe:exec yes")[-1]
-    assert kind == "shard can't be read to its end: invalid header"
-
-
-def test_a_missing_shard_is_known_before_one_is_read(folder):
-    shards = tar_shards(str(folder / "{0..2}.tar"))
-    assert shards.labels == ("0.tar", "1.tar")
-    assert shards.problems == (("shard is missing", str(folder / "2.tar")),)
-
-
-def test_no_shard_at_all_is_refused(tmp_path):
-    assert mistake(tmp_path / "{0..2}.tar").endswith(f"{{0..2}}.tar: no such shard ({tmp_path / '0.tar'}, …)")
-
-
-def test_a_folder_without_shards_is_refused(tmp_path):
-    assert mistake(tmp_path).startswith(f"data.path={tmp_path}: no shards in this folder (looked for *.tar")
-
-
-def test_a_pattern_that_is_none_is_refused(tmp_path):
-    assert "not a pattern of shards" in mistake(f"{tmp_path}/{{0..2.tar")
-
-
-# ------------------------------------------------------------ what is in a row
-
-
-def test_a_picture_is_that_of_the_shard(tmp_path):
-    (row,), _ = read(one(tmp_path, ("x.jpg", jpeg("blue")), ("x.txt", "y")))
-    assert decode(read_bytes(row["image"])).getpixel((0, 0)) == (0, 0, 254)
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.JPEG", "x.webp", "x.tiff", "a/b/x.bmp"])
-def test_every_suffix_of_pictures_is_known(tmp_path, name):
-    text = f"{name.rpartition('.')[0]}.txt"
-    assert captions(one(tmp_path, (name, jpeg()), (text, "y"))) == [["y"]]
-
-
-def test_each_line_of_a_text_is_a_caption(tmp_path):
-    assert captions(one(tmp_path, ("x.jpg", jpeg()), ("x.txt", "\ufeffone\r\n\n two  words \n"))) == [
-        ["one", "two words"]
-    ]
-
-
-@pytest.mark.parametrize("record", ['{"caption": "y"}', '{"captions": ["y", ""]}', '{"text": " y", "url": "z"}'])
-def test_captions_may_be_in_a_json(tmp_path, record):
-    assert captions(one(tmp_path, ("x.jpg", jpeg()), ("x.json", record))) == [["y"]]
-
-
-def test_a_text_goes_before_a_json(tmp_path):
-    assert captions(one(tmp_path, ("x.jpg", jpeg()), ("x.json", '{"caption": "no"}'), ("x.txt", "y"))) == [["y"]]
-
-
-def test_a_named_column_of_the_json_goes_before_a_text(tmp_path):
-    path = one(tmp_path, ("x.jpg", jpeg()), ("x.json", '{"alt": "y"}'), ("x.txt", "no"))
-    assert captions(path, caption="alt") == [["y"]]
-
-
-def test_a_pattern_names_several_columns_of_the_json(tmp_path):
-    path = one(tmp_path, ("x.jpg", jpeg()), ("x.json", '{"alt_1": "y", "alt_2": "z", "other": "no"}'))
-    assert captions(path, caption="alt_*") == [["y", "z"]]
-
-
-def test_a_named_member_holds_the_captions(tmp_path):
-    path = one(tmp_path, ("x.jpg", jpeg()), ("x.txt", "no"), ("x.ALT", "y"))
-    assert captions(path, caption="ALT") == [["y"]]
-
-
-def test_of_several_pictures_the_one_with_nothing_but_a_suffix_is_taken(tmp_path):
-    path = one(tmp_path, ("x.mask.jpg", jpeg("red")), ("x.jpg", jpeg("blue")), ("x.txt", "y"))
-    (row,), _ = read(path)
-    assert read_bytes(row["image"]) == jpeg("blue")
-
-
-def test_of_several_pictures_one_can_be_named(tmp_path):
-    path = one(tmp_path, ("x.mask.jpg", jpeg("red")), ("x.jpg", jpeg("blue")), ("x.txt", "y"))
-    (row,), _ = read(path, image="mask.JPG")
-    assert read_bytes(row["image"]) == jpeg("red")
-
-
-def test_id_group_split_and_stratum_are_read_from_the_json(tmp_path):
-    record = '{"caption": "y", "key": 7, "patient": "p", "part": "dev", "site": "s"}'
-    path = one(tmp_path, ("x.jpg", jpeg()), ("x.json", record))
-    (row,), _ = read(path, id="key", group="patient", split="part", stratify="site")
-    assert (row["id"], row["group"], row["split"], row["stratum"]) == ("7", "p", "val", "s")
-
-
-def test_a_split_is_respected_without_being_named(tmp_path):
-    (row,), _ = read(one(tmp_path, ("x.jpg", jpeg()), ("x.json", '{"caption": "y", "split": "test"}')))
-    assert row["split"] == "test"
-
-
-def test_names_that_climb_out_are_only_ids_and_nothing_is_written(tmp_path):
-    path = one(tmp_path, ("../../x.jpg", jpeg()), ("../../x.txt", "y"))
-    assert ids(path) == ["one/../../x"]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_link_in_a_shard_is_not_followed(tmp_path):
-    (tmp_path / "secret.jpg").write_bytes(jpeg())
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        link = tarfile.TarInfo("x.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.jpg")
-        tar.addfile(link)
-    write_tar(tmp_path / "a.tar", [("x.txt", "y")], "a")
-    assert problems(tmp_path / "a.tar") == [("caption without a picture", "a/x")]
-
-
-# ------------------------------------------------------------ what is left out
-
-
-@pytest.mark.parametrize(
-    ("members", "kind"),
-    [
-        pytest.param([("x.jpg", jpeg())], "picture without a caption", id="no caption"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", "{}")], "picture without a caption", id="none in the json"),
-        pytest.param([("x.txt", "y")], "caption without a picture", id="no picture"),
-        pytest.param([("x.jpg", jpeg()), ("x.txt", " \n")], "empty caption", id="empty"),
-        pytest.param([("x.jpg", jpeg()), ("x.txt", b"\xff")], ".txt isn't UTF-8 text", id="not text"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", "{oops")], ".json isn't JSON", id="not JSON"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", "[" * 99999)], ".json isn't JSON", id="endless JSON"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", "[]")], ".json isn't a JSON object", id="no object"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", '{"caption": 3}')], "caption isn't text", id="a number"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", '{"text": "\\ud83d"}')], "caption isn't valid Unicode", id="half"),
-    ],
-)
-def test_a_bad_row_is_left_out_by_name_and_the_next_one_read(tmp_path, members, kind):
-    rows, left_out = read(one(tmp_path, *members, ("z.jpg", jpeg()), ("z.txt", "z")))
-    assert [row["id"] for row in rows] == ["one/z"]
-    assert left_out == [(kind, "one/x")]
-
-
-def test_a_member_that_comes_twice_is_named_and_the_first_is_kept(tmp_path):
-    rows, left_out = read(one(tmp_path, ("x.jpg", jpeg()), ("x.txt", "first"), ("x.txt", "second")))
-    assert rows[0]["captions"] == ["first"]
-    assert left_out == [("second member of one name", "one.tar/x.txt")]
-
-
-def test_a_row_without_the_group_that_was_asked_for_is_left_out(tmp_path):
-    path = one(tmp_path, ("x.jpg", jpeg()), ("x.json", '{"caption": "y", "patients": "p"}'))
-    assert problems(path, group="patient") == [("data.group_column=patient: no such column in its .json", "one/x")]
-
-
-@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
-def test_a_shard_that_is_no_tar_is_left_out_and_the_next_one_read(folder, content):
-    (folder / "0.tar").write_bytes(content)
-    rows, left_out = read(folder)
-    assert len(rows) == 2
-    assert [(kind.partition(":")[0], name) for kind, name in left_out] == [(CUT, "0.tar")]
-
-
-def test_a_shard_that_goes_away_is_left_out(folder):
-    shards = tar_shards(str(folder))
-    (folder / "0.tar").unlink()
-    left_out = []
-    assert list(shards.read(0, left_out.append)) == []
-    assert left_out == [(f"{CUT}: No such file or directory", "0.tar")]
-
-
-@pytest.mark.parametrize("size", range(100, 10_000, 333))
-def test_wherever_a_shard_was_cut_its_whole_rows_are_read_and_it_is_named(tmp_path, size):
-    write_shards(tmp_path, 4)
-    whole = (tmp_path / "0.tar").read_bytes()
-    row = len(whole[: whole.index(b"001.jpg")])
-    (tmp_path / "0.tar").write_bytes(whole[:size])
-    rows, left_out = read(tmp_path)
-    assert len(rows) in (min(size // row, 4), min((size + 511) // row, 4))
-    cut = [name for kind, name in left_out if kind.startswith(CUT)]
-    assert cut == (["0.tar"] if size <= 4 * row else [])
-
-
-def test_damage_between_members_is_noticed(tmp_path):
-    write_shards(tmp_path, 40)
-    content = bytearray((tmp_path / "0.tar").read_bytes())
-    header = content.index(b"003.jpg")
-    content[header : header + 512] = b"\x07" * 512
-    (tmp_path / "0.tar").write_bytes(content)
-    rows, left_out = read(tmp_path)
-    assert len(rows) == 3
-    assert left_out == [(f"{CUT}: it ends too early", "0.tar")]
-
-
-# ------------------------------------------------------------ as a table
-
-
 def test_shards_as_a_table(folder, cache):
-    rows = read_shards(str(folder), columns=Columns(), cache_dir=cache)
+    rows = read_shards(tar_shards(str(folder)), cache_dir=cache)
     assert rows.ids == ["0/000", "0/001", "0/002", "1/000", "1/001"]
     assert rows.captions[4] == ["row 1 of shard 1"]
     assert decode(read_bytes(rows.table[4]["image"])).size == (8, 8)
@@ -318,43 +35,43 @@ def test_shards_as_a_table(folder, cache):
 
 def test_rows_of_a_table_are_sorted_by_id(tmp_path, cache):
     path = one(tmp_path, *((f"{name}.{s}", c) for name in "bac" for s, c in (("jpg", jpeg()), ("txt", name))))
-    rows = read_shards(str(path), cache_dir=cache)
+    rows = read_shards(tar_shards(str(path)), cache_dir=cache)
     assert rows.ids == ["one/a", "one/b", "one/c"]
     assert rows.captions == [["a"], ["b"], ["c"]]
 
 
 def test_a_table_is_copied_once_and_remembers_what_was_left_out(folder, cache):
     write_tar(folder / "2.tar", [("x.jpg", jpeg())])
-    first = read_shards(str(folder), cache_dir=cache)
+    first = read_shards(tar_shards(str(folder)), cache_dir=cache)
     for tar in folder.iterdir():  # of the same size and time, and nothing in it
         times = tar.stat()
         tar.write_bytes(bytes(times.st_size))
         os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
-    second = read_shards(str(folder), cache_dir=cache)
+    second = read_shards(tar_shards(str(folder)), cache_dir=cache)
     assert second.ids == first.ids
     assert second.problems == first.problems == (("picture without a caption", "2/x"),)
 
 
 def test_of_a_table_missing_shards_are_named(folder, cache):
-    rows = read_shards(str(folder / "{0..2}.tar"), cache_dir=cache)
+    rows = read_shards(tar_shards(str(folder / "{0..2}.tar")), cache_dir=cache)
     assert rows.problems == (("shard is missing", str(folder / "2.tar")),)
 
 
 def test_a_shard_that_has_changed_is_copied_anew(folder, cache):
-    read_shards(str(folder), cache_dir=cache)
+    read_shards(tar_shards(str(folder)), cache_dir=cache)
     write_tar(folder / "0.tar", [("new.jpg", jpeg()), ("new.txt", "y")])
-    assert read_shards(str(folder), cache_dir=cache).ids[0] == "0/new"
+    assert read_shards(tar_shards(str(folder)), cache_dir=cache).ids[0] == "0/new"
 
 
 def test_other_columns_are_read_anew(tmp_path, cache):
     path = one(tmp_path, ("x.jpg", jpeg()), ("x.txt", "y"), ("x.alt", "z"))
-    read_shards(str(path), cache_dir=cache)
-    assert read_shards(str(path), columns=Columns(caption="alt"), cache_dir=cache).captions == [["z"]]
+    read_shards(tar_shards(str(path)), cache_dir=cache)
+    assert read_shards(tar_shards(str(path), columns=Columns(caption="alt")), cache_dir=cache).captions == [["z"]]
 
 
 def test_of_two_rows_with_one_id_the_first_is_kept(tmp_path, cache):
     members = [(f"{name}.{s}", c) for name in "xzx" for s, c in (("jpg", jpeg()), ("txt", name))]
-    rows = read_shards(str(one(tmp_path, *members)), cache_dir=cache)
+    rows = read_shards(tar_shards(str(one(tmp_path, *members))), cache_dir=cache)
     assert rows.ids == ["one/x", "one/z"]
     assert rows.problems == (("id of an earlier row", "one/x"),)
 
@@ -362,7 +79,7 @@ def test_of_two_rows_with_one_id_the_first_is_kept(tmp_path, cache):
 def test_shards_without_a_usable_row_are_refused_with_what_is_wrong(tmp_path, cache):
     path = one(tmp_path, ("a.jpg", jpeg()), ("b.txt", "y"))
     with pytest.raises(UserError) as caught:
-        read_shards(str(path), cache_dir=cache)
+        read_shards(tar_shards(str(path)), cache_dir=cache)
     assert str(caught.value) == (
         f"data.path={path}: no captioned picture in its 1 shards: 1 x picture without a caption: one/a; 1 x caption "
         "without a picture: one/b"
@@ -387,3 +104,72 @@ def test_the_head_of_many_shards_is_of_some_that_are_spread_evenly(tmp_path, cac
 def test_the_head_is_as_long_as_it_was_asked_for_each_time(folder, cache):
     shards = tar_shards(str(folder))
     assert [len(read_head(shards, count, cache_dir=cache).ids) for count in (2, 3)] == [2, 3]
+
+
+@pytest.fixture
+def passing(folder) -> str:
+    """Two shards, one of them by a command that will fail as long as there is no file ``there``."""
+    command = f"pipe:test -e {folder / 'there'} && cat {folder / '1.tar'}"
+    return f"{folder / '0.tar'}::{command}"
+
+
+def test_a_command_that_failed_is_tried_again_by_the_next_run(folder, cache, passing):
+    first = read_shards(tar_shards(passing), cache_dir=cache)
+    assert (len(first.table), len(first.problems)) == (3, 1)
+    (folder / "there").touch()
+    second = read_shards(tar_shards(passing), cache_dir=cache)
+    assert (len(second.table), second.problems) == (5, ())
+
+
+def test_processes_that_train_together_have_the_same_rows_whatever_failed(folder, cache, passing, monkeypatch):
+    first = read_head(tar_shards(passing), 99, cache_dir=cache)
+    (folder / "there").touch()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert read_head(tar_shards(passing), 99, cache_dir=cache).ids == first.ids
+
+
+def test_processes_that_wait_for_a_copy_take_it_whatever_failed(folder, cache):
+    log = folder / "log"
+    shards = tar_shards(f"{folder / '0.tar'}::pipe:echo asked >> {log}; sleep 0.5; exit 3")
+    with ThreadPoolExecutor() as threads:
+        copies = list(threads.map(lambda _: read_shards(shards, cache_dir=cache), range(2)))
+    assert copies[0].ids == copies[1].ids
+    assert log.read_text() == "asked\n"
+
+
+def test_of_copies_that_lack_something_one_is_kept(cache, passing):
+    for _ in range(3):
+        read_shards(tar_shards(passing), cache_dir=cache)
+    assert len(list(cache.glob("*.arrow"))) == len(list(cache.glob("*.json"))) == 1
+
+
+def test_a_damaged_shard_on_this_machine_is_read_once(folder, cache):
+    (folder / "1.tar").write_bytes(b"no tar at all" * 100)
+    for _ in range(2):
+        table = read_shards(tar_shards(str(folder)), cache_dir=cache).table
+        assert table.cache_files[0]["filename"] == str(*cache.glob("all-*.arrow"))
+    assert len(next(cache.glob("all-*.arrow")).stem) == len("all-") + 32
+
+
+@pytest.mark.parametrize("deleted", ["*.problems.json", "*.arrow", "*.lock"])
+def test_whichever_file_of_a_copy_is_deleted_it_is_made_anew(folder, cache, deleted):
+    write_tar(folder / "2.tar", [("x.jpg", jpeg())])
+    first = read_shards(tar_shards(str(folder)), cache_dir=cache)
+    for file in cache.glob(deleted):
+        file.unlink()
+    second = read_shards(tar_shards(str(folder)), cache_dir=cache)
+    assert (second.ids, second.problems) == (first.ids, first.problems)
+
+
+def test_the_head_takes_turns_over_the_splits_that_are_known(folder, cache):
+    tars = tar_shards(str(folder))
+
+    def read(index, report):
+        for row in tars.read(0, report):
+            yield {**row, "id": f"{index}/{row['id']}"}
+
+    splits = (*["train"] * 20, "val", "test")
+    shards = Shards("p", tuple(map(str, range(22))), "f", read, splits=splits)
+    head = read_head(shards, 6, cache_dir=cache)
+    assert sorted(name.partition("/")[0] for name in head.ids) == ["0", "20", "20", "21", "21", "4"]
+    assert shards.for_training == list(range(20))

@@ -34,8 +34,8 @@ FILES = {
 }
 
 
-def write_tar(file):
-    with tarfile.open(file, "w") as tar:
+def write_tar(file, mode="w"):
+    with tarfile.open(file, mode) as tar:
         for name, content in (("a.png", (file.parent / "a.png").read_bytes()), ("a.txt", b"a cat")):
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -82,6 +82,33 @@ def test_a_saved_data_set_is_read(folder):
 def test_tar_shards_are_read(folder, path):
     write_tar(folder / "x0.tar")
     assert captions(folder / path) == [["a cat"]]
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.tar.gz", "x.tar.xz"])
+def test_compressed_tar_shards_are_read(folder, name):
+    write_tar(folder / name, "w:xz" if name.endswith("xz") else "w:gz")
+    assert captions(folder / name) == captions(folder) == [["a cat"]]
+
+
+def test_the_output_of_a_command_is_read(folder):
+    write_tar(folder / "x.tar")
+    assert captions(f"pipe:true {'long ' * 100}; cat {folder / 'x.tar'}") == [["a cat"]]
+
+
+def test_a_pattern_may_be_longer_than_the_name_of_a_file(folder):
+    write_tar(folder / "x0.tar")
+    assert captions(folder / f"{{{','.join(['x0'] * 100)}}}.tar") == [["a cat"]]
+
+
+def test_an_address_may_end_in_a_password():
+    message = mistake("http://127.0.0.1:1/x.tar?token=secret")
+    assert "no captioned picture in its 1 shards: 1 x shard can't be read to its end" in message
+
+
+def test_an_archive_beside_its_pictures_and_their_captions_is_not_data(folder):
+    write_tar(folder / "pictures.tar.gz", "w:gz")
+    (folder / "a.txt").write_text("a dog")
+    assert captions(folder) == [["a dog"]]
 
 
 def test_pictures_may_be_in_another_folder(folder):

@@ -1,7 +1,7 @@
 import pytest
 
 from captioning.data.rows import Columns
-from captioning.data.sources.columns import find_columns
+from captioning.data.sources.columns import class_name, find_columns
 from captioning.errors import UserError
 
 
@@ -64,3 +64,7 @@ def test_cells_are_those_of_the_named_columns():
 
 def test_a_column_of_pictures_that_is_missing_is_answered_with_the_nearest():
     assert mistake("file_nam text") == "data.image_column=file_name: no such column in here; did you mean file_nam?"
+
+
+def test_classes_are_known_by_their_names_and_a_missing_one_is_none():
+    assert [class_name(["cat", "dog"], number) for number in (1, -1, None, 2)] == ["dog", None, None, 2]

@@ -57,6 +57,19 @@ def mistake(path: Path, **settings) -> str:
     return str(caught.value)
 
 
+def test_usual_names_of_columns_are_found_with_capitals_too(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("Filename,Caption\na.png,a picture\n")
+    assert captions(tmp_path) == {"a.png": ["a picture"]}
+
+
+def test_a_column_asked_for_where_there_are_none_is_a_mistake(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a picture")
+    said = mistake(tmp_path, columns=Columns(group="film"))
+    assert said.startswith("data.group_column=film: captions in NAME.txt have no columns")
+
+
 # ---------------------------------------------------------------- where captions stand
 
 

@@ -3,7 +3,8 @@ import unicodedata
 
 import pytest
 
-from captioning.data.sources.paths import PictureFolder, shown
+from captioning.data.sources.paths import PictureFolder
+from captioning.errors import shown
 
 OUTSIDE = "picture outside of the data folder"
 

@@ -52,3 +52,10 @@ def test_a_damaged_data_set_is_refused_in_one_line(tmp_path):
     (tmp_path / "mine" / "data-00000-of-00001.arrow").write_bytes(b"")
     with pytest.raises(UserError, match=r"data\.path=.*mine: can't be read as a saved data set \(.*\)$"):
         read_saved(tmp_path / "mine")
+
+
+def test_a_file_that_a_saved_data_set_lacks_is_named(tmp_path):
+    table("x").save_to_disk(tmp_path / "mine")
+    (tmp_path / "mine" / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(UserError, match=r"\(No such file or directory: .*data-00000-of-00001\.arrow\)$"):
+        read_saved(tmp_path / "mine")

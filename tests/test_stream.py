@@ -14,7 +14,8 @@ from tars import jpeg, write_shards, write_tar
 
 from captioning.data.batches import Sample
 from captioning.data.pictures import decode, read_bytes
-from captioning.data.shards import Shards, tar_shards
+from captioning.data.shards import Shards
+from captioning.data.sources.tars import tar_shards
 from captioning.data.stream import Reader, StreamDataset, StreamLoader
 from captioning.errors import UserError
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from captioning.composition import compose_settings
 from captioning.data.findings import Finding, gravest_first
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.pictures import read_picture
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.files import replacing
@@ -50,18 +50,18 @@ def check(overrides: Sequence[str] = (), *, folder: Path | None = None) -> bool:
         raise UserError(f"--output-dir {folder}: holds a run; take another folder")
     settings = resolve(compose_settings(overrides, command="check", folder=folder))["data"]
     datamodule = CaptionDataModule(**settings)
-    inspection = datamodule.inspect(tolerate_missing_processor=True)
-    missing = datamodule.processor_missing
+    inspection = datamodule.inspect(tolerant=True)
+    missing, unsplit = datamodule.processor_missing, datamodule.splits_missing
     unmeasured = f"; captions weren't measured against a tokenizer: {missing}" if missing else ""
     limits = {"strict": settings["strict"], "max_bad_share": settings["max_bad_share"]}
     result = Check(
         inspection=inspection,
         splits=datamodule.summary["splits"],
-        verdict=inspection.verdict(**limits) + unmeasured,
-        ready=inspection.stop(**limits) is None,
+        verdict=f"not ready: {unsplit}" if unsplit else inspection.verdict(**limits) + unmeasured,
+        ready=not unsplit and inspection.stop(**limits) is None,
         data=settings["path"] or settings["source"],
         command=shlex.join(["captioning", "check", *overrides]),
-        picture=lambda row: decode(read_bytes(inspection.rows.table[row]["image"])),
+        picture=lambda row: read_picture(inspection.rows.table[row]["image"]),
     )
     _write(folder, result, datamodule)
     _show(folder, result)
@@ -102,11 +102,12 @@ def _show(folder: Path, result: Check) -> None:
         console.print(_splits(result.splits))
     if result.inspection.findings:
         console.print(_findings(result.inspection.findings))
-    console.print(plain(result.verdict), soft_wrap=True, style=COLOURS[result.state])
     console.print()
     for what, name in PLACES.items():
         if (folder / name).exists():
             console.print(f"{what:23}  {folder / name}", soft_wrap=True)  # a path that is cut can't be copied
+    console.print()
+    console.print(plain(result.verdict), soft_wrap=True, style=COLOURS[result.state])
 
 
 def _splits(splits: Any) -> Table:

@@ -26,7 +26,7 @@ def main_options(
 ) -> None:
     """Evaluate captioners, compare them, look at their runs, and check data before a run.
 
-    Training is `python train.py model=git-base data=folder data.path=FOLDER`; its README has the rest.
+    Training is `python train.py model=git-base data=local data.path=PATH`; its README has the rest.
     """
 
 
@@ -91,9 +91,7 @@ def evaluate(
 def check(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]…", help="As for train.py: data=folder, data.path=FOLDER, data.strict=true, …"
-        ),
+        typer.Argument(metavar="[KEY=VALUE]…", help="As for train.py: data=local, data.path=PATH, data.strict=true, …"),
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/check/DATE_TIME")

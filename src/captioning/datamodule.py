@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,22 @@ from captioning.data.augment import Augmentation, Augmenter
 from captioning.data.batches import CAPTIONS, Batch, CaptionChoice, CaptionDataset, Collator, Sample, StreamedSamples
 from captioning.data.creatures import creatures_folder
 from captioning.data.duplicates import clusters, near_duplicates
-from captioning.data.examine import Facts, data_fingerprint, usable
+from captioning.data.examine import Facts, available_cores, data_fingerprint, usable
 from captioning.data.findings import LEFT_OUT, NOTICE, Finding, Inspection, find, gravest_first
 from captioning.data.held_out import HeldOut
 from captioning.data.hub_shards import hub_shards
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.pictures import read_picture
 from captioning.data.pixel_file import PixelFile
 from captioning.data.pixels import normalize as normalize_pixels
 from captioning.data.rows import Columns, Rows
-from captioning.data.shards import Shards, read_head, tar_shards
+from captioning.data.shards import Shards, read_head
 from captioning.data.sources import read_hub, read_local
+from captioning.data.sources.tars import tar_shards
 from captioning.data.splits import SPLITS, read_given_splits, shuffled, split_rows
 from captioning.data.stream import StreamDataset, StreamLoader
 from captioning.data.summary import summarize
 from captioning.data.visits import VisitSampler
-from captioning.errors import UserError, nearest
+from captioning.errors import UserError, nearest, reason
 from captioning.metrics import normalize
 from captioning.processor import FITS, fit_pictures, load_processor, make_image_processor, make_processor
 from captioning.terminal import plain
@@ -63,7 +65,8 @@ class CaptionDataModule(L.LightningDataModule):
         creatures: how many creatures to draw.
         limit: use no more than so many pictures, a sample by ``split_seed``; a larger one holds every smaller one.
         streaming: read tar shards or a Hub data set as it is trained on, without keeping it on the disk.
-        stream_head: how many pictures of a stream are read first, for validation, test and the check.
+        stream_head: how many pictures of a stream are read first, in turn from shards all over it, for validation, test
+            and the check.
         stream_epoch: pictures in an epoch of a stream.
         stream_buffer: rows of a stream that are shuffled with each other; each process that reads has their encoded
             pictures in memory.
@@ -172,11 +175,12 @@ class CaptionDataModule(L.LightningDataModule):
         self.inspection: Inspection | None = None
         self.pixels: PixelFile | None = None
         self.places = np.zeros(0, np.int64)  # of each row's picture in ``pixels``
+        self.given_held_out: frozenset[str] = frozenset()  # ids that data.splits_from validates and tests on
         self.tested = "test"
         self.fingerprint = ""
         self.image_processor: Any = None
         self.processor: Any = None
-        self.processor_missing = ""
+        self.processor_missing = self.splits_missing = ""
 
     # ------------------------------------------------------------ from source to splits
 
@@ -197,29 +201,40 @@ class CaptionDataModule(L.LightningDataModule):
         if more := inspection.findings[FINDINGS_SHOWN:]:
             _warn(f"and {len(more)} more findings; `captioning check` shows them all")
 
-    def inspect(self, *, tolerate_missing_processor: bool = False) -> Inspection:
+    def inspect(self, *, tolerant: bool = False) -> Inspection:
         """Read, examine and split the pictures, and tell what was found, without stopping for it.
 
         Args:
-            tolerate_missing_processor: go on when the checkpoint's processor can't be had; ``processor_missing`` then
-                says why, and nothing is told of tokens.
+            tolerant: go on when the checkpoint's processor can't be had, without telling anything of tokens, and when
+                the pictures can't be split; ``processor_missing`` and ``splits_missing`` then say why.
 
         Raises:
             UserError: nothing can be used.
         """
         h: Any = self.hparams
-        rows = self._read()
+        try:
+            rows = self._limited(self._read())
+        except OSError as error:
+            raise UserError(
+                f"data.path={h.path}: can't be read, or what is read can't be kept in data.cache_dir={self.cache_dir} "
+                f"({reason(error)})"
+            ) from error
         seen = len(rows.table) + len(rows.problems)
-        self.image_processor = self._load_processor(tolerate_missing_processor)
+        self.image_processor = self._load_processor(tolerant)
         rows, facts, self.pixels, self.places = usable(
-            self._limited(rows),
+            rows,
             image_processor=self.image_processor,
             cache_dir=self.cache_dir / "pictures",
             keep_pixels=False if self.processor_missing else h.cache,
         )
         self.fingerprint = data_fingerprint(rows, facts)
         pairs = self._near_duplicates(facts)
-        splits, further = self._split(rows, pairs)
+        try:
+            splits, further = self._split(rows, pairs)
+        except UserError as error:
+            if not tolerant:
+                raise
+            splits, further, self.splits_missing = {"all": list(range(len(rows.table)))}, [], str(error)
         if h.processor is None:
             self.processor = self._make_processor(rows, splits)
         # It takes a while to measure every caption in tokens, and one process says what is found.
@@ -228,13 +243,13 @@ class CaptionDataModule(L.LightningDataModule):
         self.inspection = Inspection(rows, facts, splits, pairs, gravest_first([*findings, *further]), seen)
         return self.inspection
 
-    def _load_processor(self, tolerate_missing: bool) -> Any:
+    def _load_processor(self, tolerant: bool) -> Any:
         """The image processor, with the checkpoint's processor that it is of, where there is one."""
         h: Any = self.hparams
         try:
             self.processor = load_processor(h.processor) if h.processor else None
         except UserError as error:
-            if not tolerate_missing:
+            if not tolerant:
                 raise
             self.processor_missing = str(error)
         image_processor = self.processor.image_processor if self.processor else make_image_processor(h.image_size)
@@ -255,9 +270,9 @@ class CaptionDataModule(L.LightningDataModule):
             return self._given_splits(rows.ids)
         splits = split_rows(
             rows.ids,
-            list(rows.table["split"]),
-            together=clusters(len(rows.table), pairs, list(rows.table["group"])),
-            strata=list(rows.table["stratum"]),
+            rows.column("split"),
+            together=clusters(len(rows.table), pairs, rows.column("group")),
+            strata=rows.column("stratum"),
             val_fraction=h.val_fraction,
             test_fraction=h.test_fraction,
             seed=h.split_seed,
@@ -267,6 +282,7 @@ class CaptionDataModule(L.LightningDataModule):
     def _given_splits(self, ids: list[str]) -> tuple[dict[str, list[int]], list[Finding]]:
         given = read_given_splits(self.hparams["splits_from"], ids)
         splits = {split: [row for row, its in enumerate(given.given) if its == split] for split in SPLITS}
+        self.given_held_out = given.held_out
         for split, rows in splits.items():
             if not rows:
                 raise UserError(
@@ -274,7 +290,8 @@ class CaptionDataModule(L.LightningDataModule):
                 )
         findings = [
             Finding(LEFT_OUT, "picture that data.splits_from doesn't name", given.unnamed),
-            Finding(NOTICE, "picture of data.splits_from that isn't in the data", given.absent),
+            # Of a stream only the head is known.
+            Finding(NOTICE, "picture of data.splits_from that isn't in the data", [] if self.shards else given.absent),
         ]
         return splits, [finding for finding in findings if finding.names]
 
@@ -287,7 +304,7 @@ class CaptionDataModule(L.LightningDataModule):
                 else tar_shards(h.path, columns=self.columns)
             )
             self.shards = shards
-            _say(f"{len(shards):,} shards to stream; their first {h.stream_head:,} pictures are read now and checked")
+            _say(f"{len(shards):,} shards to stream; {h.stream_head:,} of their pictures are read now and checked")
             return read_head(shards, h.stream_head, cache_dir=self.cache_dir / "shards")
         if h.source == "hub":
             return read_hub(h.path, subset=h.subset, revision=h.revision, columns=self.columns)
@@ -300,10 +317,15 @@ class CaptionDataModule(L.LightningDataModule):
         if h.limit is None:
             return rows
         # Every split gives its share. Another seed than the split's, whose first rows are all of its test pictures.
-        return rows.select(sorted(shuffled(range(len(rows.table)), rows.ids, seed=h.split_seed + 1)[: h.limit]))
+        seed = h.split_seed + 1
+        kept = sorted(shuffled(range(len(rows.table)), rows.ids, seed=seed)[: h.limit])
+        # What is bad has its share in the sample, or it would be held against a few good rows.
+        bad = shuffled(range(len(rows.problems)), [problem.name for problem in rows.problems], seed=seed)
+        bad = sorted(bad[: round(len(kept) / max(len(rows.table), 1) * len(bad))])
+        return Rows(rows.table.select(kept), tuple(rows.problems[number] for number in bad))
 
     def _make_processor(self, rows: Rows, splits: dict[str, list[int]]) -> Any:
-        learned = rows.table.select(splits.get("train", []))["captions"]
+        learned = rows.select(splits.get("train", [])).captions
         processor = make_processor(
             (caption for captions in learned for caption in captions),
             image_size=self.hparams["image_size"],
@@ -366,6 +388,7 @@ class CaptionDataModule(L.LightningDataModule):
         held_out = HeldOut.of(
             rows, facts, [*self.splits["val"], *self.splits["test"]], near_duplicates=h.near_duplicates
         )
+        held_out = replace(held_out, ids=held_out.ids | self.given_held_out)
         world_size = self.trainer.world_size if self.trainer else 1
         dataset = StreamDataset(
             self.shards,
@@ -398,7 +421,7 @@ class CaptionDataModule(L.LightningDataModule):
             return int(self.hparams["num_workers"])
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
             return 0  # every core works for the network; its threads would wait for each one that a worker takes
-        return min(8, (os.cpu_count() or 1) // self.trainer.num_devices)
+        return min(8, available_cores() // self.trainer.num_devices)
 
     # ------------------------------------------------------------ what is in it
 
@@ -427,7 +450,7 @@ class CaptionDataModule(L.LightningDataModule):
 
     def captions(self, split: str) -> list[list[str]]:
         """The captions of each picture of a split."""
-        return list(self.rows.table.select(self.splits.get(split, []))["captions"])
+        return self.rows.select(self.splits.get(split, [])).captions
 
     def normalized_captions(self, ids: Set[str]) -> frozenset[str]:
         """The captions of some pictures as metrics see them."""
@@ -436,7 +459,7 @@ class CaptionDataModule(L.LightningDataModule):
 
     def picture(self, split: str, row: int) -> Image.Image:
         """A picture of a split, by its number in the split."""
-        return decode(read_bytes(self.rows.table[self.splits[split][row]]["image"]))
+        return read_picture(self.rows.table[self.splits[split][row]]["image"])
 
     @property
     def _inspected(self) -> Inspection:
@@ -452,11 +475,9 @@ def _is_first_process() -> bool:
 
 def _check_source(source: str, path: str | None) -> None:
     _check_choice("source", source, SOURCES)
-    if source == "local" and path is None:
-        raise UserError(
-            "data.path is missing: the folder or file with your pictures, as in data=folder data.path=FOLDER"
-        )
-    if source == "hub" and path is None:
+    if source == "local" and not path:
+        raise UserError("data.path is missing: the folder or file with your pictures, as in data=local data.path=PATH")
+    if source == "hub" and not path:
         raise UserError("data.path is missing: the name of the data set, as in data=hub data.path=USER/NAME")
 
 
@@ -471,9 +492,8 @@ def _check_stream(streaming: bool, source: str, limit: int | None) -> None:
 
 def _check_choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
     if value not in choices:
-        raise UserError(
-            f"data.{name}={value}: no such choice{nearest(str(value), [str(choice) for choice in choices])}"
-        )
+        names = [choice or "null" for choice in choices]
+        raise UserError(f"data.{name}={value}: no such choice{nearest(str(value), names)}")
 
 
 def _check_ranges(**at_least_one: int | None) -> None:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from captioning import record, run_folder
 from captioning.composition import compose_settings, literal, quoted
+from captioning.data.shards import is_file_name
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.model.generation import Decoding
@@ -49,6 +50,8 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
         own = ["model.architecture=null", *_defaults(run, overrides), f"model.checkpoint={literal(checkpoint)}"]
         cfg = compose_settings(overrides, command="evaluate", folder=folder, defaults=own)
         settings = resolve(cfg)
+        if run and "pipe:" in str(settings["data"]["path"]) and not _gives_data(overrides):
+            raise UserError(f"{run}: its data.path runs a command; give the data yourself: data=local data.path=PATH")
         datamodule = CaptionDataModule(**settings["data"])
         datamodule.test_on(split)
         module = CaptionModule(**settings["model"])
@@ -113,7 +116,7 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     has_data = any(override.startswith("data=") for override in overrides)
     if run is None:
         if not has_data:
-            raise UserError("data= is missing: which pictures to evaluate on, as in data=folder data.path=FOLDER")
+            raise UserError("data= is missing: which pictures to evaluate on, as in data=local data.path=PATH")
         return []
     path = run / ".hydra" / "config.yaml"
     settings = run_folder.read_mapping(path) or {}
@@ -122,12 +125,12 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     decoding = {field.name for field in fields(Decoding)}
     kept = _as_overrides("model", {name: value for name, value in settings["model"].items() if name in decoding})
     if not has_data:
-        if "pipe:" in str(settings["data"].get("path")):  # a run folder may be a stranger's
-            raise UserError(
-                f"{path}: its data.path runs a command; give the data yourself, with data=local data.path=PATH"
-            )
         kept += ["data=local", *_as_overrides("data", {**settings["data"], **_absolute_paths(run, settings["data"])})]
     return kept
+
+
+def _gives_data(overrides: Sequence[str]) -> bool:
+    return any(override.lstrip("+").startswith(("data=", "data.path=")) for override in overrides)
 
 
 def _absolute_paths(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
@@ -135,8 +138,13 @@ def _absolute_paths(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
     hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
     start = (hydra.get("runtime") or {}).get("cwd")
     names = ("path", "images", "splits_from") if data.get("source") == "local" else ("splits_from",)
-    relative = {name: data[name] for name in names if data.get(name) and not data[name].startswith(("/", "~", "${"))}
-    return {name: str(Path(start, path)) for name, path in relative.items()} if start else {}
+    given = {name: data[name] for name in names if data.get(name)}
+    return {name: "::".join(_below(start, part) for part in path.split("::")) for name, path in given.items() if start}
+
+
+def _below(start: str, path: str) -> str:
+    is_relative = is_file_name(path) and not path.startswith(("/", "~", "${"))
+    return str(Path(start, path)) if is_relative else path
 
 
 def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
@@ -152,11 +160,14 @@ def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[st
     """What the model was trained on, if that is in these data; a word of those pictures that are evaluated too."""
     environment = run_folder.read_mapping(run / "environment.json") or {}
     trained = set((run_folder.read_mapping(run / "splits.json") or {}).get("train", []))
-    if not trained or environment.get("data_fingerprint") != datamodule.fingerprint:
-        return None
     evaluated = datamodule.split_ids[datamodule.tested]
-    if seen := sum(name in trained for name in evaluated):
-        _warn(f"{seen} of the {len(evaluated)} pictures evaluated are among those that the model was trained on")
+    seen = sum(name in trained for name in evaluated)
+    is_same = bool(trained) and environment.get("data_fingerprint") == datamodule.fingerprint
+    if seen:
+        whose = "are among those" if is_same else "have the ids of pictures"
+        _warn(f"{seen} of the {len(evaluated)} pictures evaluated {whose} that the model was trained on")
+    if not is_same:
+        return None
     return datamodule.normalized_captions(trained)
 
 

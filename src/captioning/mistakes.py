@@ -52,7 +52,9 @@ def environment_of_a_job() -> dict[str, str]:
 def explain(error: Exception) -> str:
     """The line for an error."""
     if isinstance(error, UserError):
-        return str(error)
+        message = str(error)
+        # From a loading process it comes with its traceback as text, and itself in the last line.
+        return message.strip().splitlines()[-1].partition(": ")[2] if message.startswith("Caught ") else message
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={choice}: no such choice{nearest(choice, list(error.options))}"

@@ -85,6 +85,10 @@ def train(cfg: Config) -> dict[str, Any]:
 def _fit(trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModule, folder: Path) -> None:
     try:
         trainer.fit(module, datamodule)
+    except UserError as error:
+        if trainer.global_rank:  # of what all processes find the first speaks; this may be one's own, as of its shards
+            print(f"error (process {trainer.global_rank}): {error}", file=sys.stderr)
+        raise
     except SystemExit:  # what Lightning makes of Ctrl-C
         _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
         raise
@@ -99,7 +103,9 @@ def talk() -> None:
     log = logging.getLogger("captioning")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
-        log.setLevel(logging.INFO)
+        log.setLevel(
+            logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR
+        )  # one says what all find
         log.propagate = False  # Hydra's handler would say it again
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()

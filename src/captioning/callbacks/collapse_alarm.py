@@ -92,7 +92,7 @@ class CollapseAlarm(L.Callback):
 def _remedy(trainer: L.Trainer, module: CaptionModule, *, is_over: bool) -> str:
     lr = module.hparams["lr"]
     if not trainer.global_step:
-        return "this model wasn't trained here: look at how it was, and at what its processor expects"
+        return "look at how this model was trained, and at what its processor expects"
     if module.hparams["checkpoint"] is None:
         start = "" if is_over else "a model from random weights starts like this; if it lasts, "
         return f"{start}train longer, or with less than model.lr={lr:g}"
@@ -103,7 +103,8 @@ def find_collapse(evaluation: Evaluation, limits: Mapping[str, float], *, remedy
     """What is wrong with the captions of an evaluation beyond ``limits``, by the names of metrics."""
     found = evaluation.scores.values()
     truths = [words(prediction["references"][0]) for prediction in evaluation.predictions]
-    if found["top_caption"] > max(limits["top_caption"], 1.5 * top_share(truths)):
+    silent = found["empty_captions"] > limits["empty_captions"]  # which is said below
+    if found["top_caption"] > max(limits["top_caption"], 1.5 * top_share(truths)) and not silent:
         top = " ".join(top_caption([words(prediction["prediction"]) for prediction in evaluation.predictions]))
         yield Alarm(
             "one caption for everything",
@@ -116,9 +117,8 @@ def find_collapse(evaluation: Evaluation, limits: Mapping[str, float], *, remedy
             f"{found['repetition']:.0%} of the bigrams are repeats (references: {usual:.0%}); {remedy}, "
             "or decode with model.no_repeat_ngram_size=3",
         )
-    if found["empty_captions"] > limits["empty_captions"]:
+    if silent:
         yield Alarm(
             "empty captions",
-            f"{found['empty_captions']:.0%} of the captions are empty; look for captions that are no text in the data "
-            f"(data.caption_column), or {remedy}",
+            f"{found['empty_captions']:.0%} of the captions are empty; {remedy}",
         )

@@ -13,11 +13,12 @@ from typing_extensions import NotRequired
 
 from captioning.data.held_out import HeldOut
 from captioning.data.packing import IGNORE_INDEX, pack
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.pictures import read_picture
 from captioning.data.pixel_file import PixelFile
 from captioning.data.pixels import to_pixels
 from captioning.data.rows import Row
 from captioning.data.visits import Visit
+from captioning.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,7 +132,13 @@ class CaptionDataset(TorchDataset[Sample]):
         if self.pixels is not None and self.places is not None:
             return self.pixels.read(self.places[rows])
         images = self.images[rows]["image"]
-        return [torch.from_numpy(to_pixels(decode(read_bytes(image)), self.image_processor)) for image in images]
+        try:
+            return [torch.from_numpy(to_pixels(read_picture(image), self.image_processor)) for image in images]
+        except OSError as error:
+            raise UserError(
+                f"data.path: a picture can't be read any more, and could be when the run began ({error}); "
+                "data.cache=true keeps what a run needs of its pictures"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class StreamedSamples:
     held_out: HeldOut
 
     def __call__(self, row: Row, seed: int) -> Sample | None:
-        picture = decode(read_bytes(row["image"]))
+        picture = read_picture(row["image"])
         if self.held_out.shows(picture):
             return None
         pixels = torch.from_numpy(to_pixels(picture, self.image_processor))

@@ -150,7 +150,7 @@ def _near_looks(looks: NDArray[np.uint8], rows: Integers, alike: _Sets) -> list[
     joined: list[tuple[int, int]] = []
     for band in range(_BANDS):
         order = np.argsort(hashes[:, band], kind="stable")
-        values, words = hashes[order, band], _words(looks[rows[order]])
+        values, words = hashes[order, band], _words(looks[rows[order], :HASH_BYTES])
         for flipped in (0, *(1 << bit for bit in range(_BAND_BITS))):
             for pairs in _candidates(values, flipped, rows[order], alike):
                 pairs = order[_near_hashes(words, pairs)]

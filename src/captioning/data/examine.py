@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import PIL
+import transformers
 from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
@@ -74,7 +75,7 @@ def usable(rows: Rows, **how: Any) -> Examined:
 def data_fingerprint(rows: Rows, facts: Sequence[Facts]) -> str:
     """A hash of ids, captions, given splits and encoded pictures, wherever they are."""
     digest = blake2b(digest_size=16)
-    for name, captions, split, found in zip(rows.ids, rows.captions, rows.table["split"], facts, strict=True):
+    for name, captions, split, found in zip(rows.ids, rows.captions, rows.column("split"), facts, strict=True):
         digest.update(repr((name, captions, split, found.digest)).encode())
     return digest.hexdigest()
 
@@ -84,9 +85,9 @@ def examine(
 ) -> tuple[list[Facts], PixelFile | None]:
     """Decode the pictures of all rows, unless that was done before.
 
-    What is found is kept in ``cache_dir`` under a key of the pictures' paths, sizes and times of change (of pictures
-    within a table: of their bytes), and, for pixels, of the processor. Two processes don't do the same work: the second
-    waits for the first. A file there is whole or absent.
+    What is found is kept in ``cache_dir`` under a key of the processor, and of the pictures' paths, sizes and times of
+    change (of pictures within a file: of that file's; of others in memory: of their bytes). Two processes don't do the
+    same work: the second waits for the first. A file there is whole or absent.
 
     Args:
         table: the ``id`` and ``image`` of each row.
@@ -97,20 +98,21 @@ def examine(
     Raises:
         UserError: pixels must be kept, and can't be.
     """
-    pictures = stamp(table)
-    facts_file = cache_dir / f"{pictures}.parquet"
-    pixels_file = cache_dir / f"{pictures}-{_stamp_of_processor(image_processor)}.npy"
+    key = f"{stamp(table)}-{_stamp_of_processor(image_processor)}"
+    facts_file, pixels_file = cache_dir / f"{key}.parquet", cache_dir / f"{key}.npy"
     shape = _shape(image_processor)
-    keep = keep_pixels is not False and (pixels_file.exists() or _has_room(pixels_file, len(table), shape, keep_pixels))
+    keep = keep_pixels is not False
 
     def known() -> tuple[list[Facts], PixelFile | None] | None:
-        if not facts_file.exists() or (keep and not pixels_file.exists()):
+        try:
+            return _read_facts(facts_file), PixelFile(pixels_file).open() if keep else None
+        except (OSError, ValueError):  # there is none yet, or somebody damaged it
             return None
-        return _read_facts(facts_file), PixelFile(pixels_file) if keep else None
 
-    if found := known():
-        return found
     try:
+        keep = keep and (pixels_file.exists() or _has_room(pixels_file, len(table), shape, keep_pixels))
+        if found := known():
+            return found
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(facts_file.with_suffix(".lock")):
             return known() or _examine_and_keep(
@@ -127,6 +129,10 @@ def examine(
 def stamp(table: "Dataset") -> str:
     """A short hash that changes when a picture does, found without decoding any."""
     digest = blake2b(f"{VERSION}/{PIL.__version__}".encode(), digest_size=12)
+    if _is_in_files(table):
+        files = [_stamp_of_file(file["filename"]) for file in table.cache_files]
+        digest.update(repr((files, table["id"][:])).encode())
+        return digest.hexdigest()
     for start in range(0, len(table), CHUNK):
         chunk = table[start : start + CHUNK]
         for name, image in zip(chunk["id"], chunk["image"], strict=True):
@@ -147,16 +153,27 @@ def _shape(image_processor: Any) -> tuple[int, ...]:
 def _stamp_of_picture(image: PictureSource | None) -> Any:
     if image is None or image["path"] is None or image["bytes"] is not None:
         return image and image["bytes"] and blake2b(image["bytes"], digest_size=16).digest()
+    return _stamp_of_file(image["path"])
+
+
+def _stamp_of_file(path: str) -> Any:
     try:
-        status = os.stat(image["path"])  # noqa: PTH116  half the time of Path.stat, and there may be millions
+        status = os.stat(path)  # noqa: PTH116  half the time of Path.stat, and there may be millions
     except OSError as error:
-        return image["path"], error.errno
+        return path, error.errno
     # Archives give back old times of modification; the time of change tells the truth.
-    return image["path"], status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_in_files(table: "Dataset") -> bool:
+    """Whether all pictures are within the files that the table is mapped from, which may be far larger than memory."""
+    import pyarrow.compute as pc
+
+    return bool(table.cache_files) and pc.struct_field(table.data["image"], "bytes").null_count == 0
 
 
 def _stamp_of_processor(image_processor: Any) -> str:
-    settings = json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
+    settings = json.dumps([transformers.__version__, image_processor.to_dict()], sort_keys=True, default=str)
     return blake2b(settings.encode(), digest_size=6).hexdigest()
 
 
@@ -182,20 +199,21 @@ def _has_room(path: Path, count: int, shape: tuple[int, ...], required: bool | N
 def _examine_and_keep(
     table: "Dataset", image_processor: Any, facts_file: Path, pixels_file: Path | None, shape: tuple[int, ...]
 ) -> tuple[list[Facts], PixelFile | None]:
-    size = f"; their pixels, {decimal(len(table) * math.prod(shape))}," if pixels_file else "; what is found"
-    _log.info(f"reading {len(table):,} pictures once{size} are kept in {facts_file.parent}")
+    pixels = f"their pixels, {decimal(len(table) * math.prod(shape))}, are" if pixels_file else "what is found is"
+    _log.info(f"reading {len(table):,} pictures once; {pixels} kept in {facts_file.parent}")
     with writing_pixels(pixels_file, len(table), shape) if pixels_file else nullcontext() as writer:
         facts = list(_facts(table, image_processor, writer))
     _write_facts(facts_file, facts)
-    return facts, PixelFile(pixels_file) if pixels_file else None
+    return facts, PixelFile(pixels_file).open() if pixels_file else None
 
 
 def _facts(table: "Dataset", image_processor: Any, writer: PixelWriter | None) -> Iterator[Facts]:
-    progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True)
+    first_process = _log.isEnabledFor(logging.INFO)
+    progress = Progress(console=Console(stderr=True), transient=True, disable=not first_process)
     with (
-        ThreadPoolExecutor(_cores() + 1) as pool,
+        ThreadPoolExecutor(available_cores() + 1) as pool,  # one more, as PIL works without the GIL, and Python with it
         progress,
-    ):  # one more, as PIL works without the GIL, and Python with it
+    ):
         task = progress.add_task("reading pictures", total=len(table))
         for start in range(0, len(table), CHUNK):  # or every picture's bytes would be in memory
             images = table[start : start + CHUNK]["image"]
@@ -227,7 +245,8 @@ def _examine_one(row: int, image: PictureSource | None, image_processor: Any, wr
     return Facts("", digest, picture.width, picture.height, mode, turned, frames, appearance)
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -235,7 +254,7 @@ def _write_facts(path: Path, facts: list[Facts]) -> None:
     import pyarrow as pa  # a fifth of a second, which a mistake needn't wait for
     import pyarrow.parquet as pq
 
-    columns = dict(zip(Facts._fields, zip(*facts, strict=True), strict=True)) if facts else {}
+    columns = {name: [getattr(found, name) for found in facts] for name in Facts._fields}
     with replacing(path) as part:
         pq.write_table(pa.table(columns), part)
 

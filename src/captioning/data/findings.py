@@ -130,7 +130,7 @@ def find(
         found[LEFT_OUT, problem.kind].append(problem.name)
     for severity_and_kind, same in pairs_by_finding(pairs, facts, splits).items():
         found[severity_and_kind] = [f"{ids[first]} ~ {ids[second]}" for first, second in same]
-    for first, second in leaks(splits, clusters(len(ids), [], list(rows.table["group"]))):
+    for first, second in leaks(splits, clusters(len(ids), [], rows.column("group"))):
         found[LEAK, "pictures of one group, on two sides"].append(f"{ids[first]} ~ {ids[second]}")
     for split in ("val", "test"):
         if 0 < len(splits.get(split, ())) < FEW_PICTURES:

@@ -1,6 +1,6 @@
 """Streamed data sets of the Hugging Face Hub: downloaded as they are read, and not kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,65 +10,104 @@ from torch.utils.data import get_worker_info
 
 from captioning.data.pictures import PictureSource
 from captioning.data.rows import OUTSIDE, USUAL, Columns, Problem, Row
-from captioning.data.shards import UNREADABLE, Report, Shards, digest, reason, rows_of
-from captioning.data.sources.columns import IMAGE_COLUMNS, ColumnNames, find_columns
-from captioning.errors import UserError
+from captioning.data.shards import UNREADABLE, UNREADABLE_PICTURE, Report, Shards, digest
+from captioning.data.sources.columns import ColumnNames, class_name, class_names, find_picture_columns
+from captioning.data.sources.draft import rows_of
+from captioning.data.sources.split_names import split_of
+from captioning.errors import UserError, reason
 from captioning.hub import CONNECT_TIMEOUT_S, snapshot
 
 FEW_SHARDS = 16  # so few are cut up further
 
 
 def hub_shards(
-    path: str,
-    *,
-    subset: str | None = None,
-    revision: str | None = None,
-    split: str = "train",
-    columns: Columns = USUAL,
+    path: str, *, subset: str | None = None, revision: str | None = None, columns: Columns = USUAL
 ) -> Shards:
-    """A split of a data set of the Hub, or of a folder that looks like one.
+    """All splits of a data set of the Hub, or of a folder that looks like one.
 
-    Its commit is fixed when this is called, so that all that is read of it is of one version.
+    Its commit is fixed when this is called, so that all that is read of it is of one version. Where the rows have a
+    column of splits it goes before the Hub's own splits.
 
     Args:
         path: ``USER/NAME``, or the folder.
         subset: which of the data set's configurations, where it has several.
         revision: a branch, tag or commit; the newest commit when not given.
-        split: as the data set calls it.
         columns: the picture's is ``image`` and the captions' the first of ``text``, ``caption``, ``captions`` when not
             given.
 
     Raises:
-        UserError: it can't be had, or has no such columns, subset or split.
+        UserError: it can't be had, or has no such columns or subset, or no split that is known.
     """
     import datasets
 
     place, commit = _place_of(path, revision)
     try:
-        stream = datasets.load_dataset(place, name=subset, split=split, revision=commit, streaming=True)
+        streams = datasets.load_dataset(place, name=subset, revision=commit, streaming=True)
     except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise UserError(
-            f"data.path={path}: can't be streamed with data.subset={subset or 'null'} and the split {split} "
+            f"data.path={path}: can't be streamed with data.subset={subset or 'null'} "
             f"({reason(error.__cause__ or error)})"
         ) from error
-    if stream.num_shards < FEW_SHARDS:
-        with suppress(ValueError, OSError):  # of a damaged file, which is left out when it is read
-            stream = stream.reshard()  # readers that share a shard each download all of it
-    names = _columns_there(stream, columns, f"{path} ({split})")
-    stream = stream.cast_column(names.image, datasets.Image(decode=False)).select_columns([names.image, *names.of_text])
-    reader = _HubReader(
-        stream,
-        labels=tuple(f"{split}-{index:05d}" for index in range(stream.num_shards)),
-        names=names,
-        root=_root_of(Path(place)) if commit is None else f"hf://datasets/{path}@{commit}",
-    )
+    splits = [_prepared(str(name), stream, columns, path) for name, stream in streams.items()]
+    # That of a split which nobody knows is told without reading all its rows.
+    usable = [split for split in splits if split.names.split or split_of(split.name)]
+    problems = tuple(Problem(f"unknown split {its.name!r:.60}", its.name) for its in splits if its not in usable)
+    if not usable:
+        raise UserError(
+            f"data.path={path}: its rows are in {', '.join(its.name for its in splits)}, not in train, val or test; "
+            "data.split_column=COLUMN names a column that says it of each row"
+        )
+    parts = [_Part(split, number) for split in usable for number in range(split.stream.num_shards)]
+    root = _root_of(Path(place)) if commit is None else f"hf://datasets/{path}@{commit}"
+    reader = _HubReader(parts, root)
+    labels = tuple(part.label for part in parts)
     version = commit or _files_below(Path(place))
     return Shards(
         path=path,
-        labels=reader.labels,
-        fingerprint=digest(place, version, subset, split, columns, len(reader.labels)),
+        labels=labels,
+        fingerprint=digest(place, version, subset, columns, labels),
         read=reader.read,
+        problems=problems,
+        splits=tuple(None if part.split.names.split else split_of(part.split.name) for part in parts),
+        local=commit is None,
     )
+
+
+@dataclass(frozen=True)
+class _Split:
+    name: str  # as the data set calls it
+    stream: Any  # a datasets.IterableDataset
+    names: ColumnNames
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard."""
+
+    split: _Split
+    number: int  # within its split
+
+    @property
+    def label(self) -> str:
+        return f"{self.split.name}-{self.number:05d}"
+
+
+def _prepared(name: str, stream: Any, columns: Columns, path: str) -> _Split:
+    """A split with its pictures encoded as they are, and cut into enough shards.
+
+    Raises:
+        UserError: it has no such columns.
+    """
+    import datasets
+
+    if stream.features is None:
+        raise UserError(f"data.path: {path} ({name}) doesn't say what columns it has, so it can only be read whole")
+    names = find_picture_columns(f"{path} ({name})", stream.features, columns, paths=False)
+    if stream.num_shards < FEW_SHARDS:
+        with suppress(ValueError, OSError):  # of a damaged file, which is left out when it is read
+            stream = stream.reshard()  # readers that share a shard each download all of it
+    stream = stream.cast_column(names.image, datasets.Image(decode=False)).select_columns([names.image, *names.of_text])
+    return _Split(name, stream, names)
 
 
 def _place_of(path: str, revision: str | None) -> tuple[str, str | None]:
@@ -96,59 +135,29 @@ def _files_below(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _columns_there(stream: Any, columns: Columns, where: str) -> ColumnNames:
-    import datasets
-
-    if stream.features is None:
-        raise UserError(f"data.path: {where} doesn't say what columns it has, so that it can only be read whole")
-    typed = [name for name, feature in stream.features.items() if isinstance(feature, datasets.Image)]
-    usual = typed if len(typed) == 1 else ("image", *IMAGE_COLUMNS)
-    names = find_columns(where, list(stream.features), columns, usual_images=usual)
-    feature = stream.features[names.image]
-    if names.image not in typed and getattr(feature, "dtype", None) not in ("binary", "large_binary"):
-        raise UserError(f"data.image_column={names.image}: {where} has {feature} there, no pictures")
-    return names
-
-
 @dataclass(frozen=True)
 class _HubReader:
-    stream: Any  # a datasets.IterableDataset
-    labels: tuple[str, ...]
-    names: ColumnNames
+    parts: Sequence[_Part]
     root: str  # pictures that the data refer to are only read below
 
     def read(self, index: int, report: Report) -> Iterator[Row]:
-        for number, line in enumerate(self._lines(index, report)):
-            name = f"{self.labels[index]}-{number:06d}"
-            source: PictureSource | None = line[self.names.image]
+        part = self.parts[index]
+        names = part.split.names
+        for number, line in enumerate(_lines(part, report)):
+            name = f"{part.label}-{number:06d}"
+            source: PictureSource | None = line[names.image]
             if not self._is_inside(source):
                 report(Problem(OUTSIDE, name))
                 continue
             try:
                 encoded = _encoded(source)
             except OSError as error:
-                report(Problem(f"picture can't be read: {reason(error)}", name))
-            else:
-                cells = self.names.cells(line)
-                yield from rows_of(name, encoded, cells, report, id_expected=self.names.id is not None)
-
-    def _lines(self, index: int, report: Report) -> Iterator[dict[str, Any]]:
-        if get_worker_info() is not None:
-            import fsspec
-
-            fsspec.asyn.reset_lock()  # a worker that was forked while the lock was held would wait for ever
-        part = self.stream.shard(num_shards=len(self.labels), index=index)
-        classes = {name: kind.names for name, kind in part.features.items() if hasattr(kind, "names")}
-        try:
-            # By batches, because otherwise `datasets` deals the rows to the workers of a DataLoader by itself.
-            for batch in part.iter(batch_size=16):
-                for values in zip(*batch.values(), strict=True):
-                    line = dict(zip(batch, values, strict=True))
-                    for name, words in classes.items():
-                        line[name] = None if line[name] is None else words[line[name]]
-                    yield line
-        except Exception as error:  # of the network, of Parquet, of whatever format the files have
-            report(Problem(f"{UNREADABLE}: {reason(error)}", self.labels[index]))
+                report(Problem(f"{UNREADABLE_PICTURE}: {reason(error)}", name))
+                continue
+            cells = names.cells(line)
+            if cells.split in (None, ""):
+                cells = cells._replace(split=part.split.name)
+            yield from rows_of(name, encoded, cells, report, id_expected=names.id is not None)
 
     def _is_inside(self, source: PictureSource | None) -> bool:
         if source is None or source["bytes"] is not None or source["path"] is None:
@@ -158,6 +167,25 @@ class _HubReader:
             path = str(Path(path).resolve())
         in_archive = all(archive.startswith("zip://") for archive in archives)
         return in_archive and path.startswith(f"{self.root}/") and ".." not in path.split("/")
+
+
+def _lines(part: _Part, report: Report) -> Iterator[dict[str, Any]]:
+    """The cells of each row of a shard."""
+    if get_worker_info() is not None:
+        import fsspec
+
+        fsspec.asyn.reset_lock()  # a worker that was forked while the lock was held would wait for ever
+    whole = part.split.stream
+    stream = whole.shard(num_shards=whole.num_shards, index=part.number)
+    classes = class_names(stream.features)
+    try:
+        # By batches, because otherwise `datasets` deals the rows to the workers of a DataLoader by itself.
+        for batch in stream.iter(batch_size=16):
+            for values in zip(*batch.values(), strict=True):
+                line = dict(zip(batch, values, strict=True))
+                yield line | {name: class_name(words, line[name]) for name, words in classes.items()}
+    except Exception as error:  # of the network, of Parquet, of whatever format the files have
+        report(Problem(f"{UNREADABLE}: {reason(error)}", part.label))
 
 
 def _encoded(source: PictureSource | None) -> bytes | None:

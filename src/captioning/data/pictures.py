@@ -25,6 +25,11 @@ def read_bytes(source: PictureSource | None) -> bytes:
     return Path(source["path"]).read_bytes()
 
 
+def read_picture(source: PictureSource | None) -> Image.Image:
+    """The picture of a source as :func:`decode` gives it; raises OSError where it can't be had."""
+    return decode(read_bytes(source))
+
+
 class Opened(NamedTuple):
     """A picture as a person sees it, and what it was in its file."""
 

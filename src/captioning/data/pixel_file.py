@@ -23,8 +23,10 @@ class PixelFile:
         self.path = path
         self._pixels: np.ndarray | None = None
 
-    def __len__(self) -> int:
-        return len(self._mapped())
+    def open(self) -> "PixelFile":
+        """Map the file now: whoever has it mapped goes on reading when it is deleted."""
+        self._mapped()
+        return self
 
     def read(self, rows: Iterable[int]) -> list[Tensor]:
         """Some pictures, uint8 (3, height, width); what stands in the file itself, to be copied and not changed."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from uuid import uuid4
 
@@ -79,15 +80,19 @@ class Rows:
     table: "Dataset"
     problems: tuple[Problem, ...] = ()
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """The id of each row."""
-        return list(self.table["id"][:])  # sliced: read as one column, not row by row
+        return self.column("id")
 
     @property
     def captions(self) -> list[list[str]]:
         """The captions of each row."""
-        return list(self.table["captions"][:])
+        return self.column("captions")
+
+    def column(self, name: str) -> list[Any]:
+        """One of the columns of all rows."""
+        return list(self.table[name][:])  # sliced: read as one column, not row by row
 
     def select(self, indices: Sequence[int], problems: Iterable[Problem] = ()) -> "Rows":
         """Some of the rows, with what is known of the others."""

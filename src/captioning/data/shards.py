@@ -1,31 +1,28 @@
-"""Data that come in shards, read a row at a time; and WebDataset's tar shards."""
+"""Data that come in shards, each read from its beginning to its end; and copies of them that are read in any order."""
 
 import json
-import re
+import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from uuid import uuid4
 
-from captioning.data.pictures import PictureSource
-from captioning.data.rows import CAPTION_COLUMNS, USUAL, Columns, Problem, Row, Rows, describe, row_features
-from captioning.data.sources.columns import ColumnNames, find_columns
-from captioning.data.sources.draft import NO_PICTURE, Cells, Draft
-from captioning.data.sources.paths import PictureFolder, picture_suffixes, shown
+from filelock import FileLock
+
+from captioning.data.rows import Problem, Row, Rows, describe, row_features
 from captioning.errors import UserError
 from captioning.files import replacing
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 OPEN_SHARDS = 16  # at a time, for the head of a stream
-VERSION = 1  # of the copies that are kept; those of another version aren't used
+VERSION = 2  # of the copies that are kept; those of another version aren't used
 
 UNREADABLE = "shard can't be read to its end"
+UNREADABLE_PICTURE = "picture can't be read"
 
 Report = Callable[[Problem], object]  # what is left out is told to it
 
@@ -41,6 +38,9 @@ class Shards:
         read: the rows of a shard, by its number, in their order and with their encoded pictures, as far as it can be
             read; what can't be used is reported and left out.
         problems: what is left out before any shard is read.
+        splits: of each shard the split that all its rows are in, or None where only the rows say it; empty where that
+            is so of all.
+        local: whether all are files of this machine, so that what can't be read of them now can't be read later.
     """
 
     path: str
@@ -48,27 +48,42 @@ class Shards:
     fingerprint: str
     read: Callable[[int, Report], Iterator[Row]]
     problems: tuple[Problem, ...] = ()
+    splits: tuple[str | None, ...] = ()
+    local: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def for_training(self) -> list[int]:
+        """The numbers of the shards that may have rows to train on."""
+        return [index for index in range(len(self)) if not self.splits or self.splits[index] in (None, "train")]
+
+
+def digest(*parts: Any) -> str:
+    """A short name for what is the same only where all parts are."""
+    return blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name is of a file or folder on this machine, and no address (``https://…``) or command (``pipe:…``)."""
+    return "://" not in name and not name.startswith("pipe:")
 
 
 # ------------------------------------------------------------ as a table
 
 
-def read_shards(path: str, *, columns: Columns = USUAL, cache_dir: str | Path | None = None) -> Rows:
-    """All rows of tar shards, copied once into a file on this disk, from which they can be read in any order.
+def read_shards(shards: Shards, *, cache_dir: str | Path | None = None) -> Rows:
+    """All rows of shards, copied once into a file on this disk, from which they can be read in any order.
 
     Args:
-        path: as :func:`tar_shards` takes it.
-        columns: likewise.
+        shards: of which every one is read.
         cache_dir: where the copy is kept; beside the copies of ``datasets`` when not given. It is used again unless the
-            shards' names, sizes or times have changed.
+            shards' names, sizes or times have changed, or an address or a command failed while it was made.
 
     Raises:
-        UserError: there is no shard, or no usable row in them.
+        UserError: no usable row in the shards.
     """
-    shards = tar_shards(path, columns=columns)
 
     def rows(report: Report) -> Iterator[Row]:
         return chain.from_iterable(shards.read(index, report) for index in range(len(shards)))
@@ -77,7 +92,7 @@ def read_shards(path: str, *, columns: Columns = USUAL, cache_dir: str | Path | 
 
 
 def read_head(shards: Shards, count: int, *, cache_dir: str | Path | None = None) -> Rows:
-    """The first ``count`` rows, taken in turn from shards that are spread evenly over all of them.
+    """The first ``count`` rows, taken in turn from the splits, and from shards that are spread evenly over each.
 
     Args:
         shards: of which at most ``OPEN_SHARDS`` are open at a time, and no more than that at all if they hold enough.
@@ -89,23 +104,37 @@ def read_head(shards: Shards, count: int, *, cache_dir: str | Path | None = None
     """
 
     def rows(report: Report) -> Iterator[Row]:
-        return _in_turn(shards, report)
+        by_split: dict[str | None, list[int]] = {}
+        for index, split in enumerate(shards.splits or [None] * len(shards)):
+            by_split.setdefault(split, []).append(index)
+        open_at_once = max(1, OPEN_SHARDS // max(len(by_split), 1))
+        splits = [
+            _in_turn((shards.read(index, report) for index in _spread(its, open_at_once)), open_at_once)
+            for its in by_split.values()
+        ]
+        return _in_turn(splits, len(splits))
 
     return _copied(rows, shards, f"head-{count}-{shards.fingerprint}", cache_dir, count)
 
 
-def _in_turn(shards: Shards, report: Report) -> Iterator[Row]:
-    first = sorted({place * len(shards) // OPEN_SHARDS for place in range(OPEN_SHARDS)})
-    others = iter(sorted(set(range(len(shards))) - set(first)))
-    readers = deque(shards.read(index, report) for index in first)
-    while readers:
-        reader = readers.popleft()
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """The same, with ``count`` that are spread evenly over them first."""
+    first = dict.fromkeys(indices[place * len(indices) // count] for place in range(count))
+    return [*first, *(index for index in indices if index not in first)]
+
+
+def _in_turn(readers: Iterable[Iterator[Row]], open_at_once: int) -> Iterator[Row]:
+    """A row of each reader in turn; where one has ended, the next that waits takes its place."""
+    waiting = iter(readers)
+    opened = deque(islice(waiting, open_at_once))
+    while opened:
+        reader = opened.popleft()
         row = next(reader, None)
         if row is not None:
-            readers.append(reader)
+            opened.append(reader)
             yield row
         else:
-            readers.extend(shards.read(index, report) for index in islice(others, 1))
+            opened.extend(islice(waiting, 1))
 
 
 def _copied(
@@ -119,267 +148,82 @@ def _copied(
     import datasets
 
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "captioning-shards").expanduser()
-    left_out = folder / f"{name}.problems.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = time.time()
+    with FileLock(folder / f"{name}.lock"):
+        file = _known(folder, name, asked)
+        if file is None:
+            for earlier in folder.glob(f"{name}-*"):  # it lacks something, or was never finished
+                earlier.unlink()
+            part = folder / f"{name}-{uuid4().hex}.arrow"
+            problems = _write(part, rows, shards, count)
+            file = part if any(map(_may_pass, problems)) and not shards.local else folder / f"{name}.arrow"
+            with replacing(_problems_of(file)) as problems_part:
+                problems_part.write_text(json.dumps(problems))
+            part.replace(file)
+        table = datasets.Dataset.from_file(str(file))
+        left_out = json.loads(_problems_of(file).read_text())
+    ids = list(table["id"][:])
+    in_order = table.select(sorted(range(len(ids)), key=ids.__getitem__))
+    return Rows(in_order, tuple(Problem(*problem) for problem in left_out))
 
-    def copy() -> Iterator[Row]:
-        problems = list(shards.problems)
-        ids = set()
+
+def _known(folder: Path, name: str, asked: float) -> Path | None:
+    """The copy to use, if there is one.
+
+    One that lacks what couldn't be read at the moment is only for the processes that train together: those that waited
+    for it, and those that the first of them has started.
+    """
+    is_first = not _is_later_process()
+    for file in (folder / f"{name}.arrow", *sorted(folder.glob(f"{name}-*.arrow"))):
+        whole = file.name == f"{name}.arrow"
+        if file.is_file() and _problems_of(file).is_file() and (whole or not is_first or file.stat().st_mtime >= asked):
+            return file
+    return None
+
+
+def _is_later_process() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _problems_of(copy: Path) -> Path:
+    return copy.with_suffix(".problems.json")
+
+
+def _may_pass(problem: Problem) -> bool:
+    """Whether it may be that of one moment: of an address or a command that failed."""
+    return problem.kind.startswith((UNREADABLE, UNREADABLE_PICTURE))
+
+
+def _write(
+    file: Path, rows: Callable[[Report], Iterable[Row]], shards: Shards, count: int | None = None
+) -> list[Problem]:
+    """Writes the rows into an Arrow file; returns what was left out.
+
+    Raises:
+        UserError: there are none.
+    """
+    from datasets.arrow_writer import ArrowWriter
+    from datasets.utils import tqdm
+
+    problems = list(shards.problems)
+    ids: set[str] = set()
+    # Pictures are in memory until a batch of them is written.
+    with (
+        ArrowWriter(features=row_features(), path=str(file), writer_batch_size=100) as writer,
+        tqdm(unit=" pictures", desc="Copying shards", total=count) as progress,
+    ):
         for row in rows(problems.append):
             if row["id"] in ids:
                 problems.append(Problem("id of an earlier row", row["id"]))
                 continue
             ids.add(row["id"])
-            yield row
+            writer.write(row)
+            progress.update()
             if len(ids) == count:
                 break
         if not ids:
             what = f": {describe(problems)}" if problems else ""
             raise UserError(f"data.path={shards.path}: no captioned picture in its {len(shards)} shards{what}")
-        with replacing(left_out) as part:
-            part.write_text(json.dumps(problems))
-
-    try:
-        table = datasets.Dataset.from_generator(
-            copy,
-            features=row_features(),
-            cache_dir=str(folder),
-            fingerprint=name,
-            writer_batch_size=100,  # pictures are in memory until so many are written
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise (error.__cause__ if isinstance(error.__cause__, UserError) else error) from None
-    ids = list(table["id"])
-    in_order = table.select(sorted(range(len(ids)), key=ids.__getitem__))
-    return Rows(in_order, tuple(Problem(*problem) for problem in json.loads(left_out.read_text())))
-
-
-# ------------------------------------------------------------ a row
-
-
-def rows_of(name: str, encoded: bytes | None, cells: Cells, report: Report, *, id_expected: bool) -> Iterator[Row]:
-    """The row that a shard's cells make; none where something is wrong with it, which is reported.
-
-    Args:
-        name: the row's id where the cells give none.
-        encoded: its picture.
-        cells: all else.
-        report: told what is left out.
-        id_expected: whether a row without an id of its own is a problem.
-    """
-    if encoded is None or cells.captions is None:
-        report(Problem(NO_PICTURE if encoded is None else "picture without a caption", name))
-        return
-    draft = Draft()
-    draft.add(name, None, cells, "", id_expected=id_expected)
-    for problem in draft.problems:
-        report(problem)
-    for row in draft.usable():
-        yield Row(
-            id=row.id,
-            image=PictureSource(bytes=encoded, path=None),
-            captions=row.captions,
-            split=row.split,
-            group=row.group,
-            stratum=row.stratum,
-        )
-
-
-def reason(error: BaseException) -> str:
-    """What an error of another library says, in part of a line."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else (*error.args, "")[0]
-    return shown(" ".join(str(said).split()))[:200] if said else type(error).__name__
-
-
-# ------------------------------------------------------------ tars
-
-
-def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
-    """WebDataset shards: tars in which the members of a row are side by side, with the same name up to a dot.
-
-    A row's picture is the member with the suffix of a picture. Its captions are the lines of ``.txt``, or else a
-    caption or a list of captions in the object of ``.json``, where an id, a group, a split and a stratum may be too.
-    Members are never written to the disk; a member's name is nothing but a part of the row's id.
-
-    Args:
-        path: a tar; a folder with tars, in subfolders too; or what webdataset takes: an address (``https://…``,
-            ``pipe:COMMAND`` and others), with a brace pattern such as ``{00000..00099}``, several with ``::`` between.
-        columns: ``image`` is the suffix of a member, ``caption`` that of a text or a key of ``.json``; all others are
-            keys of ``.json``.
-
-    Raises:
-        UserError: there is no shard. Where some are missing that ``path`` names, these are problems.
-    """
-    place = Path(path).expanduser()
-    problems: list[Problem] = []
-    if place.is_dir():
-        below = PictureFolder(place)
-        names = [below.find(name).path for name in below.files() if name.endswith(TAR_SUFFIXES)]
-        problems += (Problem(trouble, name) for trouble, name in below.left_out() if name.endswith(TAR_SUFFIXES))
-        if not names:
-            raise UserError(f"data.path={path}: no shards in this folder (looked for *{', *'.join(TAR_SUFFIXES)})")
-    else:
-        names = [str(place.absolute())] if place.is_file() else _expand(path)
-    missing = [name for name in names if _is_file_name(name) and not Path(name).is_file()]
-    if len(missing) == len(names):
-        raise UserError(f"data.path={path}: no such shard ({missing[0]}{', …' if missing[1:] else ''})")
-    problems += (Problem("shard is missing", shown(name)) for name in missing)
-    names = [name for name in names if name not in set(missing)]
-    labels = _labels(names)
-    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, filter(_is_file_name, names))]
-    return Shards(
-        path=path,
-        labels=labels,
-        fingerprint=digest(names, columns, stats, problems),
-        read=partial(_read_tar, list(zip(names, labels, strict=True)), columns),
-        problems=tuple(problems),
-    )
-
-
-def digest(*parts: Any) -> str:
-    """A short name for what is the same only where all parts are."""
-    return blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
-
-
-def _expand(path: str) -> list[str]:
-    names = [path]
-    if "{" in path or "::" in path:
-        from webdataset.shardlists import expand_urls
-
-        try:
-            names = expand_urls(path)
-        except (ValueError, AssertionError) as error:
-            raise UserError(f"data.path={path}: not a pattern of shards ({error})") from error
-    return [str(Path(name).expanduser().absolute()) if _is_file_name(name) else name for name in dict.fromkeys(names)]
-
-
-def _is_file_name(name: str) -> bool:
-    return "://" not in name and not name.startswith("pipe:")
-
-
-def _labels(names: Sequence[str]) -> tuple[str, ...]:
-    """As much of the end of each name as tells it from the others."""
-    parts = [urlsplit(name).path.split("/") for name in names]  # without what may be a password behind a ?
-    for depth in range(1, max(map(len, parts)) + 1):
-        labels = tuple(shown("/".join(part[-depth:])) for part in parts)
-        if len(set(labels)) == len(labels):
-            return labels
-    return tuple(f"{number:06d}" for number in range(len(names)))
-
-
-def _read_tar(shards: Sequence[tuple[str, str]], columns: Columns, index: int, report: Report) -> Iterator[Row]:
-    file, label = shards[index]
-    prefix = next((label.removesuffix(suffix) for suffix in TAR_SUFFIXES if label.endswith(suffix)), label)
-    suffixes = picture_suffixes()
-    for members in _members(file, label, report):
-        name = shown(f"{prefix}/{members['__key__']}")
-        fields = {suffix: content for suffix, content in members.items() if not suffix.startswith("__")}
-        pictures = [suffix for suffix in fields if f".{suffix.rpartition('.')[2]}" in suffixes]
-        # Of a.jpg and a.mask.png it is the first.
-        image = (columns.image or "").lower() or min(pictures, key=lambda suffix: suffix.count("."), default="")
-        try:
-            cells = _cells(fields, columns)
-        except ValueError as error:
-            report(Problem(reason(error).partition(";")[0], name))  # without what is in this .json
-        else:
-            yield from rows_of(name, fields.get(image), cells, report, id_expected=columns.id is not None)
-
-
-def _cells(fields: dict[str, bytes], columns: Columns) -> Cells:
-    line = _object(fields["json"]) if "json" in fields else {}
-    member = (columns.caption or "txt").lower()  # as webdataset has all suffixes
-    if member in fields:
-        line[member] = _lines(fields[member], f".{member}")
-        columns = replace(columns, caption=member)
-    return _names(tuple(line), columns).cells(line)
-
-
-@lru_cache
-def _names(there: tuple[str, ...], columns: Columns) -> ColumnNames:
-    find = partial(find_columns, "its .json", columns=replace(columns, image=None), usual_images=("",))
-    try:
-        return find(("", *there))  # no picture is in it
-    except UserError:
-        return find(("", *there, CAPTION_COLUMNS[0]))  # which is empty then: a row without captions is told by that
-
-
-def _object(encoded: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(encoded)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(".json isn't JSON") from error
-    if not isinstance(record, dict):
-        raise ValueError(".json isn't a JSON object")
-    return record
-
-
-def _lines(encoded: bytes, where: str) -> list[str] | str:
-    try:
-        return [line for line in encoded.decode("utf-8-sig").splitlines() if line.strip()] or ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} isn't UTF-8 text") from error
-
-
-def _members(name: str, label: str, report: Report) -> Iterator[dict[str, Any]]:
-    """The members of each row of a tar by their suffixes, as webdataset groups them."""
-    from webdataset.gopen import gopen
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    troubles: list[str] = []
-
-    def leave_out(error: Exception) -> bool:
-        if "duplicate file name" in str(error.args[:1]):
-            member = str(error.args[0]).partition(": duplicate")[0]
-            report(Problem("second member of one name", shown(f"{label}/{member}")))
-            return True
-        troubles.append(_what_stopped(error))
-        return False
-
-    try:
-        stream = _Stream(gopen(name))
-    except (OSError, ValueError) as error:
-        report(Problem(f"{UNREADABLE}: {reason(error)}", label))
-        return
-    with closing(stream):
-        files = tar_file_expander([{"url": name, "stream": stream}], handler=leave_out)
-        yield from group_by_keys(files, handler=leave_out)
-        if not troubles and not stream.is_whole():
-            troubles.append("it ends too early")
-    if troubles:
-        report(Problem(f"{UNREADABLE}: {stream.failure or troubles[0]}", label))
-
-
-def _what_stopped(error: Exception) -> str:
-    # In place of the whole command of a pipe, with addresses and what may be passwords in them.
-    status = re.search(r": exit (-?\d+) \(read\)", str(error))
-    # To what tarfile says, webdataset adds the stream.
-    return f"its command ended with status {status[1]}" if status else reason(error).partition(" @ ")[0]
-
-
-class _Stream:
-    """A tar that is read, and whether that went to its end: Python's reader takes damage between members for the end.
-
-    Args:
-        stream: what is read.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-        self.first = self.last = b""
-        self.failure = ""  # of the command that it came from
-
-    def read(self, size: int) -> bytes:
-        block = bytes(self.stream.read(size))
-        self.first = self.first or block
-        self.last = block[-512:] or self.last
-        return block
-
-    def is_whole(self) -> bool:
-        """Whether zeros were at the end, as every tar has them; of a compressed one, whether it could be read."""
-        return self.first[257:262] != b"ustar" or not any(self.last)
-
-    def close(self) -> None:
-        try:
-            self.stream.close()
-        except OSError as error:
-            said = _what_stopped(error)
-            self.failure = "" if said.endswith("-13") else said  # that of a command without a reader
+        writer.finalize()
+    return problems

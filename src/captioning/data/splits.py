@@ -69,11 +69,14 @@ def split_rows(
             rows[split], in_order = _cut(in_order, max(1, round(fraction * len(ids))), strata)
     rows["train"] += [row for cluster in in_order for row in cluster]
     if empty := [split for split in SPLITS if not rows[split]]:
-        whole = "" if (sets := len(set(together))) == len(ids) else f" in {sets} sets that stay together"
+        sets = len(set(together))
+        whole, way_out = "", "use more pictures, or smaller fractions"
+        if sets < len(ids):
+            whole = f", of which some look the same or are of one group, and stay together ({sets} sets),"
+            way_out += ", or data.near_duplicates=false to let near-duplicates be on two sides"
         raise UserError(
-            f"{len(ids)} captioned pictures{whole} leave none for {' and '.join(empty)} "
-            f"(data.val_fraction={val_fraction}, data.test_fraction={test_fraction}): use more pictures, or smaller "
-            "fractions"
+            f"{len(ids)} captioned picture{'s' * (len(ids) != 1)}{whole} leave none for {' and '.join(empty)} "
+            f"(data.val_fraction={val_fraction}, data.test_fraction={test_fraction}): {way_out}"
         )
     return {split: sorted(rows[split]) for split in SPLITS}
 
@@ -104,6 +107,7 @@ class GivenSplits(NamedTuple):
     given: list[str | None]  # of each row; None: it isn't named
     absent: list[str]  # ids that are named, but not in the data; sorted
     unnamed: list[str]  # ids of the data that aren't named; in the order of the data
+    held_out: frozenset[str]  # ids of its val and test, in the data or not
 
 
 def read_given_splits(path: str, ids: Sequence[str]) -> GivenSplits:
@@ -121,7 +125,8 @@ def read_given_splits(path: str, ids: Sequence[str]) -> GivenSplits:
         raise UserError(f"data.splits_from={path}: names none of the {len(ids)} pictures; is it of other data?")
     given = [split_of.get(name) for name in ids]
     unnamed = [name for name, split in zip(ids, given, strict=True) if split is None]
-    return GivenSplits(given, sorted(split_of.keys() - set(ids)), unnamed)
+    held_out = frozenset(name for name, split in split_of.items() if split != "train")
+    return GivenSplits(given, sorted(split_of.keys() - set(ids)), unnamed, held_out)
 
 
 def _split_of_ids(path: str) -> dict[str, str]:
@@ -163,7 +168,10 @@ def _cut(clusters: list[list[int]], count: int, strata: Sequence[str | None]) ->
     cut: list[int] = []
     for by_stratum in (True, False):  # what whole clusters leave open of the shares, any that fit may fill
         left = []
-        for cluster in clusters:
+        for number, cluster in enumerate(clusters):
+            if len(cut) == count:
+                left += clusters[number:]
+                break
             sizes = Counter(strata[row] for row in cluster)
             nearer = sum(abs(wanted[name] - sizes[name]) - abs(wanted[name]) for name in sizes) < 0
             if len(cut) + len(cluster) <= count and (nearer or not by_stratum):

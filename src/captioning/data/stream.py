@@ -105,7 +105,7 @@ class Reader:
     def _deal(self, number: int) -> Iterator[tuple[int, set[int]]]:
         """This reader's shards in a pass, and the row numbers modulo ``readers`` that it is to read of each."""
         # Each shard is as many slots as there are readers, and each reader has as many slots as there are shards.
-        order = sorted(range(len(self.shards)), key=lambda shard: _hash(self.seed, number, "shard", shard))
+        order = sorted(self.shards.for_training, key=lambda shard: _hash(self.seed, number, "shard", shard))
         first, end = self.number * len(order), (self.number + 1) * len(order)
         for place in range(first // self.readers, -(-end // self.readers)):
             start = place * self.readers

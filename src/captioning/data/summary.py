@@ -30,7 +30,6 @@ def summarize(
             for split, numbers in splits.items()
             if numbers
         },
-        "left_out": [problem._asdict() for problem in rows.problems],
         "samples": [
             {"split": sampled, "id": ids[row], "captions": captions[row]}
             for row in (spread(splits[sampled], samples) if sampled else [])

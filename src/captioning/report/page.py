@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -61,7 +60,7 @@ def render(run: Run) -> str:
         rows=rows,
         language=_language(run.predictions or []),
         splits={split: numbers_of_split(facts) for split, facts in _splits(run).items()},
-        left_out=_left_out(run.data or {}),
+        findings=_findings(run.data or {}),
         samples=samples,
         again=_again(run),
         split=(run.environment or {}).get("evaluated_split", "test"),
@@ -227,12 +226,11 @@ def _splits(run: Run) -> dict[str, Any]:
     return {split: facts for split, facts in splits.items() if facts.get("caption_words")}
 
 
-def _left_out(data: Mapping[str, Any]) -> list[tuple[str, int, list[str]]]:
-    """Kinds of what was left out, the commonest first, each with its number and some names."""
-    rows = data.get("left_out", [])
-    kinds = Counter(row["kind"] for row in rows)
+def _findings(data: Mapping[str, Any]) -> list[tuple[str, str, int, list[str]]]:
+    """What the check found: severity, kind, number, and some of the names."""
     return [
-        (kind, count, [row["name"] for row in rows if row["kind"] == kind][:20]) for kind, count in kinds.most_common()
+        (finding["severity"], finding["kind"], len(finding["names"]), finding["names"][:20])
+        for finding in data.get("findings", [])
     ]
 
 

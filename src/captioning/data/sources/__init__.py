@@ -1,16 +1,18 @@
 """Captioned pictures in whatever shape they are, as :class:`captioning.data.rows.Rows`."""
 
+import os
 import posixpath
-import re
 from pathlib import Path
 
 from captioning.data.rows import USUAL, Columns, Problem, Rows, describe
+from captioning.data.shards import read_shards
 from captioning.data.sources.coco import read_json
-from captioning.data.sources.folder import metadata_files, read_folder
+from captioning.data.sources.folder import has_sidecars, metadata_files, read_folder
 from captioning.data.sources.hub import read_hub
 from captioning.data.sources.paths import PictureFolder
 from captioning.data.sources.saved import is_saved, read_saved
 from captioning.data.sources.table import TABLE_SUFFIXES, read_table
+from captioning.data.sources.tars import is_shards, tar_shards
 from captioning.errors import UserError
 
 __all__ = ["read_hub", "read_local"]
@@ -28,8 +30,8 @@ def read_local(
 
     Args:
         path: a folder (with metadata files, a ``NAME.txt`` beside each picture, Parquet files, tar shards, or saved by
-            ``datasets``), or a file (COCO's or Karpathy's JSON, CSV, JSONL, Parquet, a tar shard or a brace pattern of
-            these).
+            ``datasets``), or a file (COCO's or Karpathy's JSON, CSV, JSONL, Parquet, a tar shard, or a pattern, an
+            address or a command for some).
         images: the folder that pictures are below and that their names are relative to; that of the captions when not
             given. Nothing outside of it is read.
         columns: what the columns are called.
@@ -42,11 +44,11 @@ def read_local(
     if pictures is not None and not pictures.is_dir():
         raise UserError(f"data.images={images}: no such folder; it must hold the pictures")
     place = Path(path).expanduser()
-    if place.is_dir():
+    if os.path.isdir(place):  # noqa: PTH112  Path.is_dir fails for a long command or pattern
         return _read_folder(place, pictures, columns, cache_dir)
-    if re.search(r"\.tar$|\{.*\}.*\.tar", path):
-        return _read_shards(path, columns, cache_dir)
-    if not place.is_file():
+    if is_shards(path):
+        return read_shards(tar_shards(path, columns=columns), cache_dir=cache_dir)
+    if not os.path.isfile(place):  # noqa: PTH113
         raise UserError(
             f"data.path={path}: no such folder or file; a data set of the Hub is read with data=hub data.path=USER/NAME"
         )
@@ -65,21 +67,15 @@ def _read_folder(folder: Path, images: Path | None, columns: Columns, cache_dir:
     files = below.files()
     suffixes = {posixpath.splitext(name)[1].lower() for name in files}
     if metadata_files(below):
-        return read_folder(folder, images=images, columns=columns)
-    if ".tar" in suffixes:
-        return _read_shards(str(folder), columns, cache_dir)
+        return read_folder(folder, images=images, columns=columns, below=below)
+    if any(map(is_shards, files)) and not has_sidecars(below):  # or it is an archive of what is beside it
+        return read_shards(tar_shards(str(folder), columns=columns), cache_dir=cache_dir)
     if ".parquet" in suffixes:
-        return read_table(folder, images=images, columns=columns)
+        return read_table(folder, images=images, columns=columns, below=below)
     if ".txt" in suffixes and (images or below.pictures()):
-        return read_folder(folder, images=images, columns=columns)
+        return read_folder(folder, images=images, columns=columns, below=below)
     tables = [name for name in files if posixpath.splitext(name)[1].lower() in (".json", *TABLE_SUFFIXES)]
     hint = f"; to read one file, name it: data.path={folder / tables[0]}" if tables else ""
     if left_out := below.left_out():
         hint += f"; can't be used: {describe([Problem(*each) for each in left_out])}"
     raise UserError(f"data.path={folder}: no captions in this folder (looked for {SHAPES}){hint}")
-
-
-def _read_shards(path: str, columns: Columns, cache_dir: Path | None) -> Rows:
-    from captioning.data.shards import read_shards
-
-    return read_shards(path, columns=columns, cache_dir=cache_dir)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from captioning.data.rows import CAPTION_COLUMNS, Columns, require_columns
 from captioning.data.sources.draft import Cells
-from captioning.data.sources.paths import shown
+from captioning.errors import UserError, shown
 
 # Tried in this order where data.image_column isn't given.
 IMAGE_COLUMNS = ("file_name", "image", "filename", "image_path", "image_file", "img", "path", "url", "image_url")
@@ -55,7 +55,8 @@ def find_columns(
     Raises:
         UserError: a column isn't there.
     """
-    image = columns.image or next((name for name in usual_images if name in names), usual_images[0])
+    found = (_in_any_case(name, names) for name in usual_images)
+    image = columns.image or next((name for name in found if name), usual_images[0])
     _require(where, names, image_column=image)
     optional = {
         "id_column": columns.id,
@@ -70,6 +71,52 @@ def find_columns(
     return ColumnNames(image, captions, columns.id, split, columns.group, columns.stratify)
 
 
+def find_picture_columns(
+    where: str, features: Mapping[str, Any], columns: Columns, *, paths: bool = True
+) -> ColumnNames:
+    """The columns of a table of `datasets`: the picture's is by default the only one of pictures.
+
+    Args:
+        where: what the table is called.
+        features: the type of each of its columns.
+        columns: what the user calls them.
+        paths: whether a picture may be the name of a file.
+
+    Raises:
+        UserError: a column isn't there, or the picture's holds none.
+    """
+    import datasets
+
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    usual = typed if len(typed) == 1 else ("image", *IMAGE_COLUMNS)
+    names = find_columns(where, list(features), columns, usual_images=usual)
+    feature = features[names.image]
+    if names.image not in typed and not _may_hold_pictures(feature, paths=paths):
+        raise UserError(f"data.image_column={names.image}: {where} has {feature} there, no pictures")
+    return names
+
+
+def _may_hold_pictures(feature: Any, *, paths: bool) -> bool:
+    if isinstance(feature, dict):
+        return "bytes" in feature or ("path" in feature and paths)
+    kinds = ("binary", "large_binary", *(("string", "large_string") if paths else ()))
+    return getattr(feature, "dtype", None) in kinds
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """The names of the classes of each column of a table of `datasets` that has numbers for them."""
+    import datasets
+
+    return {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+
+
+def class_name(words: Sequence[str], number: int | None) -> str | int | None:
+    """The name of a class; None for -1, as `datasets` has it, and the number itself where it is no class."""
+    if number is None or number == -1:
+        return None
+    return words[number] if 0 <= number < len(words) else number
+
+
 def _require(where: str, names: Sequence[str], **wanted: str) -> None:
     if any(name not in names for name in wanted.values()):
         require_columns(where, [shown(name) for name in names], **wanted)
@@ -78,12 +125,19 @@ def _require(where: str, names: Sequence[str], **wanted: str) -> None:
 def _caption_columns(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
     """The column of that name, or those of the pattern, or ``caption_0``, ``caption_1`` … for ``caption``."""
     for name in (wanted,) if wanted else CAPTION_COLUMNS:
-        if name in names:
-            return (name,)
+        there = name if name in names else None if wanted else _in_any_case(name, names)
+        if there:
+            return (there,)
         pattern = name if "*" in name else None
         if several := [each for each in names if _is_one_of_several(each, name, pattern)]:
             return tuple(sorted(several, key=_by_number))
     return (wanted or CAPTION_COLUMNS[0],)
+
+
+def _in_any_case(wanted: str, names: Sequence[str]) -> str | None:
+    """The name as it stands among ``names``: a spreadsheet begins it with a capital."""
+    exact = (name for name in names if name == wanted)
+    return next(exact, next((name for name in names if name.lower() == wanted.lower()), None))
 
 
 def _is_one_of_several(name: str, stem: str, pattern: str | None) -> bool:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from operator import eq
 from typing import Any, NamedTuple
 
-from captioning.data.rows import Problem, Rows, describe, row_features, rows_of_arrays
-from captioning.data.sources.paths import PictureFolder, shown
+from captioning.data.pictures import PictureSource
+from captioning.data.rows import Problem, Row, Rows, describe, row_features, rows_of_arrays
+from captioning.data.shards import Report
+from captioning.data.sources.paths import PictureFolder
 from captioning.data.sources.split_names import split_of
-from captioning.errors import UserError
+from captioning.errors import UserError, shown
 
 NO_CAPTION = "empty caption"
 NOT_TEXT = "caption isn't text"
@@ -190,6 +192,34 @@ class Draft:
         return UserError(
             f"data.path={path}: {found}{': ' + describe(self.problems) if self.problems else ''}. Pictures were looked "
             f"for as {looked} in {folder.folder}; data.images=FOLDER names another folder"
+        )
+
+
+def rows_of(name: str, encoded: bytes | None, cells: Cells, report: Report, *, id_expected: bool) -> Iterator[Row]:
+    """The row that a shard's cells make; none where something is wrong with it, which is reported.
+
+    Args:
+        name: the row's id where the cells give none.
+        encoded: its picture.
+        cells: all else.
+        report: told what is left out.
+        id_expected: whether a row without an id of its own is a problem.
+    """
+    if encoded is None or cells.captions is None:
+        report(Problem(NO_PICTURE if encoded is None else UNCAPTIONED, name))
+        return
+    draft = Draft()
+    draft.add(name, None, cells, "", id_expected=id_expected)
+    for problem in draft.problems:
+        report(problem)
+    for row in draft.usable():
+        yield Row(
+            id=row.id,
+            image=PictureSource(bytes=encoded, path=None),
+            captions=row.captions,
+            split=row.split,
+            group=row.group,
+            stratum=row.stratum,
         )
 
 

@@ -1,6 +1,7 @@
 """A folder of pictures with their captions beside them, as rows."""
 
 import posixpath
+from dataclasses import asdict
 from pathlib import Path
 
 from captioning.data.rows import USUAL, Columns, Rows
@@ -14,7 +15,9 @@ from captioning.errors import UserError
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def read_folder(path: Path, *, images: Path | None = None, columns: Columns = USUAL) -> Rows:
+def read_folder(
+    path: Path, *, images: Path | None = None, columns: Columns = USUAL, below: PictureFolder | None = None
+) -> Rows:
     """The pictures of a folder with metadata files in it or its subfolders, or a ``NAME.txt`` beside each picture.
 
     A line of ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` names a picture, relative to the file's own
@@ -23,10 +26,16 @@ def read_folder(path: Path, *, images: Path | None = None, columns: Columns = US
     of these) give the split, unless a column does: a folder that ``datasets`` reads as an ``imagefolder`` is read here
     too. A row's id is by default the picture's path below the folder.
 
+    Args:
+        path: the folder.
+        images: where pictures are looked for; in the folder when not given.
+        columns: what the user calls the columns of metadata.
+        below: the folder, where it has been listed already.
+
     Raises:
         UserError: no such columns, or nothing usable.
     """
-    folder = PictureFolder(path)
+    folder = below or PictureFolder(path)
     pictures = PictureFolder(images) if images else folder
     draft = Draft()
     _read(draft, folder, pictures, columns)
@@ -41,6 +50,11 @@ def _read(draft: Draft, folder: PictureFolder, pictures: PictureFolder, columns:
     if metadata:
         named = _read_metadata(draft, folder, metadata, pictures, columns)
     else:
+        for what, column in asdict(columns).items():
+            if column:
+                raise UserError(
+                    f"data.{what}_column={column}: captions in NAME.txt have no columns; write metadata.jsonl or .csv"
+                )
         named = _read_sidecars(draft, folder, pictures, names)
     if pictures is folder:  # a folder of their own may hold the pictures of other data as well
         for name in names:
@@ -61,6 +75,15 @@ def metadata_files(folder: PictureFolder) -> list[str]:
     return first
 
 
+def has_sidecars(folder: PictureFolder) -> bool:
+    """Whether there is a ``NAME.txt`` beside some picture of a folder."""
+    return not _sidecars(folder).keys().isdisjoint(posixpath.splitext(name)[0] for name in folder.pictures())
+
+
+def _sidecars(folder: PictureFolder) -> dict[str, str]:
+    return {posixpath.splitext(name)[0]: name for name in folder.files() if name.lower().endswith(".txt")}
+
+
 def _read_metadata(
     draft: Draft, folder: PictureFolder, files: list[str], pictures: PictureFolder, columns: Columns
 ) -> set[str]:
@@ -76,7 +99,7 @@ def _read_metadata(
 
 def _read_sidecars(draft: Draft, folder: PictureFolder, pictures: PictureFolder, names: list[str]) -> set[str]:
     """Puts the captions beside pictures into the draft; returns the names of pictures that have some."""
-    sidecars = {posixpath.splitext(name)[0]: name for name in folder.files() if name.lower().endswith(".txt")}
+    sidecars = _sidecars(folder)
     splits = splits_of_files(names)
     named = set()
     for name in names:

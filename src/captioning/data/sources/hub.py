@@ -3,7 +3,7 @@
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.parts import Part, read_parts
 from captioning.data.sources.paths import PictureFolder
-from captioning.errors import UserError
+from captioning.errors import UserError, reason
 from captioning.hub import snapshot
 
 
@@ -33,9 +33,9 @@ def read_hub(path: str, *, subset: str | None = None, revision: str | None = Non
         tables = datasets.load_dataset(str(folder), name=subset)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
         # Of an error while the data set is made, only the cause says what it was.
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(
-            f"data.path={path}: can't be read as a data set with data.subset={subset or 'null'} ({reason})"
+            f"data.path={path}: can't be read as a data set with data.subset={subset or 'null'} "
+            f"({reason(error.__cause__ or error, name_file=True)})"
         ) from error
     parts = [Part(table, split, split) for split, table in tables.items()]
     return read_parts(parts, path, columns, PictureFolder(folder))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TextIO
 
 from captioning.data.sources.draft import Draft
 from captioning.data.sources.paths import is_utf8
-from captioning.errors import UserError
+from captioning.errors import UserError, reason
 
 UNREADABLE = "file can't be read"
 NOT_UTF8 = "line isn't UTF-8 text"
@@ -157,7 +157,7 @@ class LineFile:
             _ = file.schema_arrow.names
             return file
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise UserError(f"{self.path}: can't be read as Parquet ({' '.join(str(error).split())[:100]})") from error
+            raise UserError(f"{self.path}: can't be read as Parquet ({reason(error)})") from error
 
 
 def rows_of_batch(batch: Any) -> Iterator[dict[str, Any] | None]:

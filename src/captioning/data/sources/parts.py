@@ -6,11 +6,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captioning.data.rows import Columns, Problem, Rows, row_features
-from captioning.data.sources.columns import IMAGE_COLUMNS, ColumnNames, find_columns
+from captioning.data.sources.columns import class_name, class_names, find_picture_columns
 from captioning.data.sources.draft import Draft, DraftedRow
 from captioning.data.sources.lines import NOT_UTF8, rows_of_batch
 from captioning.data.sources.paths import MISSING, PictureFolder
-from captioning.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,7 +71,7 @@ class _PartsReader:
         self._digest_of = lru_cache(maxsize=BATCH)(self._digest_of_row)
 
     def read(self, part: Part) -> None:
-        names = _columns_of(part, self._columns)
+        names = find_picture_columns(part.label, part.table.features, self._columns)
         pictures = _picture_column(part, names.image)
         self._pictures.append(pictures)
         start, self._count = self._count, self._count + len(pictures)
@@ -158,26 +157,6 @@ class _PartsReader:
         raise IndexError(row)
 
 
-def _columns_of(part: Part, columns: Columns) -> ColumnNames:
-    """Raises UserError where there is no such column, or none with pictures."""
-    import datasets
-
-    features = part.table.features
-    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    usual = typed if len(typed) == 1 else ("image", *IMAGE_COLUMNS)
-    names = find_columns(part.label, list(features), columns, usual_images=usual)
-    feature = features[names.image]
-    if not (isinstance(feature, datasets.Image) or _may_hold_pictures(feature)):
-        raise UserError(f"data.image_column={names.image}: {part.label} has {feature} there, no pictures")
-    return names
-
-
-def _may_hold_pictures(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return "bytes" in feature or "path" in feature
-    return getattr(feature, "dtype", None) in ("string", "large_string", "binary", "large_binary")
-
-
 def _picture_column(part: Part, name: str) -> "Dataset":
     """The column of pictures alone, as ``image``, encoded as they are."""
     import datasets
@@ -199,21 +178,12 @@ def _picture_cells(pictures: "Dataset") -> Iterator[tuple[Any, str | None]]:
 
 def _text_rows(table: "Dataset") -> Iterator[dict[str, Any] | None]:
     """The cells of each row, as rows_of_batch gives them; numbers that stand for classes as the names of these."""
-    from datasets import ClassLabel
-
-    classes = {name: feature.names for name, feature in table.features.items() if isinstance(feature, ClassLabel)}
+    classes = class_names(table.features)
     for batch in table.with_format("arrow").iter(BATCH):
         for row in rows_of_batch(batch):
             if row is not None:
-                row |= {name: _word(words, row[name]) for name, words in classes.items()}
+                row |= {name: class_name(words, row[name]) for name, words in classes.items()}
             yield row
-
-
-def _word(words: Sequence[str], number: int | None) -> str | int | None:
-    """The name of a class; None for -1, as `datasets` has it, and the number itself where it is no class."""
-    if number is None or number == -1:
-        return None
-    return words[number] if 0 <= number < len(words) else number
 
 
 def _digest(encoded: Any) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from captioning.data.pictures import picture_formats
 from captioning.data.rows import OUTSIDE
+from captioning.errors import shown
 
 MISSING = "picture is missing"
 NO_FILE = "picture is no file"
@@ -224,13 +225,6 @@ def portable(name: str) -> str:
 def is_utf8(text: str) -> bool:
     """Whether text that keeps bytes as they are where they aren't UTF-8 (``errors="surrogateescape"``) has none."""
     return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
-
-
-def shown(name: str) -> str:
-    """A name in one line that can be printed and stored, whatever is in it."""
-    if name.isprintable():
-        return name or "(no name)"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.parts import Part, read_parts
 from captioning.data.sources.paths import PictureFolder
-from captioning.errors import UserError
+from captioning.errors import UserError, reason
 
 
 def is_saved(folder: Path) -> bool:
@@ -25,8 +25,9 @@ def read_saved(path: Path, *, images: Path | None = None, columns: Columns = USU
     try:
         saved = datasets.load_from_disk(str(path))
     except Exception as error:  # what is wrong with a damaged folder, each of its files says in its own way
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"data.path={path}: can't be read as a saved data set ({reason})") from error
+        raise UserError(
+            f"data.path={path}: can't be read as a saved data set ({reason(error, name_file=True)})"
+        ) from error
     named = saved if isinstance(saved, datasets.DatasetDict) else {None: saved}
     folder = PictureFolder(path)
     if outside := [

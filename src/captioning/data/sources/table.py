@@ -11,7 +11,7 @@ from captioning.data.sources.lines import UNREADABLE, Line, LineFile
 from captioning.data.sources.parts import Part, read_parts
 from captioning.data.sources.paths import PictureFolder
 from captioning.data.sources.split_names import splits_of_files
-from captioning.errors import UserError
+from captioning.errors import UserError, reason
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-def read_table(path: Path, *, images: Path | None = None, columns: Columns = USUAL) -> Rows:
+def read_table(
+    path: Path, *, images: Path | None = None, columns: Columns = USUAL, below: PictureFolder | None = None
+) -> Rows:
     """The pictures and captions of a CSV, TSV, JSONL or Parquet file, or of a folder of Parquet files.
 
     A picture is a path below ``images`` (the table's own folder by default), the address that a file there was
@@ -28,10 +30,16 @@ def read_table(path: Path, *, images: Path | None = None, columns: Columns = USU
     digest of the encoded picture. Parquet files called ``train…``, ``val…`` or ``test…`` (at least two of these) give
     the split, unless a column does.
 
+    Args:
+        path: the file, or the folder.
+        images: where pictures are looked for.
+        columns: what the user calls the columns.
+        below: the folder, where it has been listed already.
+
     Raises:
         UserError: a file can't be read, there are no such columns, or nothing usable.
     """
-    folder = PictureFolder(path if path.is_dir() else path.parent)
+    folder = below or PictureFolder(path if path.is_dir() else path.parent)
     names = [name for name in folder.files() if name.endswith(".parquet")] if path.is_dir() else [path.name]
     pictures = PictureFolder(images) if images else folder
     splits = splits_of_files(names, by_stem=True)
@@ -166,5 +174,4 @@ def _load(file: Path) -> "Dataset":
     try:
         return datasets.Dataset.from_parquet(str(file))
     except Exception as error:  # what is wrong with a damaged file, Arrow and datasets say in many ways
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise UserError(f"{file}: can't be read as Parquet ({reason})") from error
+        raise UserError(f"{file}: can't be read as Parquet ({reason(error.__cause__ or error)})") from error

@@ -1,0 +1,211 @@
+"""WebDataset's tar shards, on this machine or read from an address or a command."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from captioning.data.rows import CAPTION_COLUMNS, USUAL, Columns, Problem, Row
+from captioning.data.shards import UNREADABLE, Report, Shards, digest, is_file_name
+from captioning.data.sources.columns import ColumnNames, find_columns
+from captioning.data.sources.draft import Cells, rows_of
+from captioning.data.sources.paths import PictureFolder, picture_suffixes
+from captioning.errors import UserError, reason, shown
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def is_shards(path: str) -> bool:
+    """Whether a path is of tar shards, by its name alone: tars, a pattern or addresses of them, or a command."""
+    names = (name if is_file_name(name) else re.split("[?#]", name)[0] for name in path.split("::"))
+    return path.startswith("pipe:") or any(name.rstrip("}").endswith(TAR_SUFFIXES) for name in names)
+
+
+def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
+    """WebDataset shards: tars in which the members of a row are side by side, with the same name up to a dot.
+
+    A row's picture is the member with the suffix of a picture. Its captions are the lines of ``.txt``, or else a
+    caption or a list of captions in the object of ``.json``, where an id, a group, a split and a stratum may be too.
+    Members are never written to the disk; a member's name is nothing but a part of the row's id.
+
+    Args:
+        path: a tar; a folder with tars, in subfolders too; or what webdataset takes: an address (``https://…``,
+            ``pipe:COMMAND`` and others), with a brace pattern such as ``{00000..00099}``, several with ``::`` between.
+        columns: ``image`` is the suffix of a member, ``caption`` that of a text or a key of ``.json``; all others are
+            keys of ``.json``.
+
+    Raises:
+        UserError: there is no shard. Where some are missing that ``path`` names, these are problems.
+    """
+    place = Path(path).expanduser()
+    problems: list[Problem] = []
+    if os.path.isdir(place):  # noqa: PTH112  Path.is_dir fails for a long command or pattern
+        below = PictureFolder(place)
+        names = [below.find(name).path for name in below.files() if name.endswith(TAR_SUFFIXES)]
+        problems += (Problem(trouble, name) for trouble, name in below.left_out() if name.endswith(TAR_SUFFIXES))
+        if not names:
+            raise UserError(f"data.path={path}: no shards in this folder (looked for *{', *'.join(TAR_SUFFIXES)})")
+    else:
+        names = [str(place.absolute())] if os.path.isfile(place) else _expand(path)  # noqa: PTH113
+    missing = [name for name in names if is_file_name(name) and not os.path.isfile(name)]  # noqa: PTH113
+    if len(missing) == len(names):
+        raise UserError(f"data.path={path}: no such shard ({missing[0]}{', …' if missing[1:] else ''})")
+    problems += (Problem("shard is missing", shown(name)) for name in missing)
+    names = [name for name in names if name not in set(missing)]
+    labels = _labels(names)
+    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, filter(is_file_name, names))]
+    return Shards(
+        path=path,
+        labels=labels,
+        fingerprint=digest(names, columns, stats, problems),
+        read=partial(_read_tar, list(zip(names, labels, strict=True)), columns),
+        problems=tuple(problems),
+        local=all(map(is_file_name, names)),
+    )
+
+
+def _expand(path: str) -> list[str]:
+    names = [path]
+    if "{" in path or "::" in path:
+        from webdataset.shardlists import expand_urls
+
+        try:
+            names = expand_urls(path)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"data.path={path}: not a pattern of shards ({error})") from error
+    return [str(Path(name).expanduser().absolute()) if is_file_name(name) else name for name in dict.fromkeys(names)]
+
+
+def _labels(names: Sequence[str]) -> tuple[str, ...]:
+    """As much of the end of each name as tells it from the others."""
+    parts = [urlsplit(name).path.split("/") for name in names]  # without what may be a password behind a ?
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = tuple(shown("/".join(part[-depth:])) for part in parts)
+        if len(set(labels)) == len(labels):
+            return labels
+    return tuple(f"{number:06d}" for number in range(len(names)))
+
+
+def _read_tar(shards: Sequence[tuple[str, str]], columns: Columns, index: int, report: Report) -> Iterator[Row]:
+    file, label = shards[index]
+    prefix = next((label.removesuffix(suffix) for suffix in TAR_SUFFIXES if label.endswith(suffix)), label)
+    suffixes = picture_suffixes()
+    for members in _members(file, label, report):
+        name = shown(f"{prefix}/{members['__key__']}")
+        fields = {suffix: content for suffix, content in members.items() if not suffix.startswith("__")}
+        pictures = [suffix for suffix in fields if f".{suffix.rpartition('.')[2]}" in suffixes]
+        # Of a.jpg and a.mask.png it is the first.
+        image = (columns.image or "").lower() or min(pictures, key=lambda suffix: suffix.count("."), default="")
+        try:
+            cells = _cells(fields, columns)
+        except ValueError as error:
+            report(Problem(reason(error).partition(";")[0], name))  # without what is in this .json
+        else:
+            yield from rows_of(name, fields.get(image), cells, report, id_expected=columns.id is not None)
+
+
+def _cells(fields: dict[str, bytes], columns: Columns) -> Cells:
+    line = _object(fields["json"]) if "json" in fields else {}
+    member = (columns.caption or "txt").lower()  # as webdataset has all suffixes
+    if member in fields:
+        line[member] = _lines(fields[member], f".{member}")
+        columns = replace(columns, caption=member)
+    return _names(tuple(line), columns).cells(line)
+
+
+@lru_cache
+def _names(there: tuple[str, ...], columns: Columns) -> ColumnNames:
+    find = partial(find_columns, "its .json", columns=replace(columns, image=None), usual_images=("",))
+    try:
+        return find(("", *there))  # no picture is in it
+    except UserError:
+        return find(("", *there, CAPTION_COLUMNS[0]))  # which is empty then: a row without captions is told by that
+
+
+def _object(encoded: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(".json isn't JSON") from error
+    if not isinstance(record, dict):
+        raise ValueError(".json isn't a JSON object")
+    return record
+
+
+def _lines(encoded: bytes, where: str) -> list[str] | str:
+    try:
+        return [line for line in encoded.decode("utf-8-sig").splitlines() if line.strip()] or ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} isn't UTF-8 text") from error
+
+
+def _members(name: str, label: str, report: Report) -> Iterator[dict[str, Any]]:
+    """The members of each row of a tar by their suffixes, as webdataset groups them."""
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    troubles: list[str] = []
+
+    def leave_out(error: Exception) -> bool:
+        if "duplicate file name" in str(error.args[:1]):
+            member = str(error.args[0]).partition(": duplicate")[0]
+            report(Problem("second member of one name", shown(f"{label}/{member}")))
+            return True
+        troubles.append(_what_stopped(error))
+        return False
+
+    try:
+        stream = _Stream(gopen(name))
+    except (OSError, ValueError) as error:
+        report(Problem(f"{UNREADABLE}: {reason(error)}", label))
+        return
+    with closing(stream):
+        files = tar_file_expander([{"url": name, "stream": stream}], handler=leave_out)
+        yield from group_by_keys(files, handler=leave_out)
+        if not troubles and not stream.is_whole():
+            troubles.append("it ends too early")
+    if troubles:
+        report(Problem(f"{UNREADABLE}: {stream.failure or troubles[0]}", label))
+
+
+def _what_stopped(error: Exception) -> str:
+    # In place of the whole command of a pipe, with addresses and what may be passwords in them.
+    status = re.search(r": exit (-?\d+) \(read\)", str(error))
+    # To what tarfile says, webdataset adds the stream.
+    return f"its command ended with status {status[1]}" if status else reason(error).partition(" @ ")[0]
+
+
+class _Stream:
+    """A tar that is read, and whether that went to its end: Python's reader takes damage between members for the end.
+
+    Args:
+        stream: what is read.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.first = self.last = b""
+        self.failure = ""  # of the command that it came from
+
+    def read(self, size: int) -> bytes:
+        block = bytes(self.stream.read(size))
+        self.first = self.first or block
+        self.last = block[-512:] or self.last
+        return block
+
+    def is_whole(self) -> bool:
+        """Whether zeros were at the end, as every tar has them; of a compressed one, whether it could be read."""
+        return self.first[257:262] != b"ustar" or not any(self.last)
+
+    def close(self) -> None:
+        try:
+            self.stream.close()
+        except OSError as error:
+            said = _what_stopped(error)
+            self.failure = "" if said.endswith("-13") else said  # that of a command without a reader
