@@ -13,12 +13,13 @@ import chromium
 import pytest
 from conftest import SMALL
 from PIL import Image
+from rows import make_rows
 from typer.testing import CliRunner, Result
 
 from captioning.cli import app
 from captioning.data.examine import Facts
 from captioning.data.findings import Inspection, find
-from captioning.data.rows import Problem, make_rows
+from captioning.data.rows import Problem
 from captioning.data.summary import summarize
 from captioning.report.check_page import Check, render_check
 from captioning.report.sample_grid import sample_grid, wrapped

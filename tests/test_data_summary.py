@@ -1,4 +1,6 @@
-from captioning.data.rows import Problem, make_rows
+from rows import make_rows
+
+from captioning.data.rows import Problem
 from captioning.data.summary import spread, summarize
 
 

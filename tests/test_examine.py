@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rows import make_rows
 
 from captioning.data import examine as module
 from captioning.data.examine import data_fingerprint, examine, usable
 from captioning.data.pictures import PictureSource, decode
 from captioning.data.pixels import to_pixels
-from captioning.data.rows import Rows, make_rows
+from captioning.data.rows import Rows
 from captioning.errors import UserError
 from captioning.processor import fit_pictures, make_image_processor
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 from PIL import Image
+from rows import make_rows
 
 from captioning.data.duplicates import look
 from captioning.data.examine import Facts
 from captioning.data.findings import LEAK, LEFT_OUT, NOTICE, Finding, Inspection, find
-from captioning.data.rows import Problem, Rows, make_rows
+from captioning.data.rows import Problem, Rows
 from captioning.processor import make_processor
 
 GOOD = Facts(trouble="", digest="", width=64, height=48, mode="RGB", turned=False, frames=1)

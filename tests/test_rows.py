@@ -1,6 +1,7 @@
 import pytest
+from rows import make_rows
 
-from captioning.data.rows import Problem, describe, make_rows, require_columns, row_features
+from captioning.data.rows import Problem, describe, require_columns, row_features
 from captioning.errors import UserError
 
 

@@ -39,7 +39,8 @@ def check(overrides: Sequence[str] = (), *, folder: Path | None = None) -> bool:
         folder: where the results go; by default ``outputs/check/DATE_TIME``.
 
     Returns:
-        Whether a training with these settings would start.
+        Whether the data are ready to be trained on with these settings; a checkpoint that can't be had is told, and
+        isn't theirs.
 
     Raises:
         UserError: the settings are wrong, or nothing can be read.

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +215,8 @@ class CaptionDataModule(L.LightningDataModule):
             rows = self._limited(self._read())
         except OSError as error:
             raise UserError(
-                f"data.path={h.path}: can't be read, or what is read can't be kept in data.cache_dir={self.cache_dir} "
-                f"({reason(error)})"
+                f"data.path={h.path or h.source}: can't be read, or what is read can't be kept in "
+                f"data.cache_dir={self.cache_dir} ({reason(error)})"
             ) from error
         seen = len(rows.table) + len(rows.problems)
         self.image_processor = self._load_processor(tolerant)
@@ -384,11 +383,13 @@ class CaptionDataModule(L.LightningDataModule):
     def _stream(self) -> StreamLoader:
         assert self.shards is not None
         h: Any = self.hparams
-        rows, facts = self.rows, self._inspected.facts
         held_out = HeldOut.of(
-            rows, facts, [*self.splits["val"], *self.splits["test"]], near_duplicates=h.near_duplicates
+            self.rows,
+            self._inspected.facts,
+            [*self.splits["val"], *self.splits["test"]],
+            further=self.given_held_out,
+            near_duplicates=h.near_duplicates,
         )
-        held_out = replace(held_out, ids=held_out.ids | self.given_held_out)
         world_size = self.trainer.world_size if self.trainer else 1
         dataset = StreamDataset(
             self.shards,

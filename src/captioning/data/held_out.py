@@ -20,12 +20,20 @@ class HeldOut:
     looks: np.ndarray | None  # None: near-duplicates don't matter
 
     @classmethod
-    def of(cls, rows: Rows, facts: Sequence[Facts], held_out: Sequence[int], *, near_duplicates: bool) -> "HeldOut":
-        """What the rows ``held_out``, by number, hold out."""
+    def of(
+        cls,
+        rows: Rows,
+        facts: Sequence[Facts],
+        held_out: Sequence[int],
+        *,
+        further: frozenset[str] = frozenset(),
+        near_duplicates: bool,
+    ) -> "HeldOut":
+        """What the rows ``held_out``, by number, hold out, and ``further`` ids of which nothing else is known."""
         rows_held_out = rows.select(held_out)
         looks = np.frombuffer(b"".join(facts[row].look for row in held_out), np.uint8).reshape(len(held_out), -1)
         groups = frozenset(group for group in rows_held_out.column("group") if group is not None)
-        return cls(frozenset(rows_held_out.ids), groups, looks if near_duplicates else None)
+        return cls(further.union(rows_held_out.ids), groups, looks if near_duplicates else None)
 
     def __call__(self, row: Row) -> bool:
         """Whether the row is one of them, or of the group of one: known without its picture."""

@@ -121,28 +121,8 @@ def describe(problems: Sequence[Problem], names_shown: int = 3) -> str:
     )
 
 
-def make_rows(
-    *,
-    ids: list[str],
-    images: list[PictureSource],
-    captions: list[list[str]],
-    splits: list[str | None],
-    groups: list[str | None] | None = None,
-    strata: list[str | None] | None = None,
-    problems: Iterable[Problem],
-) -> Rows:
-    """Rows from columns of equal length, sorted by id; ids are unique."""
-    import pyarrow as pa
-
-    none = [None] * len(ids)
-    columns = {"id": ids, "image": images, "captions": captions, "split": splits}
-    columns |= {"group": groups or none, "stratum": strata or none}
-    schema = row_features().arrow_schema
-    return rows_of_arrays({field.name: pa.array(columns[field.name], field.type) for field in schema}, problems)
-
-
 def rows_of_arrays(arrays: Mapping[str, Any], problems: Iterable[Problem]) -> Rows:
-    """The same from columns that are in Arrow's memory already."""
+    """Rows from columns of equal length, in Arrow's memory, sorted by id; ids are unique."""
     import pyarrow as pa
     from datasets import Dataset, DatasetInfo
     from datasets.table import InMemoryTable
