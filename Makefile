@@ -22,8 +22,9 @@ install: $(STAMP)  ## make .venv and install the project with its tools (PYTHON=
 train: install  ## train the quickstart experiment (ARGS="trainer.devices=2 ..." is appended)
 	$(PY) train.py experiment=quickstart $(ARGS)
 
-test: install  ## run the tests (ARGS="-k name ..." is appended)
-	$(PY) -m pytest $(ARGS)
+# A file's tests stay in one process: they share what takes long to make.
+test: install  ## run the tests, a process for each core (ARGS="-k name ..." is appended)
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check

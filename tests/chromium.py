@@ -52,7 +52,7 @@ class Chromium:
 
     def press(self, key: str, text: str = "") -> None:
         """Press a key as a user does, wherever the focus is."""
-        codes = {"Enter": 13, "Tab": 9, "ArrowLeft": 37, "Home": 36}
+        codes = {"Enter": 13, "Tab": 9, "ArrowLeft": 37, "ArrowDown": 40, "Home": 36}
         shared = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         self.do("Input.dispatchKeyEvent", type="keyDown", text=text, **shared)
         self.do("Input.dispatchKeyEvent", type="keyUp", **shared)

@@ -3,9 +3,10 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import chromium
 import pytest
 import torch
 from PIL import Image
@@ -104,3 +105,20 @@ def compose(tmp_path: Path) -> Callable[..., object]:
             return hydra.compose("config", [f"output_dir={tmp_path / 'run'}", *overrides])
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def chromium_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+    if chromium.EXECUTABLE is None:
+        pytest.skip("no chromium and no google-chrome is installed")
+    browser = chromium.Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(chromium_browser: chromium.Chromium) -> Iterator[chromium.Chromium]:
+    """A browser with JavaScript and a page of the usual size, whatever a test does to it."""
+    yield chromium_browser
+    chromium_browser.do("Emulation.setScriptExecutionDisabled", value=False)
+    chromium_browser.do("Emulation.clearDeviceMetricsOverride")

@@ -56,8 +56,9 @@ def write_example_run(
     validations: int = 4,
     pictures: Sequence[tuple[Image.Image, list[str]]] | None = None,
     all_numbers: bool = False,
+    skill: float = 0.85,
 ) -> Path:
-    """Write a whole run folder; ``pictures`` with their captions take the place of drawn ones."""
+    """Write a whole run folder; ``pictures`` take the place of drawn ones, and with ``skill`` 1 no test is failed."""
     generator = random.Random(0)
     pairs = list(pictures or map(drawing, range(test + 12)))
     vocabulary = sorted({word for _, captions in pairs for word in captions[0].split()})
@@ -122,7 +123,7 @@ def write_example_run(
     write_lines(folder / "gallery.jsonl", gallery)
 
     references = [captions for _, captions in pairs[:test]]
-    predictions = [guess(captions[0], 0.85) for captions in references]
+    predictions = [guess(captions[0], skill) for captions in references]
     write_lines(
         folder / "predictions.jsonl",
         [

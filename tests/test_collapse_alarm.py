@@ -62,6 +62,7 @@ def test_empty_captions_give_an_alarm():
 def collapsed(compose, pictures, tmp_path, said) -> tuple[Path, str]:
     """A run whose weights are ruined, so that it says the same of every picture, and what it said."""
     overrides = ["model.lr=3.0", "model.warmup_fraction=0.0", "callbacks.collapse_alarm.min_pictures=3"]
+    overrides.append("model.min_new_tokens=4")  # which a ruined model may not say by itself
     splits = [
         "data.val_fraction=0.3",
         "data.test_fraction=0.3",

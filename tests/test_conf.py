@@ -80,6 +80,8 @@ MISTAKES = [
     ("trainer.fast_dev_run=[1]", r"^trainer\.fast_dev_run=\[1\]: "),
     ("model=git-bse", r"^model=git-bse: no such choice; did you mean git-base\?$"),
     ("experiment=quick", r"^experiment=quick: no such choice; did you mean quickstart\?$"),
+    ("callbacks=emma", r"^callbacks=emma: no such choice; did you mean ema\?$"),
+    ("callbacks=[early-stopping,emma]", r"^callbacks=emma: no such choice$"),
     ("logger=tensorboard", r"^logger=tensorboard: no such choice; there are: csv, none, wandb$"),
     ("monitor=val/were", r"^monitor=val/were: validation has no such metric; did you mean val/wer\?$"),
     ("monitor=wer", r"^monitor=wer: validation has no such metric; did you mean val/wer\?$"),

@@ -11,8 +11,9 @@ from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
 from captioning import run_folder
+from captioning.composition import absolute_paths, start_of
 from captioning.errors import UserError
-from captioning.evaluate import _absolute_paths, evaluate
+from captioning.evaluate import evaluate
 from captioning.run import train
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
@@ -191,7 +192,7 @@ def test_an_address_of_shards_is_no_path_below_the_folder_of_the_run(path, tmp_p
     (tmp_path / ".hydra").mkdir()
     run_folder.write_text(tmp_path / ".hydra" / "hydra.yaml", "hydra: {runtime: {cwd: /start}}")
     expected = path.replace("a.tar", "/start/a.tar")
-    assert _absolute_paths(tmp_path, {"source": "local", "path": path}) == {"path": expected}
+    assert absolute_paths(start_of(tmp_path), {"source": "local", "path": path}) == {"path": expected}
 
 
 def test_a_relative_folder_of_pictures_is_found_from_anywhere(pictures, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ def test_finite_numbers_need_no_notes():
 
 
 def test_a_ruined_model_leaves_no_nan_in_a_result_file(compose, pictures, tmp_path):
-    ruin = ["model.lr=1.0e30", "model.warmup_fraction=0.0", "trainer.gradient_clip_val=null", "monitor=val/wer"]
+    ruin = ["model.lr=1.0e30", "model.warmup_fraction=0.0", "trainer.max_steps=1"]  # a second step would be refused
     train(compose(*SMALL, f"data.path={pictures}", *ruin))
 
     def refuse(constant: str) -> None:

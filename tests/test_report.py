@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import chromium
@@ -398,22 +397,6 @@ def test_words_of_strangers_are_never_markup(hostile_run):
 
 
 # ------------------------------------------------------------ in a browser
-
-
-@pytest.fixture(scope="module")
-def chromium_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
-    if chromium.EXECUTABLE is None:
-        pytest.skip("no chromium and no google-chrome is installed")
-    browser = chromium.Chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def browser(chromium_browser: chromium.Chromium) -> Iterator[chromium.Chromium]:
-    yield chromium_browser
-    chromium_browser.do("Emulation.setScriptExecutionDisabled", value=False)
-    chromium_browser.do("Emulation.clearDeviceMetricsOverride")
 
 
 COLUMN = """[...document.querySelectorAll("#caption-table tbody tr:not([hidden])")]

@@ -46,7 +46,7 @@ def test_a_disk_that_training_would_fill_is_refused_before_training(full_disk, c
     from captioning.run import train
 
     cfg = compose(*SMALL, f"data.path={pictures}", f"output_dir={full_disk / 'run'}")
-    with pytest.raises(UserError, match=r"hydra\.run\.dir=.* are free, and 2 checkpoints and the model need"):
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=.* are free, and 4 checkpoints and the model need"):
         train(cfg)
     assert not (full_disk / "run" / "checkpoints").exists()
 

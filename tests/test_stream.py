@@ -2,10 +2,8 @@ import logging
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from itertools import islice, takewhile
 
-import lightning as L
 import pytest
 import torch
 from hypothesis import given, settings
@@ -255,45 +253,3 @@ def test_an_epoch_has_a_length_only_where_one_is_given(shards):
     assert len(loader(shards, epoch_batches=3)) == 3
     with pytest.raises(TypeError):
         len(loader(shards))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_state_is_where_to_go_on(shards, workers):
-    first = loader(shards, workers=workers, epoch_batches=5)
-    given = list(islice(first, 3))
-    second = loader(shards, workers=workers, epoch_batches=5)
-    second.load_state_dict(first.state_dict())
-    whole = list(islice(loader(shards, workers=workers), 8))
-    assert given + list(second) == whole
-
-
-class Taking(L.LightningModule):
-    """Takes note of the batches that it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.taken: list[list[tuple[str, int, bool]]] = []
-
-    def training_step(self, batch, batch_idx):
-        self.taken.append(batch)
-        return self.weight.sum()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("stop", [2, 4, 6])
-def test_a_training_that_is_resumed_takes_the_batches_of_one_that_never_stopped(shards, tmp_path, stop):
-    settings = {"accelerator": "cpu", "devices": 1, "logger": False, "default_root_dir": tmp_path}
-    trainer = partial(L.Trainer, enable_progress_bar=False, enable_model_summary=False, **settings)
-    part, rest, whole = Taking(), Taking(), Taking()
-    stopped = trainer(max_steps=stop, enable_checkpointing=False)
-    stopped.fit(part, loader(shards, epoch_batches=4))
-    stopped.save_checkpoint(tmp_path / "last.ckpt")
-    trainer(max_steps=10, enable_checkpointing=False).fit(
-        rest, loader(shards, epoch_batches=4), ckpt_path=tmp_path / "last.ckpt"
-    )
-    trainer(max_steps=10, enable_checkpointing=False).fit(whole, loader(shards, epoch_batches=4))
-    assert part.taken + rest.taken == whole.taken

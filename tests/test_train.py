@@ -68,6 +68,7 @@ def run(pictures, tmp_path_factory) -> Path:
 def test_the_run_folder_is_whole_and_holds_nothing_else(run):
     assert {path.name for path in run.iterdir()} == {
         ".hydra",
+        ".lock",
         "environment.json",
         "hparams.yaml",
         "splits.json",
@@ -158,7 +159,7 @@ def test_the_model_is_the_best_checkpoints_and_not_the_lasts(compose, pictures, 
     from safetensors.torch import load_file
 
     checkpoints = tmp_path / "run" / "checkpoints"
-    (best,) = (path for path in checkpoints.iterdir() if path.name != "last.ckpt")
+    (best,) = checkpoints.glob("step*.ckpt")
     states = [torch.load(path, weights_only=True) for path in (best, checkpoints / "last.ckpt")]
     name = "git.embeddings.word_embeddings.weight"
     exported = load_file(tmp_path / "run" / "model" / "model.safetensors")[name]
@@ -278,46 +279,6 @@ def test_two_processes_give_the_numbers_of_one(pictures, checkpoint, tmp_path):
     assert [two[name] for name in judged] == [one[name] for name in judged]
 
 
-@pytest.fixture(scope="module")
-def sweep(pictures, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A sweep of three jobs, the second of which can't succeed."""
-    folder = tmp_path_factory.mktemp("sweep")
-    rates = "model.lr=0.001,-1.0,0.0001"
-    return train("-m", *SMALL, f"data.path={pictures}", rates, "hydra.sweep.dir=sweep", folder=folder), folder / "sweep"
-
-
-def test_each_job_of_a_sweep_is_a_run_of_its_own(sweep):
-    _, folder = sweep
-    overrides = [(folder / job / ".hydra" / "overrides.yaml").read_text() for job in "012"]
-    for given, text in zip(("0.001", "-1.0", "0.0001"), overrides, strict=True):
-        assert f"- model.lr={given}\n" in text
-    assert (folder / "0" / "metrics.json").exists()
-
-
-def test_a_failing_job_does_not_stop_the_others_and_the_sweeps_exit_code_tells(sweep):
-    ran, folder = sweep
-    assert (folder / "2" / "metrics.json").exists()
-    assert not (folder / "1" / "metrics.json").exists()
-    assert ran.returncode == 1
-
-
-def test_a_failing_job_is_answered_by_itself_and_by_the_sweep_without_a_traceback(sweep):
-    ran, folder = sweep
-    lines = ran.stderr.splitlines()
-    assert "error: model.lr must be above 0, got -1.0" in lines
-    assert lines[-1] == f"error: a job of the sweep failed, as it says above: {folder / '1'}"
-    assert "Traceback" not in ran.stderr
-
-
-def test_each_job_of_a_sweep_is_in_the_sweeps_group(pictures, tmp_path):
-    jobs = ["-m", *SMALL, f"data.path={pictures}", "logger=wandb", "model.lr=0.001,0.002", "hydra.sweep.dir=sweep"]
-    trained(*jobs, folder=tmp_path)
-    for job, lr in (("0", "0.001"), ("1", "0.002")):
-        shown = inspected(tmp_path / "sweep" / job)
-        assert shown.split('"display_name":"')[1].split('"')[0].endswith(f"lr={lr}")
-        assert '"run_group":"sweep"' in shown
-
-
 @pytest.mark.parametrize(
     "override",
     [
@@ -346,8 +307,8 @@ def test_validation_by_steps_is_at_every_so_many_optimizer_steps_and_at_the_end(
     # 23 pictures by 4 make 6 micro-batches an epoch, by 4 make windows of 4 and 2: two steps an epoch, 6 in all.
     windows = ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=4", "val_every_n_steps=4"]
     run_here(compose(*SMALL, f"data.path={pictures}", *windows, "callbacks.checkpoint.save_top_k=-1"))
-    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
-    assert sorted(name[: len("step000004")] for name in names if name != "last.ckpt") == ["step000004", "step000006"]
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step*.ckpt")]
+    assert sorted(name[: len("step000004")] for name in names) == ["step000004", "step000006"]
 
 
 def test_each_validation_within_an_epoch_keeps_its_own_weights_with_its_own_number(compose, pictures, tmp_path):
@@ -393,8 +354,8 @@ def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(compose, pictur
 def test_a_run_whose_last_epoch_is_not_due_is_validated_at_its_end_too(compose, pictures, tmp_path):
     epochs = ["trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "callbacks.checkpoint.save_top_k=-1"]
     run_here(compose(*SMALL, f"data.path={pictures}", *epochs))  # 6 steps an epoch
-    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
-    assert sorted(name[: len("step000012")] for name in names if name != "last.ckpt") == ["step000012", "step000018"]
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step*.ckpt")]
+    assert sorted(name[: len("step000012")] for name in names) == ["step000012", "step000018"]
 
 
 def test_another_order_of_workers_changes_no_weight(compose, pictures, tmp_path):

@@ -30,6 +30,11 @@ def main_options(
     """
 
 
+def _require_writable(json: Path | None) -> None:
+    if json and (json.is_dir() or not json.absolute().parent.is_dir()):
+        raise UserError(f"--json {json}: name a file, in a folder that exists")
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is the baseline.")],
@@ -44,8 +49,7 @@ def compare(
     from captioning.comparison import compare as compare_runs
     from captioning.run_folder import write_json
 
-    if json and (json.is_dir() or not json.absolute().parent.is_dir()):
-        raise UserError(f"--json {json}: name a file, in a folder that exists")
+    _require_writable(json)
     comparison = compare_runs(runs, metric=metric, captions=captions)
     if json:
         write_json(json, asdict(comparison))
@@ -60,6 +64,26 @@ def report(
     from captioning.report import write_report
 
     typer.echo(write_report(run))
+
+
+@app.command()
+def sweep_report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a sweep, or any folder with runs in it.")],
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
+) -> None:
+    """Show the jobs of a sweep beside each other: which is best, and which settings matter. Writes its sweep.html."""
+    from captioning.run_folder import write_json
+    from captioning.sweeps.report import as_json, read_sweep
+    from captioning.sweeps.table import print_sweep
+
+    _require_writable(json)
+    sweep = read_sweep(folder)
+    if json:
+        write_json(json, as_json(sweep))
+    print_sweep(sweep)
+    from captioning.report.sweep_page import write_sweep_page  # draws, which takes longest
+
+    typer.echo(write_sweep_page(sweep))
 
 
 @app.command()

@@ -7,6 +7,7 @@ added in one place, the constructor, and conf/ holds values only.
 import inspect
 import os
 from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 import lightning as L
@@ -17,15 +18,18 @@ from omegaconf import MISSING, OmegaConf
 
 from captioning.callbacks.collapse_alarm import CollapseAlarm
 from captioning.callbacks.gallery import Gallery
+from captioning.callbacks.last_checkpoint import LastCheckpoint
+from captioning.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
 from captioning.metrics import HIGHER_IS_BETTER
 from captioning.module import CaptionModule
+from captioning.processes import default_run_dir
 
 # In a run's name, what was chosen from a group is there already, and where things are or how they run tells nothing.
 NOT_IN_NAMES = (
     *("model", "data", "experiment", "trainer", "callbacks", "logger", "path", "dir", "checkpoint"),
-    *("images", "splits_from", "devices", "accelerator", "num_workers", "cache", "cache_dir", "mode"),
+    *("resume", "images", "splits_from", "devices", "accelerator", "num_workers", "cache", "cache_dir", "mode"),
 )
 
 
@@ -70,16 +74,20 @@ class Config:
     callbacks: dict[str, Any] = field(
         default_factory=lambda: {
             "checkpoint": schema_of(ModelCheckpoint, with_target=True),
-            "last": schema_of(ModelCheckpoint, with_target=True),
+            "last": schema_of(LastCheckpoint, with_target=True),
             "gallery": schema_of(Gallery, with_target=True),
             "collapse_alarm": schema_of(CollapseAlarm, with_target=True),
         }
     )
     logger: dict[str, Any] = field(default_factory=dict)
     output_dir: str = MISSING
+    resume: str | None = None
     seed: int = 42
     monitor: str = "val/wer"
     val_every_n_steps: int | None = None
+    find_batch_size: bool = False
+    find_lr: bool = False
+    collective_timeout_seconds: float = 1800.0
 
 
 def direction(monitor: str) -> str:
@@ -95,11 +103,6 @@ def direction(monitor: str) -> str:
     if higher is None:
         raise UserError(f"monitor={monitor}: neither more nor less of it is better; take val/wer or val/cider")
     return "max" if higher else "min"
-
-
-def is_zero(value: Any) -> bool:
-    """Whether a setting is 0 or 0.0; null isn't."""
-    return bool(value == 0)
 
 
 def run_name() -> str | None:
@@ -126,11 +129,22 @@ def run_group() -> str | None:
     return os.environ.get("WANDB_RUN_GROUP") or experiment
 
 
+@cache  # a clock would answer otherwise the next time
+def run_dir(resume: str | None) -> str:
+    """The folder of this run: the one to go on in, or else one by the time of its start."""
+    return default_run_dir() if resume in (None, "auto") else resume
+
+
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(
     group="callbacks",
     name="early-stopping-schema",
     node={"early_stopping": schema_of(EarlyStopping, with_target=True)},
 )
-for resolver in (direction, is_zero, run_name, run_tags, run_group):
+ConfigStore.instance().store(
+    group="callbacks",
+    name="ema-schema",
+    node={"ema": schema_of(ExponentialMovingAverage, with_target=True)},
+)
+for resolver in (direction, run_name, run_tags, run_group, run_dir):  # a launcher pickles them, by these names
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

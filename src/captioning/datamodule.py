@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Sequence, Set
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -31,10 +32,11 @@ from captioning.data.sources.tars import tar_shards
 from captioning.data.splits import SPLITS, read_given_splits, shuffled, split_rows
 from captioning.data.stream import StreamDataset, StreamLoader
 from captioning.data.summary import summarize
-from captioning.data.visits import VisitSampler
+from captioning.data.visits import SameVisits, VisitSampler
 from captioning.errors import UserError, nearest, reason
 from captioning.metrics import normalize
 from captioning.processor import FITS, fit_pictures, load_processor, make_image_processor, make_processor
+from captioning.progress import place_of
 from captioning.terminal import plain
 
 # Every process reads the data; one says what it found.
@@ -43,6 +45,14 @@ _say = rank_zero_only(logging.getLogger(__name__).info)
 
 SOURCES = ("creatures", "local", "hub")
 FINDINGS_SHOWN = 6  # at the head of a run
+
+
+class Start(NamedTuple):
+    """Where in the data a training begins, in visits of all processes together: how many they are doesn't matter."""
+
+    epoch: int = 0
+    position: int = 0  # visits of this epoch that are done
+    visits: int = 0  # of all epochs
 
 
 class CaptionDataModule(L.LightningDataModule):
@@ -180,6 +190,7 @@ class CaptionDataModule(L.LightningDataModule):
         self.image_processor: Any = None
         self.processor: Any = None
         self.processor_missing = self.splits_missing = ""
+        self._start = Start()
 
     # ------------------------------------------------------------ from source to splits
 
@@ -199,6 +210,10 @@ class CaptionDataModule(L.LightningDataModule):
             _warn(plain(str(finding)))
         if more := inspection.findings[FINDINGS_SHOWN:]:
             _warn(f"and {len(more)} more findings; `captioning check` shows them all")
+
+    def take_processor(self, processor: Any) -> None:
+        """Prepare pictures and captions by this processor, in place of the one that ``data.processor`` says."""
+        self.processor = processor
 
     def inspect(self, *, tolerant: bool = False) -> Inspection:
         """Read, examine and split the pictures, and tell what was found, without stopping for it.
@@ -234,7 +249,7 @@ class CaptionDataModule(L.LightningDataModule):
             if not tolerant:
                 raise
             splits, further, self.splits_missing = {"all": list(range(len(rows.table)))}, [], str(error)
-        if h.processor is None:
+        if self.processor is None and not self.processor_missing:
             self.processor = self._make_processor(rows, splits)
         # It takes a while to measure every caption in tokens, and one process says what is found.
         tokenizer = self.processor.tokenizer if self.processor and _is_first_process() else None
@@ -246,7 +261,8 @@ class CaptionDataModule(L.LightningDataModule):
         """The image processor, with the checkpoint's processor that it is of, where there is one."""
         h: Any = self.hparams
         try:
-            self.processor = load_processor(h.processor) if h.processor else None
+            if self.processor is None and h.processor:
+                self.processor = load_processor(h.processor)
         except UserError as error:
             if not tolerant:
                 raise
@@ -344,6 +360,26 @@ class CaptionDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Sample]:
         return self._dataloader(self.tested)
 
+    def overfit(self, trainer: L.Trainer) -> None:
+        """Validate on the pictures that ``trainer.overfit_batches`` trains on: are they learned by heart?
+
+        Raises:
+            UserError: the data are streamed.
+        """
+        given = _overfit_batches(trainer)
+        if self.shards is not None:
+            raise UserError(
+                f"trainer.overfit_batches={given} and data.streaming=true: a stream's batches don't come back; leave "
+                "one of them out"
+            )
+        size = self.hparams["batch_size"] * trainer.world_size
+        rows = self.splits["train"]
+        batches = given if isinstance(given, int) else max(1, int(given * -(-len(rows) // size)))
+        visits = SameVisits(len(rows), batch_size=size, shuffle=True, seed=self.hparams["seed"])
+        self.splits["val"] = [rows[visit.row] for visit in islice(visits, batches * size)]
+        trainer.limit_train_batches, trainer.limit_val_batches = batches, 1.0  # Lightning would cut this once more
+        _say(f"trainer.overfit_batches={given}: {len(self.splits['val'])} pictures are trained and validated on")
+
     def test_on(self, split: str) -> None:
         """Choose the pictures of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split.
 
@@ -370,7 +406,7 @@ class CaptionDataModule(L.LightningDataModule):
             pixels=self.pixels,
             places=self.places[rows],
         )
-        sampler = VisitSampler(
+        sampler = (SameVisits if self.trainer and _overfit_batches(self.trainer) else VisitSampler)(
             len(dataset),
             batch_size=self.hparams["batch_size"],
             num_replicas=self.trainer.world_size if self.trainer else 1,
@@ -378,6 +414,8 @@ class CaptionDataModule(L.LightningDataModule):
             shuffle=training,
             seed=self.hparams["seed"],
         )
+        if training:
+            sampler.start_at(epoch=self._start.epoch, position=self._start.position)
         return DataLoader(dataset, batch_size=self.hparams["batch_size"], sampler=sampler, **self._loading())
 
     def _stream(self) -> StreamLoader:
@@ -390,20 +428,18 @@ class CaptionDataModule(L.LightningDataModule):
             further=self.given_held_out,
             near_duplicates=h.near_duplicates,
         )
-        world_size = self.trainer.world_size if self.trainer else 1
         dataset = StreamDataset(
             self.shards,
             StreamedSamples(self.image_processor, self._choice, held_out),
             batch_size=h.batch_size,
             is_held_out=held_out,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=world_size,
+            world_size=self.trainer.world_size if self.trainer else 1,
             seed=h.seed,
             buffer=h.stream_buffer,
+            start_batch=self._start.visits // self._global_batch,
         )
-        return StreamLoader(
-            dataset, epoch_batches=max(1, h.stream_epoch // (h.batch_size * world_size)), **self._loading()
-        )
+        return StreamLoader(dataset, epoch_batches=max(1, h.stream_epoch // self._global_batch), **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer ran
@@ -423,6 +459,33 @@ class CaptionDataModule(L.LightningDataModule):
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
             return 0  # every core works for the network; its threads would wait for each one that a worker takes
         return min(8, available_cores() // self.trainer.num_devices)
+
+    # ------------------------------------------------------------ where a training is in them
+
+    def state_dict(self) -> dict[str, int]:
+        """How far a training is. Lightning keeps it in checkpoints and gives it back before it asks for batches."""
+        if self.trainer is None or not (self.trainer.training or self.trainer.validating):
+            return {}
+        epoch, batches = place_of(self.trainer)
+        visits = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready * self._global_batch
+        return Start(epoch, batches * self._global_batch, visits)._asdict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._start = Start(**state_dict)
+
+    def batches_done(self) -> tuple[int, int]:
+        """What the restored place is in batches of this many processes: of the epoch, and of all epochs."""
+        size = self._global_batch
+        of_epoch = self._start.position // size
+        if self.shards is None:  # an epoch's last batch may not be full
+            length = len(self.splits["train"])
+            of_epoch = -(-length // size) - max(0, -(-(length - self._start.position) // size))
+        return of_epoch, self._start.visits // size
+
+    @property
+    def _global_batch(self) -> int:
+        """Visits of all processes in a micro-batch."""
+        return int(self.hparams["batch_size"]) * (self.trainer.world_size if self.trainer else 1)
 
     # ------------------------------------------------------------ what is in it
 
@@ -472,6 +535,11 @@ class CaptionDataModule(L.LightningDataModule):
 @rank_zero_only
 def _is_first_process() -> bool:
     return True  # and None in the others
+
+
+def _overfit_batches(trainer: L.Trainer) -> int | float:
+    batches: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # which Lightning sets elsewhere
+    return batches
 
 
 def _check_source(source: str, path: str | None) -> None:

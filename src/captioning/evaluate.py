@@ -12,13 +12,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
 
 from captioning import record, run_folder
-from captioning.composition import compose_settings, literal, quoted
-from captioning.data.shards import is_file_name
+from captioning.composition import absolute_paths, compose_settings, literal, quoted, start_of
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.model.generation import Decoding
@@ -61,8 +58,8 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
         module.training_captions = _training_captions(run, datamodule) if run else None
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         if trainer.is_global_zero:
-            _write_settings(folder, cfg, [f"model.checkpoint={model}", *overrides])
-            record.begin(folder, trainer, datamodule)
+            _require_new(folder)
+            record.begin(folder, trainer, datamodule, cfg, [f"model.checkpoint={model}", *overrides])
         trainer.test(module, datamodule, verbose=False)
         if trainer.is_global_zero:
             metrics = module.evaluations["test"].metrics("test")
@@ -125,26 +122,15 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     decoding = {field.name for field in fields(Decoding)}
     kept = _as_overrides("model", {name: value for name, value in settings["model"].items() if name in decoding})
     if not has_data:
-        kept += ["data=local", *_as_overrides("data", {**settings["data"], **_absolute_paths(run, settings["data"])})]
+        kept += [
+            "data=local",
+            *_as_overrides("data", {**settings["data"], **absolute_paths(start_of(run), settings["data"])}),
+        ]
     return kept
 
 
 def _gives_data(overrides: Sequence[str]) -> bool:
     return any(override.lstrip("+").startswith(("data=", "data.path=")) for override in overrides)
-
-
-def _absolute_paths(run: Path, data: Mapping[str, Any]) -> dict[str, str]:
-    """The files and folders that were given relative to where the run was started."""
-    hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
-    start = (hydra.get("runtime") or {}).get("cwd")
-    names = ("path", "images", "splits_from") if data.get("source") == "local" else ("splits_from",)
-    given = {name: data[name] for name in names if data.get(name)}
-    return {name: "::".join(_below(start, part) for part in path.split("::")) for name, path in given.items() if start}
-
-
-def _below(start: str, path: str) -> str:
-    is_relative = is_file_name(path) and not path.startswith(("/", "~", "${"))
-    return str(Path(start, path)) if is_relative else path
 
 
 def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
@@ -171,13 +157,10 @@ def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[st
     return datamodule.normalized_captions(trained)
 
 
-def _write_settings(folder: Path, cfg: Any, overrides: list[str]) -> None:
-    hydra = folder / ".hydra"
+def _require_new(folder: Path) -> None:
+    if (folder / ".hydra").exists():
+        raise UserError(f"--output-dir {folder}: holds a run; take another folder")
     try:
-        hydra.mkdir(parents=True)
-    except FileExistsError as error:
-        raise UserError(f"--output-dir {folder}: holds a run; take another folder") from error
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output-dir {folder}: {error.strerror}") from error
-    run_folder.write_text(hydra / "config.yaml", OmegaConf.to_yaml(cfg))
-    run_folder.write_text(hydra / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))

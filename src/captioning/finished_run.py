@@ -42,8 +42,8 @@ def read_run(folder: Path) -> FinishedRun:
         folder=folder,
         predictions=read_predictions(folder),
         metrics=read_mapping(folder / "metrics.json") or {},
-        settings=None if settings is None else _flat(settings),
-        environment=None if environment is None else _flat({k: environment[k] for k in PROVENANCE if k in environment}),
+        settings=None if settings is None else flat(settings),
+        environment=None if environment is None else flat({k: environment[k] for k in PROVENANCE if k in environment}),
     )
 
 
@@ -82,12 +82,12 @@ def _add(line: bytes, predictions: dict[str, Prediction]) -> str:
     return 'not {"id": …, "references": […], "prediction": …}'
 
 
-def _flat(node: dict[Any, Any], prefix: str = "") -> dict[str, str]:
+def flat(node: dict[Any, Any], prefix: str = "") -> dict[str, str]:
     """Values as text by dotted keys; an interpolation is the text that it is."""
     leaves: dict[str, str] = {}
     for key, value in node.items():
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
             is_text = isinstance(value, str) and value
             leaves[f"{prefix}{key}"] = value if is_text else json.dumps(value, ensure_ascii=False, default=str)

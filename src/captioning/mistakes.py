@@ -11,10 +11,14 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from captioning.composition import with_earlier_overrides
 from captioning.errors import UserError, nearest
+from captioning.processes import rank, speaks
 
 ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
 TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # the extras that bring them
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
 @contextmanager
@@ -30,9 +34,10 @@ def answered_in_one_line() -> Iterator[None]:
     os.environ.pop(ENVIRONMENT_VARIABLE, None)  # set by main_answered; not meant for the processes that a run starts
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other processes of a run say the same
-            print(f"error: {explain(error)}", file=sys.stderr)
+    except MISTAKES as error:
+        line = explain(error)
+        if speaks(line):
+            print(f"error{f' (process {rank()})' if rank() else ''}: {line}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -41,6 +46,7 @@ def main_answered(main: Callable[[], Any]) -> None:
     with answered_in_one_line():
         if not TRACEBACK_WANTED:
             os.environ[ENVIRONMENT_VARIABLE] = "1"  # Hydra then raises what it would print over several lines
+        sys.argv[1:] = with_earlier_overrides(sys.argv[1:])
         main()
 
 
@@ -55,9 +61,13 @@ def explain(error: Exception) -> str:
         message = str(error)
         # From a loading process it comes with its traceback as text, and itself in the last line.
         return message.strip().splitlines()[-1].partition(": ")[2] if message.startswith("Caught ") else message
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={choice}: no such choice{nearest(choice, list(error.options))}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"hydra/launcher={choice}: not installed; pip install -e '.[{LAUNCHERS[choice]}]'"
+        # Of one in a list Hydra doesn't say which there are.
+        there_are = "" if error.options is None else nearest(choice, list(error.options))
+        return f"{group}={choice}: no such choice{there_are}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if ambiguous := re.search(r"Ambiguous value for argument '(.*)'", str(error)):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 import transformers
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
 from captioning.data.batches import Batch
@@ -19,13 +24,37 @@ from captioning.evaluation import Evaluation, Judge
 from captioning.model.forward import CaptionLoss, caption_loss
 from captioning.model.generation import Decoding, generate_captions
 from captioning.model.git import GitForCausalLM
-from captioning.model.loading import init_model, load_model, model_from_config
+from captioning.model.loading import enable_gradient_checkpointing, init_model, load_model, model_from_config
 from captioning.processor import load_processor, processor_from_files, processor_to_files
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
 # A step returns the summed loss over this, near the size of a mean, so that fp16 gradients stay in range. A power of
 # two, so that dividing by it and multiplying it back changes no digit.
 LOSS_SCALE = 256.0
+
+
+class Seen(NamedTuple):
+    """A micro-batch of the step under way."""
+
+    ids: list[str]
+    input_ids: Tensor
+    loss: Tensor  # summed over its tokens
+
+
+class NotFiniteError(UserError):
+    """The loss or the gradients of a step aren't finite; the weights are as they were before it.
+
+    ``batches`` are the micro-batches to blame, fit for JSON.
+    """
+
+    def __init__(self, name: str, value: float, *, step: int, batches: list[dict[str, Any]], lr: float) -> None:
+        ids = [name for batch in batches for name in batch["ids"]]
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        super().__init__(
+            f"{name} is {value} at step {step}, at {len(ids)} pictures ({some}). Likely model.lr={lr:g} is too high, "
+            "or trainer.precision=16-mixed overflowed (32-true doesn't)"
+        )
+        self.record = {"step": step, name: str(value), "batches": batches}
 
 
 class CaptionModule(L.LightningModule):
@@ -38,6 +67,8 @@ class CaptionModule(L.LightningModule):
         weight_decay: on matrices alone; biases, norms and single vectors are left as they are.
         warmup_fraction: share of the optimizer steps over which the learning rate rises from 0.
         lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
+        gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
+            the backward pass instead of being kept.
         max_new_tokens: of the captions that are judged; this and the rest are described in
             :class:`captioning.model.generation.Decoding`.
         min_new_tokens: shortest caption.
@@ -53,6 +84,7 @@ class CaptionModule(L.LightningModule):
 
     model: GitForCausalLM | None
     window: Tensor  # loss and tokens summed since the last optimizer step; no buffer, or DDP would overwrite it
+    wishes: dict[str, bool]  # what this process wishes to happen after a step, which all do if one wishes it
 
     def __init__(
         self,
@@ -63,6 +95,7 @@ class CaptionModule(L.LightningModule):
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.05,
         lr_schedule: str = "linear",
+        gradient_checkpointing: bool = False,
         max_new_tokens: int = Decoding.max_new_tokens,
         min_new_tokens: int = Decoding.min_new_tokens,
         num_beams: int = Decoding.num_beams,
@@ -91,7 +124,11 @@ class CaptionModule(L.LightningModule):
         self.total_loss, self.total_correct, self.total_tokens = (SumMetric(nan_strategy="disable") for _ in range(3))
         self.judge = Judge()
         self.evaluations: dict[str, Evaluation] = {}
+        self.restored_metrics: dict[str, float] = {}  # of the last validation before the training was resumed
         self.training_captions: frozenset[str] | None = None  # normalized, once they are known
+        self.wishes = {"stop": False, "save": False, "give_up": False}
+        self.agreed = dict(self.wishes)  # of all processes, in the last step
+        self.seen: list[Seen] = []
 
     # ------------------------------------------------------------ the network
 
@@ -115,6 +152,8 @@ class CaptionModule(L.LightningModule):
             self.model = init_model(self.hparams["architecture"] or {}, processor=processor)
         else:
             raise UserError("model.checkpoint=null starts from random weights and needs a processor: load(processor)")
+        if self.hparams["gradient_checkpointing"]:
+            enable_gradient_checkpointing(self.model)
 
         generation = self.model.generation_config
         if generation.bos_token_id is None:
@@ -125,11 +164,31 @@ class CaptionModule(L.LightningModule):
                 f"model.max_new_tokens={self.decoding.max_new_tokens}: this model has positions for {positions} tokens"
             )
 
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the network and the processor from a checkpoint, whose weights a Trainer loads: nothing else is needed.
+
+        Args:
+            checkpoint: as :meth:`on_save_checkpoint` leaves it.
+        """
+        self.processor = processor_from_files(checkpoint["processor_files"])
+        self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
+        if self.hparams["gradient_checkpointing"]:
+            enable_gradient_checkpointing(self.model)
+
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         self.load(getattr(datamodule, "processor", None))
+        self._require_positions(datamodule)
         if stage == "fit" and isinstance(datamodule, CaptionDataModule):
             self.training_captions = datamodule.normalized_captions(set(datamodule.split_ids["train"]))
+
+    def _require_positions(self, datamodule: Any) -> None:
+        positions = self.network.config.max_position_embeddings
+        if isinstance(datamodule, CaptionDataModule) and datamodule.hparams["max_caption_tokens"] > positions:
+            raise UserError(
+                f"data.max_caption_tokens={datamodule.hparams['max_caption_tokens']}: this model has positions for "
+                f"{positions} tokens"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.
@@ -137,14 +196,18 @@ class CaptionModule(L.LightningModule):
         checkpoint["generation_config"] = self.network.generation_config.to_dict()
         validation = self.evaluations.get("val")
         checkpoint["metrics"] = (
-            {f"val/{name}": value for name, value in validation.numbers.items()} if validation else {}
+            {f"val/{name}": value for name, value in validation.numbers.items()}
+            if validation
+            else self.restored_metrics
         )
         checkpoint["processor_files"] = processor_to_files(self.processor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.restored_metrics = checkpoint["metrics"]
+        if self._trainer is not None and not self.trainer.training:
+            checkpoint["callbacks"] = {}  # a test is of the weights; what callbacks know is of all of the training
         if self.model is None:
-            self.processor = processor_from_files(checkpoint["processor_files"])
-            self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
+            self.restore(checkpoint)
 
     @property
     def network(self) -> GitForCausalLM:
@@ -157,10 +220,23 @@ class CaptionModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self.window = torch.zeros(2, device=self.device)
+        self.seen.clear()
+        self._apply_settings()
+
+    def _apply_settings(self) -> None:
+        """Let the settings hold, where a checkpoint brought the optimizer of others; else this changes no digit."""
+        optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        decays = (self.hparams["weight_decay"], 0.0)
+        scheduler.base_lrs = [self.hparams["lr"]] * len(decays)
+        for group, decay, factor in zip(optimizer.param_groups, decays, scheduler.lr_lambdas, strict=True):
+            lr = self.hparams["lr"] * factor(scheduler.last_epoch)
+            group.update(weight_decay=decay, initial_lr=self.hparams["lr"], lr=lr)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         result = self._loss(batch)
         self.window += torch.stack([result.loss.detach(), result.tokens])
+        self.seen.append(Seen(batch["id"], batch["input_ids"], result.loss.detach()))
         return result.loss / LOSS_SCALE
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -169,7 +245,13 @@ class CaptionModule(L.LightningModule):
         A mean of means would weigh tokens by how many others their micro-batch or process happens to hold. So the sum
         is divided once, by the tokens of all accumulated micro-batches of all processes.
         """
-        loss, tokens = self.trainer.strategy.reduce(self.window.clone(), reduce_op="sum")
+        # What processes wish rides along, so that they agree on it at no cost.
+        wishes = torch.tensor([float(wish) for wish in self.wishes.values()], device=self.device)
+        summed = self.trainer.strategy.reduce(torch.cat([self.window, wishes]), reduce_op="sum")
+        loss, tokens = summed[:2]
+        self.agreed = {name: wished > 0 for name, wished in zip(self.wishes, summed[2:].tolist(), strict=True)}
+        if not loss.isfinite():
+            raise self._not_finite("train/loss", loss / tokens)
         # What Lightning divided by on the way: accumulated micro-batches, and, in DDP's mean, processes.
         divided_by = LOSS_SCALE * self.trainer.accumulate_grad_batches * self.trainer.world_size
         scale = divided_by / tokens.clamp(min=1)
@@ -179,6 +261,47 @@ class CaptionModule(L.LightningModule):
         self.log("train/loss", loss / tokens.clamp(min=1), prog_bar=True)
         self.log("train/lr", optimizer.param_groups[0]["lr"])
         self.window.zero_()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer is told, and let no gradient that isn't finite into the weights."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if isinstance(norm, DTensor):  # of gradients that are divided among processes
+            norm = norm.full_tensor()
+        # A scaler of 16-mixed finds such gradients itself, leaves the step out, and scales less.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not norm.isfinite():
+            raise self._not_finite("train/grad_norm", norm)
+        self.log("train/grad_norm", norm)
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+        self.seen.clear()
+
+    def _not_finite(self, name: str, value: Tensor) -> NotFiniteError:
+        """The error for all processes, with the micro-batches of all: those to blame, or all where that isn't known."""
+        tokenizer = self.processor.tokenizer
+        batches = [
+            {
+                "process": self.global_rank,
+                "loss": str(seen.loss.item()),  # JSON knows no NaN
+                "ids": seen.ids,
+                "captions": tokenizer.batch_decode(seen.input_ids, skip_special_tokens=True),
+            }
+            for seen in self.seen
+        ]
+        everyones: list[Any] = [batches] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(everyones, batches)
+        every = [batch for own in everyones for batch in own]
+        blamed = [batch for batch in every if not math.isfinite(float(batch["loss"]))] or every
+        return NotFiniteError(
+            name, value.item(), step=self.trainer.global_step + 1, batches=blamed, lr=self.hparams["lr"]
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -245,7 +368,9 @@ class CaptionModule(L.LightningModule):
         """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
         pictures = transformers.DynamicCache()
         result = self._loss(batch, pictures)
-        self.judge.add(batch, generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding))
+        in_step = isinstance(self, FSDPModule)
+        captions = generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding, in_step=in_step)
+        self.judge.add(batch, captions)
         self.total_loss.update(result.loss)
         self.total_correct.update(result.correct)
         self.total_tokens.update(result.tokens)

@@ -1,12 +1,12 @@
 """From a composed configuration to a finished run folder."""
 
-import json
 import logging
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,20 +19,33 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
-from captioning import record
+from captioning import record, run_folder
+from captioning.callbacks.agreement import Agreement
+from captioning.callbacks.exact_resume import ExactResume
+from captioning.callbacks.stop_between_steps import StopBetweenSteps
 from captioning.callbacks.throughput import Throughput
 from captioning.callbacks.validate_every import ValidateEvery
 from captioning.callbacks.wandb import wandb_loggers
+from captioning.callbacks.weight_averaging import ExponentialMovingAverage
+from captioning.checkpoint_files import CheckpointWriter, writer_of
 from captioning.config import Config, schema_of
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
-from captioning.mistakes import answered_in_one_line, environment_of_a_job
-from captioning.module import CaptionModule
+from captioning.finders import find_settings, require_one_process
+from captioning.interruption import INTERRUPTED, Interrupted, Interruption, interruptible
+from captioning.launching import losses_explained
+from captioning.mistakes import answered_in_one_line
+from captioning.module import CaptionModule, NotFiniteError
+from captioning.processes import rank
+from captioning.resuming import Resumption, require_same_data, resumption
+from captioning.strategies import trainer_arguments, whole_network
+from captioning.sweeps.jobs import train_job
+from captioning.sweeps.process import working_for_another
 from captioning.terminal import tolerate_any_terminal
 
 C = TypeVar("C", bound=L.Callback)
@@ -42,56 +55,120 @@ _say = rank_zero_only(logging.getLogger(__name__).info)
 def run(cfg: Config) -> float | None:
     """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        metrics = _train_in_own_process(cfg)
+        metrics = train_job(cfg)
     else:
-        with answered_in_one_line():
+        with answered_in_one_line(), working_for_another():
             metrics = train(cfg)
     return metrics.get(cfg.monitor)
 
 
 def train(cfg: Config) -> dict[str, Any]:
-    """Train, test with the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers."""
+    """Train, test with the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers.
+
+    With ``cfg.resume`` a run goes on; one that has ended already gives its numbers again. One that is told to stop by a
+    signal saves where it is, and exits with the status :data:`captioning.interruption.INTERRUPTED`.
+    """
     talk()
+    folder = Path(cfg.output_dir)
+    with interruptible() as interruption, nullcontext() if rank() else run_folder.locked(folder):
+        try:
+            return _train_or_tell(cfg, interruption)
+        except Interrupted as interrupted:
+            way_on = f"python train.py resume={folder}" if list(folder.glob("checkpoints/*.ckpt")) else "start it again"
+            _say(f"stopped by {interrupted} at step {interrupted.step}; to go on: {way_on}")
+            sys.exit(INTERRUPTED)
+        except KeyboardInterrupt:  # the second one
+            sys.exit(1)
+
+
+def _train_or_tell(cfg: Config, interruption: Interruption) -> dict[str, Any]:
+    cfg, going_on = resumption(cfg)
+    if going_on and going_on.is_finished:
+        return record.tell_again(going_on.folder)
     # What can be wrong is found before what is slow, and before Lightning starts further processes.
     settings = resolve(cfg)
     datamodule = CaptionDataModule(**settings["data"])
     module = CaptionModule(**settings["model"])
-    trainer = make_trainer(cfg, settings)
+    trainer = make_trainer(cfg, settings, interruption)
+    require_one_process(settings, trainer)
+    try:
+        return _train(cfg, settings, trainer, module, datamodule, going_on)
+    except Interrupted as interrupted:
+        interrupted.step = trainer.global_step
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # processes that it started, if they haven't heard
+        if error := writer_of(trainer).error:
+            raise error  # noqa: B904  there is nothing to go on from at this step
+        raise
+
+
+def _train(
+    cfg: Config,
+    settings: dict[str, Any],
+    trainer: L.Trainer,
+    module: CaptionModule,
+    datamodule: CaptionDataModule,
+    going_on: Resumption | None,
+) -> dict[str, Any]:
     folder = Path(cfg.output_dir)
-    if trainer.is_global_zero:
+    if going_on:
+        module.restore(going_on.found.content)
+        datamodule.take_processor(module.processor)
+    elif trainer.is_global_zero:
         _require_no_weights(folder)
     datamodule.setup()
+    if settings["trainer"]["overfit_batches"]:
+        datamodule.overfit(trainer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    if going_on:
+        require_same_data(folder, datamodule)
     module.load(datamodule.processor)
+    curve = None
+    if not going_on:
+        cfg, settings, curve = find_settings(cfg, settings, trainer, module, datamodule)
 
     if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, trainer, module)
-        record.begin(folder, trainer, datamodule)
+        if going_on:
+            record.go_on(trainer, cfg, going_on)
+        else:
+            record.begin(folder, trainer, datamodule, cfg)
+        if curve:
+            curve.write(folder)
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
     for tracker in wandb_loggers(trainer):
-        tracker.define_summary()
-    _fit(trainer, module, datamodule, folder)
-    best = _best_checkpoint(trainer)
-    trainer.test(module, datamodule, ckpt_path=best, verbose=False)
-    metrics = final_metrics(trainer, module, best)
-    if trainer.is_global_zero:
-        record.finish(folder, trainer, datamodule, module, metrics, model_folder=folder / "model")
-    trainer.strategy.barrier()
+        tracker.begin()
+    with losses_explained(trainer, timeout_seconds=cfg.collective_timeout_seconds):
+        _fit(trainer, module, datamodule, folder, ckpt_path=going_on.found.path if going_on else None)
+        best = _best_checkpoint(trainer)
+        trainer.test(module, datamodule, ckpt_path=best, verbose=False)
+        metrics = final_metrics(trainer, module, best)
+        network = whole_network(module)
+        if trainer.is_global_zero:
+            record.finish(folder, trainer, datamodule, module, metrics, network=network, model_folder=folder / "model")
+        trainer.strategy.barrier()
     return metrics
 
 
-def _fit(trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModule, folder: Path) -> None:
+def _fit(
+    trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModule, folder: Path, *, ckpt_path: Path | None
+) -> None:
     try:
-        trainer.fit(module, datamodule)
-    except UserError as error:
-        if trainer.global_rank:  # of what all processes find the first speaks; this may be one's own, as of its shards
-            print(f"error (process {trainer.global_rank}): {error}", file=sys.stderr)
-        raise
-    except SystemExit:  # what Lightning makes of Ctrl-C
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path)
+    except NotFiniteError as error:
+        if not trainer.is_global_zero:  # one says what all find
+            raise SystemExit(1) from error
+        file = folder / "not_finite.json"
+        run_folder.write_json(file, error.record)
+        raise UserError(f"{error}. The pictures with their captions are in {file}") from error
+    except SystemExit:  # what Lightning makes of a second Ctrl-C
         _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
         raise
+    writer = writer_of(trainer)
+    writer.wait()
+    if trainer.strategy.reduce_boolean_decision(writer.error is not None, all=False):
+        raise writer.error or SystemExit(1)  # of the process that can't write, which says why
     stopping = _callback(trainer, EarlyStopping)
     if stopping and stopping.stopping_reason_message:
         _say(f"stopped early at step {trainer.global_step}: {' '.join(stopping.stopping_reason_message.split())}")
@@ -107,7 +184,8 @@ def talk() -> None:
             logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR
         )  # one says what all find
         log.propagate = False  # Hydra's handler would say it again
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it can't read is said by whoever asked for it
@@ -117,6 +195,7 @@ def talk() -> None:
         ".*`IterableDataset` has `__len__` defined.*",  # an epoch of a stream is as long as data.stream_epoch says
         ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user
         ".*Using `DistributedSampler` with the dataloaders.*",  # VisitSampler counts each picture once
+        ".*your dataloader is not resumable.*",  # CaptionDataModule resumes it
         ".*exists and is not empty.*",  # the run folder holds what was written when the run began
         ".*number of training batches .* is smaller than the logging interval.*",  # every optimizer step is kept
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
@@ -140,8 +219,14 @@ def resolve(cfg: Config) -> dict[str, Any]:
     return settings
 
 
-def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
-    """Lightning's Trainer with the configured loggers and callbacks, and a precision that suits the device."""
+def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interruption | None = None) -> L.Trainer:
+    """Lightning's Trainer with the configured loggers and callbacks, and a precision that suits the device.
+
+    Args:
+        cfg: the configuration, for what is to be instantiated.
+        settings: the same as plain Python.
+        interruption: listens for signals that training is to end for.
+    """
     arguments = dict(settings["trainer"])
     arguments["precision"] = arguments["precision"] or default_precision(arguments["accelerator"])
     if arguments["limit_test_batches"] == 0:
@@ -149,8 +234,18 @@ def make_trainer(cfg: Config, settings: dict[str, Any]) -> L.Trainer:
     if arguments["logger"] in (None, True):
         arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
     callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
-    callbacks.append(ValidateEvery(cfg.val_every_n_steps))
+    writer = CheckpointWriter()
+    plugins = arguments["plugins"] or []
+    arguments["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), writer]
+    callbacks += [ValidateEvery(cfg.val_every_n_steps), Agreement(settings)]
+    if interruption:
+        callbacks.append(StopBetweenSteps(interruption, writer))
+    callbacks.append(ExactResume())  # which may validate at the start: signals are listened for by then
+    timeout = cfg.collective_timeout_seconds
+    arguments = trainer_arguments(arguments, callbacks=callbacks, timeout_seconds=timeout)
     try:
+        if arguments["max_time"]:  # first, so that StopBetweenSteps sees when it is over
+            callbacks.insert(0, Timer(arguments.pop("max_time")))
         return L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
@@ -189,6 +284,8 @@ def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -
         metrics |= checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}
     elif validation := module.evaluations.get("val"):
         metrics |= {f"val/{name}": value for name, value in validation.numbers.items()}
+    else:
+        metrics |= module.restored_metrics
     throughput = _callback(trainer, Throughput)
     return metrics | (throughput.rates() if throughput else {})
 
@@ -199,36 +296,23 @@ def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
 
 
 def _require_no_weights(folder: Path) -> None:
-    if any((folder / name).exists() for name in ("checkpoints", "model")):
+    if list(folder.glob("checkpoints/*.ckpt")) or (folder / "model").exists():
         raise UserError(
-            f"hydra.run.dir={folder} holds the weights of an earlier run, which are left as they are (but Hydra has "
-            "put this run's settings into its .hydra/ already); take another folder, or remove that one"
+            f"hydra.run.dir={folder} holds the weights of an earlier run, which are left as they are; go on with it by "
+            f"resume={folder}, take another folder, or remove that one"
         )
 
 
 def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> None:
     """Refuse a disk that training would fill: a checkpoint holds weights and two moments of Adam, 12 bytes a weight."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    kept = sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
-    needed = (12 * kept + 4) * sum(parameter.numel() for parameter in module.parameters())
+    # The newest, the one before it, and the one that is being written, beside the best.
+    kept = 3 + sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
+    held = 16 if _callback(trainer, ExponentialMovingAverage) else 12  # with the average and the raw weights
+    needed = (held * kept + 4) * sum(parameter.numel() for parameter in module.parameters())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"hydra.run.dir={folder}: {decimal(free)} are free, and {kept} checkpoints and the model need "
             f"{decimal(needed)}; make room, or take another disk with hydra.run.dir=DIR"
         )
-
-
-def _train_in_own_process(cfg: Config) -> dict[str, Any]:
-    # Lightning starts ranks 1..N by running this process's command line again. In a sweep that line is the whole
-    # sweep, and a sweeper that samples would hand every rank other values.
-    hydra = HydraConfig.get()
-    overrides = hydra.overrides.task
-    run_dir = f'hydra.run.dir="{cfg.output_dir}"'
-    command = [sys.executable, sys.argv[0], *overrides, run_dir, "hydra.mode=RUN"]
-    group = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", hydra.sweep.dir)}
-    if subprocess.run(command, env=environment_of_a_job() | group, check=False).returncode:
-        # Raised and not answered here: the sweep goes on with its other jobs, and ends with this line.
-        raise UserError(f"a job of the sweep failed, as it says above: {cfg.output_dir}")
-    metrics: dict[str, Any] = json.loads(Path(cfg.output_dir, "metrics.json").read_text())
-    return metrics

@@ -7,17 +7,20 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from captioning.errors import UserError
 from captioning.files import replacing
 
+LOCK = ".lock"
 PACKAGES = (
     "captioning",
     "torch",
@@ -85,7 +88,7 @@ def _read(path: Path, kind: type, name: str) -> Any:
     text = read_text(path)
     if text is None:
         return None
-    form, load = ("YAML", yaml.safe_load) if path.suffix == ".yaml" else ("JSON", json.loads)
+    form, load = ("YAML", _load_yaml) if path.suffix == ".yaml" else ("JSON", json.loads)
     try:
         content = load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -94,6 +97,10 @@ def _read(path: Path, kind: type, name: str) -> Any:
     if not isinstance(content, kind):
         raise UserError(f"{path}: not a {name}; remove the file to do without it")
     return content
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # as safe, and ten times as fast
 
 
 def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | None:
@@ -116,6 +123,27 @@ def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | Non
                 f"{path}, line {number}: not an object with {', '.join(sorted(keys))}; remove the file to do without it"
             )
     return lines
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Have a run folder for oneself; made if it isn't there, and taken away again if it stays empty.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{folder}: another run is at work in this folder; wait for it, or take another one") from error
+    try:
+        yield
+    finally:
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder)  # before the lock is let go, or it might be another's by then
+        lock.release()
 
 
 def write_model(folder: Path, *, network: Any, processor: Any) -> None:

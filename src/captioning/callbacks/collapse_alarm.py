@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 
@@ -59,6 +59,12 @@ class CollapseAlarm(L.Callback):
         self.min_pictures = min_pictures
         self.lines: list[dict[str, object]] = []
         self._raised: dict[str, set[str]] = {"val": set(), "test": set()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self.lines, "raised": sorted(self._raised["val"])}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lines, self._raised["val"] = state_dict["lines"], set(state_dict["raised"])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:

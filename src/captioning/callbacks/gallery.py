@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import lightning as L
 from PIL import Image
@@ -37,6 +38,12 @@ class Gallery(L.Callback):
         self.folder = Path(dirpath)
         self.pictures = pictures
         self.lines: list[dict[str, object]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self.lines}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lines = state_dict["lines"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         datamodule = getattr(trainer, "datamodule", None)

@@ -22,6 +22,13 @@ class Throughput(L.Callback):
         self._mark: float | None = None
         self._steps_before = 0
 
+    def state_dict(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("seconds", "waited", "pictures", "steps")}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark = None
 

@@ -26,6 +26,12 @@ class ValidateEvery(L.Callback):
         self.steps = steps
         self._validated_at = 0
 
+    def state_dict(self) -> dict[str, int]:
+        return {"validated_at": self._validated_at}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._validated_at = state_dict["validated_at"]
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validated_at = trainer.global_step
 

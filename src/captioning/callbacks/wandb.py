@@ -13,6 +13,7 @@ from PIL import Image
 
 from captioning.evaluation import Prediction
 from captioning.metrics import HIGHER_IS_BETTER
+from captioning.run_folder import read_mapping, write_json
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
 LONGEST_SIDE = 256  # of the pictures in tables
@@ -46,9 +47,23 @@ class CaptionWandbLogger(WandbLogger):
         super().__init__(project=project, save_dir=save_dir, mode=mode, **settings)
         self.uploads_model = log_model  # Lightning's own log_model uploads checkpoints, with the optimizer in them
         self._tables: dict[str, Any] = {}
+        self._identity = Path(save_dir) / "wandb" / "identity.json"
 
-    def define_summary(self) -> None:
-        """Let the summary hold the best and the last of each validation number; each metric knows its direction."""
+    def go_on(self) -> None:
+        """Be the tracker of the run that is resumed in this folder, under its name, if it was tracked."""
+        if identity := read_mapping(self._identity):
+            self._wandb_init.update(identity, resume="allow")
+            self._id = identity["id"]
+
+    def begin(self) -> None:
+        """Open the run, and write down which it is, so that it can be gone on with whatever becomes of this process.
+
+        Its summary holds the best and the last of each validation number; each metric knows its direction.
+        """
+        run = self.experiment
+        self._identity.parent.mkdir(parents=True, exist_ok=True)
+        identity = {"id": run.id, "name": run.name, "group": run.group or None, "tags": list(run.tags or ())}
+        write_json(self._identity, identity)
         for name, higher in HIGHER_IS_BETTER.items():
             best = "" if higher is None else "max," if higher else "min,"
             self.experiment.define_metric(f"val/{name}", step_metric="trainer/global_step", summary=f"{best}last")

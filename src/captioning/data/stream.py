@@ -250,20 +250,15 @@ class _LeftOut:
 class StreamLoader(DataLoader[Sample]):
     """Batches of a :class:`StreamDataset`: each iteration goes on where the last one stopped, as do the workers.
 
-    Its state is the number of batches that it has given, which Lightning keeps in checkpoints and gives back.
-
     Args:
         dataset: the samples.
-        epoch_batches: how many batches an iteration has; without end when not given. Lightning asks for one batch ahead
-            where it isn't given, so that the state is one too high.
+        epoch_batches: how many batches an iteration has; without end when not given.
         options: of ``DataLoader``.
     """
 
     def __init__(self, dataset: StreamDataset, *, epoch_batches: int | None = None, **options: Any) -> None:
         super().__init__(dataset, batch_size=dataset.batch_size, **options)
-        self.stream = dataset
         self.epoch_batches = epoch_batches
-        self.served = dataset.start_batch
         self._batches: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -271,20 +266,11 @@ class StreamLoader(DataLoader[Sample]):
             self._batches = super().__iter__()
         for _ in range(self.epoch_batches) if self.epoch_batches else count():
             try:
-                batch = next(self._batches)
+                yield next(self._batches)
             except UserError as error:  # from a worker it comes with the traceback in its text
                 raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
-            self.served += 1
-            yield batch
 
     def __len__(self) -> int:
         if self.epoch_batches is None:
             raise TypeError("a stream without epoch_batches has no end")
         return self.epoch_batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"batches": self.served}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.served = self.stream.start_batch = state["batches"]
-        self._batches = None

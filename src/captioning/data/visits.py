@@ -5,6 +5,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 
@@ -39,6 +40,19 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.length = length
         self.batch_size = batch_size
+        self.start = 0
+
+    def start_at(self, *, epoch: int, position: int) -> None:
+        """Begin ``epoch`` after its first ``position`` visits, of all processes together; later epochs are whole.
+
+        ``len()`` stays that of a whole epoch.
+        """
+        self.epoch, self.start = epoch, position
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.start = 0
+        super().set_epoch(epoch)
 
     def __len__(self) -> int:
         return -(-self.length // self.num_replicas)
@@ -46,7 +60,7 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
     def __iter__(self) -> Iterator[Visit]:
         order = self._order()
         global_batch = self.batch_size * self.num_replicas
-        for start in range(0, self.length, global_batch):
+        for start in range(self.start, self.length, global_batch):
             size = min(global_batch, self.length - start)
             for position in range(
                 start + self.rank,
@@ -67,3 +81,16 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
         # Hashed, because generators of neighbouring seeds are correlated.
         digest = blake2b(f"{self.seed}/{self.epoch}/{position}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1  # within the int64 that torch takes
+
+
+class SameVisits(VisitSampler, SequentialSampler):  # type: ignore[misc]  # which yields row numbers
+    """The visits of the first epoch in every epoch, each with its own caption, for ``trainer.overfit_batches``.
+
+    A ``SequentialSampler`` by name, because there Lightning puts one in the place of any other.
+    """
+
+    def _seed_of(self, position: int) -> int:
+        epoch, self.epoch = self.epoch, 0
+        seed = super()._seed_of(position)
+        self.epoch = epoch
+        return seed

@@ -82,7 +82,8 @@ def caption_loss(
     logits = model.output(text).float()
     targets = labels[:, 1:]
     counted = targets != IGNORE_INDEX
-    loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    # Flat, because on a GPU the loss of (batch, classes, length) has no deterministic implementation.
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
     correct = (logits.argmax(-1) == targets) & counted
     return CaptionLoss(loss, correct.sum(), counted.sum())
 

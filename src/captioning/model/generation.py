@@ -80,7 +80,9 @@ class Decoding:
 
 
 @torch.inference_mode()
-def generate_captions(model: GitForCausalLM, tokenizer: Any, pictures: DynamicCache, decoding: Decoding) -> list[str]:
+def generate_captions(
+    model: GitForCausalLM, tokenizer: Any, pictures: DynamicCache, decoding: Decoding, *, in_step: bool = False
+) -> list[str]:
     """One caption for each picture, in order.
 
     Args:
@@ -88,12 +90,17 @@ def generate_captions(model: GitForCausalLM, tokenizer: Any, pictures: DynamicCa
         tokenizer: of the processor that the model was trained with.
         pictures: their keys and values, from :func:`read_pictures` or ``caption_loss``; used up by this.
         decoding: how captions are chosen.
+        in_step: go on until other processes, too, have all their captions: they need this one's part of the weights.
     """
     start = _starts(model, pictures.layers[0].keys.shape[0])
     if decoding.num_beams > 1:
         pictures.batch_repeat_interleave(decoding.num_beams)
     token_ids = model.generate(
-        input_ids=start, attention_mask=torch.ones_like(start), past_key_values=pictures, **decoding.arguments()
+        input_ids=start,
+        attention_mask=torch.ones_like(start),
+        past_key_values=pictures,
+        synced_gpus=in_step,
+        **decoding.arguments(),
     )
     captions: list[str] = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
     return [caption.strip() for caption in captions]

@@ -99,6 +99,16 @@ def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str,
     return model
 
 
+def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
+    """Keep a layer's input alone for the backward pass, in both towers, and compute what is within once more then.
+
+    Gradients are the same, dropout's random choices included. The model's configuration knows nothing of it.
+    """
+    # Its older name is the only one until transformers 5.22, and deprecated after.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the pictures have none
+
+
 def _require_git(config: Any, checkpoint: str) -> None:
     if config.model_type != "git":
         raise UserError(

@@ -4,18 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
-from captioning import __version__
 from captioning.data.findings import LEAK, LEFT_OUT, NOTICE, Finding, Inspection, pairs_by_finding
 from captioning.data.summary import spread
 from captioning.report import histograms
-from captioning.report.captions import clipped
+from captioning.report.document import fill
 from captioning.report.numbers import numbers_of_split
 from captioning.report.pictures import data_uri
 from captioning.thumbnails import small_jpeg
@@ -78,19 +74,15 @@ class Told(NamedTuple):
 
 def render_check(check: Check) -> str:
     """The page. What comes from the data is escaped; only the plots and the style are taken as they are."""
-    home = files("captioning.report")
-    template, *styles = (home.joinpath(name).read_text("utf-8") for name in ("check.html", "style.css", "check.css"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["clipped"] = clipped
     cards = _Cards(check)
     told = [_tell(finding, cards) for finding in check.inspection.findings]
     word, reason = re.split("[:,] ", check.verdict, maxsplit=1)
-    return environment.from_string(template).render(
+    return fill(
+        "check.html",
+        styles=["style.css", "check.css"],
         check=check,
         word=word.capitalize(),
         reason=reason,
-        version=__version__,
-        style=Markup("\n".join(styles)),
         pictures=sum(map(len, check.inspection.splits.values())),
         few=FEW_NAMES,
         left_out=[one for one in told if one.severity == LEFT_OUT],

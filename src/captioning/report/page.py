@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from captioning import __version__
 from captioning.data.summary import spread
 from captioning.metrics.corpus import words
 from captioning.metrics.meanings import FEW_PICTURES, MEANINGS
 from captioning.report import plots
-from captioning.report.captions import caption_rows, clipped, equals_a_reference, frequent_captions, word_usage
-from captioning.report.numbers import HEADLINES, number_rows, numbers_of_split, shown
+from captioning.report.captions import caption_rows, equals_a_reference, frequent_captions, word_usage
+from captioning.report.document import fill
+from captioning.report.numbers import HEADLINES, number_rows, numbers_of_split
 from captioning.report.pictures import data_uris
 from captioning.report.read import Run, Series
 
@@ -32,23 +26,16 @@ MOST_VALIDATIONS = 60
 
 def render(run: Run) -> str:
     """The page. What comes from the run is escaped; only the plots, the style and the script are taken as they are."""
-    home = files("captioning.report")
-    template, style, script = (
-        home.joinpath(name).read_text("utf-8") for name in ("template.html", "style.css", "script.js")
-    )
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"shown": shown, "clipped": clipped}
     rows = caption_rows(run.predictions or [])
     samples = (run.data or {}).get("samples", [])
     keys = [("test", row.id) for row in rows]
     keys += [("val", line["id"]) for line in run.gallery or []]
     keys += [(sample["split"], sample["id"]) for sample in samples]
-    return environment.from_string(template).render(
+    return fill(
+        "template.html",
+        styles=["style.css"],
+        scripts=["sortable.js", "script.js"],
         run=run,
-        version=__version__,
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         pictures=data_uris(run.thumbnails, keys),
         head=_head(run),
         alarms=_alarms(run.alarms or []),

@@ -89,7 +89,7 @@ def read_run(folder: Path) -> Run:
         splits=read_mapping(folder / "splits.json"),
         data=read_mapping(folder / "data.json"),
         metrics=read_mapping(folder / "metrics.json"),
-        curves=_curves(folder / "metrics.csv"),
+        curves=read_curves(folder / "metrics.csv"),
         predictions=_predictions(folder),
         gallery=read_json_lines(folder / "gallery.jsonl", keys={"step", "id", "references", "prediction"}),
         alarms=read_json_lines(folder / "alarms.jsonl", keys={"step", "split", "kind", "message"}),
@@ -97,7 +97,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _curves(path: Path) -> dict[str, Series] | None:
+def read_curves(path: Path) -> dict[str, Series] | None:
     """Each column of a sparse table over its own steps; of a step that a resumed run took again, the last value.
 
     Loggers number steps from 0; here a step is how many were taken, as in the names of checkpoints and in the gallery.

@@ -24,7 +24,6 @@ if (table) {
   const more = document.querySelector("#more");
   const filter = document.querySelector("#filter");
   const buttons = [...controls.querySelectorAll("button")];
-  const headers = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
   const fitting = { wrong: (row) => row.dataset.exact === "0", empty: (row) => row.dataset.words === "0" };
   let [choice, limit] = ["all", AT_ONCE];
@@ -42,34 +41,14 @@ if (table) {
     for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.choice === choice);
   };
 
-  const sort = (header, descending) => {
-    const value = (row) => {
-      const cell = row.cells[header.cellIndex];
-      return cell.dataset.value ?? cell.textContent.trim();
-    };
-    const compare = header.dataset.kind === "number" ? (a, b) => a - b : new Intl.Collator(undefined, { numeric: true }).compare;
-    const rows = [...body.rows].map((row) => [value(row), row]);
-    rows.sort((a, b) => (descending ? compare(b[0], a[0]) : compare(a[0], b[0])));
-    body.append(...rows.map(([, row]) => row));
-    for (const other of headers) other.removeAttribute("aria-sort");
-    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const sort = sortable(table, (byHand) => {
+    if (byHand && (choice === "worst" || choice === "best")) choice = "all";
     update();
-  };
-
-  for (const header of headers) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...header.childNodes);
-    button.addEventListener("click", () => {
-      if (choice === "worst" || choice === "best") choice = "all";
-      sort(header, header.getAttribute("aria-sort") === "ascending");
-    });
-    header.append(button);
-  }
+  });
   for (const button of buttons)
     button.addEventListener("click", () => {
       [choice, limit] = [button.dataset.choice, AT_ONCE];
-      const wer = headers.find((header) => header.textContent === "WER");
+      const wer = [...table.tHead.rows[0].cells].find((header) => header.textContent === "WER");
       if (choice === "worst" || choice === "best") sort(wer, choice === "worst");
       else update();
     });

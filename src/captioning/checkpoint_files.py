@@ -1,0 +1,191 @@
+"""Checkpoints as files: written in the background, whole or not at all, and found again whatever happened to them."""
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils._pytree import tree_map
+
+from captioning.errors import UserError, reason
+from captioning.files import replacing
+
+_warn = rank_zero_only(logging.getLogger(__name__).warning)
+
+SUFFIX = ".ckpt"
+LAST, PREVIOUS = f"last{SUFFIX}", f"previous{SUFFIX}"
+# What a checkpoint of a training has, and one of something else hasn't.
+KEYS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "is_between_steps"}
+
+
+class CheckpointWriter(TorchCheckpointIO):
+    """Writes checkpoints while training goes on, one after the other.
+
+    Training waits for a copy of the state in memory, and for the writing only when the next checkpoint comes before it
+    is done. A file takes its name once it is on the disk as a whole. Files are removed in turn with that, so an old
+    best checkpoint is there until the new one is; after a write that failed nothing is written or removed any more.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._newest: Future[None] | None = None
+        self._failure: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint, unless an earlier one couldn't be written; ``error`` says so."""
+        self.wait()
+        copy = tree_map(_in_memory, checkpoint)
+        self._do(partial(_write, copy, Path(path)))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self._do(partial(Path(path).unlink, missing_ok=True))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        self.wait()
+        # Mapped, because most of it is copied into tensors that are there already; and no pickle of more than data.
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+        return loaded
+
+    @property
+    def error(self) -> UserError | None:
+        """Why a checkpoint couldn't be written, once that is known."""
+        if self._failure is not None and not isinstance(self._failure, UserError):
+            raise self._failure
+        return self._failure
+
+    def wait(self) -> None:
+        """Wait until all is written, or ``error`` says why not."""
+        if self._newest:
+            self._newest.result()
+
+    def teardown(self) -> None:
+        if self._thread:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+
+    def _do(self, work: Callable[[], object]) -> None:
+        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint")
+        self._newest = self._thread.submit(self._unless_failed, work)
+
+    def _unless_failed(self, work: Callable[[], object]) -> None:
+        try:
+            if self._failure is None:
+                work()
+        except Exception as failure:  # told by `error`, to whoever asks
+            self._failure = failure
+
+
+def writer_of(trainer: L.Trainer) -> CheckpointWriter:
+    """The writer that the trainer was given."""
+    writer = trainer.strategy.checkpoint_io
+    assert isinstance(writer, CheckpointWriter)
+    return writer
+
+
+def _in_memory(value: Any) -> Any:
+    """A copy that training doesn't change."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    return deepcopy(value)
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                path.replace(path.with_name(PREVIOUS))  # should the disk spoil the new one later
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:  # the latter is how torch says that not all could be written
+        cause = error if isinstance(error, OSError) else error.__context__
+        why = reason(cause) if isinstance(cause, OSError) else str(error).splitlines()[0]
+        raise UserError(f"{path}: the checkpoint can't be written ({why}); those before it are whole") from error
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk know the names in a folder."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+# ------------------------------------------------------------ finding one to go on from
+
+
+class Found(NamedTuple):
+    """A checkpoint that is whole."""
+
+    path: Path
+    step: int
+    content: Mapping[str, Any]  # its tensors are on the disk until they are used
+
+
+class DamagedError(UserError):
+    """A file isn't whole."""
+
+
+def newest_checkpoint(folder: Path) -> tuple[Found | None, list[Path]]:
+    """The checkpoint of the latest step in a folder that is whole, if there is one, and those that are damaged.
+
+    All of it is read and held against its checksums, which torch doesn't: a file may have the right length and wrong
+    bytes. It is said of each that is passed over.
+    """
+    readable, damaged = [], []
+    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name != LAST):  # the last before its equals
+        try:
+            readable.append(read_checkpoint(path))
+        except UserError as error:
+            damaged += [path] if isinstance(error, DamagedError) else []
+            _warn(f"passed over: {error}")
+    for found in sorted(readable, key=lambda found: found.step, reverse=True):
+        try:
+            _require_sums(found.path)
+        except DamagedError as error:
+            damaged.append(found.path)
+            _warn(f"passed over: {error}")
+        else:
+            return found, damaged
+    return None, damaged
+
+
+def read_checkpoint(path: Path) -> Found:
+    """A checkpoint as far as it can be told without reading all of it.
+
+    Raises:
+        UserError: it isn't one of a training, or damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise DamagedError(f"{path}: damaged, or no checkpoint ({reason(error)[:100]})") from error
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise UserError(f"{path}: no checkpoint of a training of this project")
+    if not content["is_between_steps"]:
+        raise UserError(f"{path}: saved within a step (trainer.val_check_interval counts micro-batches)")
+    return Found(path, content["global_step"], content)
+
+
+def _require_sums(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DamagedError(f"{path}: damaged ({reason(error)})") from error
+    if damaged:
+        raise DamagedError(f"{path}: damaged (in {damaged})")
