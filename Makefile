@@ -24,7 +24,7 @@ train: install  ## train the quickstart experiment (ARGS="trainer.devices=2 ..."
 
 # A file's tests stay in one process: they share what takes long to make.
 test: install  ## run the tests, a process for each core (ARGS="-k name ..." is appended)
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check

@@ -37,6 +37,14 @@ SMALL = (
 )
 
 
+# Minutes each; begun first, so that two processes end at about the same time.
+LONG = ("test_sweep.py", "test_processes.py", "test_resume.py", "test_train.py", "test_optuna_sweeper.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Here and in the processes that tests start: small models gain nothing from more."""

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 # One process imports everything, and each run is a fork of it.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["captioning.run", "captioning.config"])
+_context.set_forkserver_preload(["captioning.run", "captioning.config", "matplotlib.figure", "captioning.report.page"])
 
 
 class Kill(L.Callback):
@@ -46,6 +46,7 @@ def _run(overrides: Sequence[str], environment: dict[str, str], log: str) -> Non
     os.dup2(said, 1)
     os.dup2(said, 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of what loads pictures, as it is outside of a fork server
     sys.argv = [str(ROOT / "train.py"), *overrides]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
