@@ -12,10 +12,10 @@ SUPPORTED := (3, 10) <= sys.version_info[:2] < (3, 14)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format constraints clean
+.PHONY: help install train test test-slow check format constraints clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP)  ## make .venv and install the project with its tools (PYTHON=... picks the interpreter)
 
@@ -25,6 +25,9 @@ train: install  ## train the quickstart experiment (ARGS="trainer.devices=2 ..."
 # A file's tests stay in one process: they share what takes long to make.
 test: install  ## run the tests, a process for each core (ARGS="-k name ..." is appended)
 	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slow: install  ## run the tests that `make test` leaves out, which take longer
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check

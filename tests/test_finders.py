@@ -79,6 +79,7 @@ def test_a_search_leaves_no_file_of_its_own_and_no_run_of_the_tracker(searched):
     assert len(list((searched / "wandb").glob("offline-run-*"))) == 1
 
 
+@pytest.mark.slow
 def test_after_both_searches_a_run_is_to_the_last_digit_that_with_the_values_given(compose, pictures, tmp_path):
     weights = []
     own = [f"data.path={pictures}", "trainer.max_epochs=2"]
@@ -111,6 +112,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_searched(compose, pictures,
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", ["resume=run", "resume=auto"])
 def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(pictures, tmp_path, resume):
     command = [*SMALL, "find_lr=true", f"data.path={pictures}", "hydra.run.dir=run"]

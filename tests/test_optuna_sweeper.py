@@ -152,6 +152,7 @@ def test_the_best_trial_is_left_in_a_file(searched):
     assert best["best_value"] == sweep.metrics(best["best_trial"])["val/loss"]
 
 
+@pytest.mark.slow
 def test_a_search_stopped_in_a_trial_goes_on_with_it_and_counts_all_trials(pictures, tmp_path):
     values = ["model.lr=tag(log,interval(1e-4,1e-2))", "trainer.max_epochs=40", *WITNESS]
     sweep = Sweep(tmp_path, f"data.path={pictures}", *OPTUNA, *values)

@@ -139,6 +139,7 @@ def test_torchrun_leaves_one_run_folder_with_every_test_picture_once(settings, t
     assert json.loads((run / "environment.json").read_text())["devices"].startswith("2 x cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_tasks_of_srun_leave_one_run_folder_named_by_the_job(settings, tmp_path, nodes):
     with srun(settings, settings, folder=tmp_path, nodes=nodes) as tasks:
@@ -150,6 +151,7 @@ def test_tasks_of_srun_leave_one_run_folder_named_by_the_job(settings, tmp_path,
     assert (run / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_one_task_of_a_slurm_job_starts_the_other_processes_itself(settings, tmp_path):
     variables = {
         "SLURM_JOB_ID": "77",
@@ -167,6 +169,7 @@ def test_one_task_of_a_slurm_job_starts_the_other_processes_itself(settings, tmp
     assert json.loads((run / "environment.json").read_text())["devices"].startswith("2 x cpu")
 
 
+@pytest.mark.slow
 def test_more_devices_than_tasks_are_refused_by_number(settings, tmp_path):
     asked = [*settings, "trainer.devices=auto", "trainer.num_nodes=3"]
     with srun(asked, asked, folder=tmp_path) as tasks:
@@ -195,6 +198,7 @@ def test_processes_with_other_settings_refuse_to_begin_by_name_and_value(setting
     assert line == "model.lr is 0.203 in process 0, 0.237 in process 1"
 
 
+@pytest.mark.slow
 def test_processes_with_other_data_refuse_to_begin(settings, pictures, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(pictures, other)
@@ -204,6 +208,7 @@ def test_processes_with_other_data_refuse_to_begin(settings, pictures, tmp_path)
     assert re.match(r"the data are \w{32} in process 0, \w{32} in process 1", line)
 
 
+@pytest.mark.slow
 def test_processes_with_the_same_data_in_other_places_begin(settings, pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "other")
     own = [[*settings, f"data.path={folder}"] for folder in (pictures, tmp_path / "other")]
@@ -234,6 +239,7 @@ def test_processes_with_other_code_refuse_to_begin(settings, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_that_torchruns_workers_share_is_said_once(settings, tmp_path):
     command = [*TORCHRUN, "--nproc-per-node=2", *TRAIN[1:], *settings, "model.lrr=1"]
     with started(command, folder=tmp_path) as (torchrun,):
@@ -264,6 +270,7 @@ def test_a_process_that_is_killed_ends_the_one_that_it_trained_with(settings, tm
     assert expected in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_of_torchrun_that_is_killed_ends_the_others(settings, tmp_path, victim):
     command = [*TORCHRUN, "--nproc-per-node=2", *TRAIN[1:], *settings, *LONG, "trainer.devices=auto"]
@@ -275,6 +282,7 @@ def test_a_worker_of_torchrun_that_is_killed_ends_the_others(settings, tmp_path,
         assert torchrun.ended() == 1
 
 
+@pytest.mark.slow
 def test_torchrun_goes_on_in_the_same_folder_after_a_worker_was_killed(settings, tmp_path):
     epochs = ["trainer.max_epochs=40", *LONG[1:], "val_every_n_steps=4"]
     command = [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", *TRAIN[1:]]
@@ -287,6 +295,7 @@ def test_torchrun_goes_on_in_the_same_folder_after_a_worker_was_killed(settings,
     assert re.search(r"going on|resum", torchrun.said)
 
 
+@pytest.mark.slow
 def test_nothing_trains_on_when_torchrun_itself_is_killed(settings, tmp_path):
     command = [*TORCHRUN, "--nproc-per-node=2", *TRAIN[1:], *settings, *LONG, "trainer.devices=auto"]
     with started(command, folder=tmp_path) as (torchrun,):
@@ -308,6 +317,7 @@ def test_a_process_that_stalls_is_named_with_the_time_that_the_other_waited(sett
     assert "process 1 of 2 didn't come within 20 s (collective_timeout_seconds)" in line
 
 
+@pytest.mark.slow
 def test_a_machine_that_never_comes_is_answered_with_how_many_came(settings, tmp_path):
     alone = [*settings, "trainer.num_nodes=2", "collective_timeout_seconds=5", "hydra.run.dir=run"]
     with started([*TRAIN, *alone], folder=tmp_path) as (run,):

@@ -142,7 +142,13 @@ MATRIX = {
 }
 
 
-@pytest.mark.parametrize("own", MATRIX.values(), ids=MATRIX)
+IN_SHORT = ("gradients accumulated", "average of weights", "two workers")  # the others take minutes
+
+
+@pytest.mark.parametrize(
+    "own",
+    [pytest.param(own, id=name, marks=[] if name in IN_SHORT else pytest.mark.slow) for name, own in MATRIX.items()],
+)
 def test_so_it_does_whatever_the_settings(settings, tmp_path, own):
     kills = [("SIGKILL", 3, "on_train_batch_start"), ("SIGTERM", 10, "on_train_batch_start")]
     kills += [("SIGTERM", 18, "on_train_batch_end")]
@@ -160,7 +166,9 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("own", TOGETHER.values(), ids=TOGETHER)
+@pytest.mark.parametrize(
+    "own", [TOGETHER["plain"], pytest.param(TOGETHER["all of it"], marks=pytest.mark.slow)], ids=TOGETHER
+)
 def test_so_do_two_processes_together(settings, tmp_path, own):
     kills = [("SIGKILL", 3, "on_train_batch_start"), ("SIGTERM", 10, "on_train_batch_start")]
     kills += [("SIGTERM", 15, "on_train_batch_end")]

@@ -9,6 +9,7 @@ from captioning import run_folder
 from captioning.errors import UserError
 from captioning.model.loading import load_model
 from captioning.processor import load_processor
+from captioning.run_folder import locked
 
 
 @pytest.fixture
@@ -72,3 +73,17 @@ def test_the_environment_outside_a_git_checkout_says_so(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "None\n"
+
+
+def test_a_second_run_in_a_folder_leaves_the_first_its_folder(tmp_path):
+    folder = tmp_path / "run"
+    with locked(folder):
+        with pytest.raises(UserError, match="another run is at work in this folder"), locked(folder):
+            pass
+        assert folder.is_dir()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError), locked(tmp_path / "run"):
+        raise UserError("refused")
+    assert not (tmp_path / "run").exists()

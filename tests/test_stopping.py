@@ -104,6 +104,18 @@ def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost
     assert "stopped by SIGTERM at step 0; to go on: start it again" in said(tmp_path / "run")
 
 
+def test_a_second_signal_does_not_disturb_the_end(settings, tmp_path):
+    (process,) = start(*settings, "data.source=creatures", "data.creatures=3000", folder=tmp_path / "run")
+    while not (tmp_path / "run" / ".lock").exists():
+        time.sleep(0.05)
+    for name in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        os.kill(process.pid, name)
+    process.join(60)
+    assert process.exitcode == INTERRUPTED
+    assert "Traceback" not in said(tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_that_does_not_come_to_the_end_of_a_step(settings, tmp_path):
     endless = ["data.batch_size=1", "trainer.accumulate_grad_batches=1000", "trainer.max_epochs=1000"]
     (process,) = start(*settings, *endless, "+callbacks.slow._target_=test_stopping.Slow", folder=tmp_path / "run")
@@ -122,7 +134,8 @@ def test_the_time_that_a_run_has_ends_it_between_two_steps_and_it_can_go_on(sett
     assert run(*settings, *given, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
     ended = checkpoint_of(tmp_path / "run")
     assert 0 < ended["global_step"] < 200
-    assert ended["is_between_steps"]
+    last_step = max(int(row["step"]) for row in curves_of(tmp_path / "run") if row["train/loss"])
+    assert ended["global_step"] == last_step + 1  # nothing was trained that isn't saved
     assert (tmp_path / "run" / "metrics.json").exists()
     more = ["trainer.max_time={seconds:5}"]
     assert run(f"resume={tmp_path / 'run'}", *more, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
@@ -221,6 +234,28 @@ def test_a_run_that_has_ended_can_be_made_longer_and_what_changes_is_said(settin
     assert max(rates[:6]) > 5e-4
     assert max(rates[6:]) < 1e-4
     assert json.loads((folder / "environment.json").read_text())["resumed"][0]["step"] == 6
+
+
+def test_a_value_that_is_given_holds_though_it_is_that_of_conf(settings, tmp_path):
+    folder = tmp_path / "run"
+    assert run(*settings, "trainer.max_epochs=1", "model.lr=0.002", folder=folder) == [0]
+    assert run(f"resume={folder}", "trainer.max_epochs=2", "model.lr=0.001", folder=folder) == [0]
+    assert "resume: model.lr is 0.001, was 0.002" in said(folder)
+
+
+def test_a_run_whose_best_checkpoint_holds_weights_alone_goes_on_and_ends(settings, tmp_path):
+    folder = tmp_path / "run"
+    given = ["callbacks.checkpoint.save_weights_only=true", *killed("SIGTERM", 9, "on_train_batch_start")]
+    assert run(*settings, *given, folder=folder) == [INTERRUPTED]
+    assert run(f"resume={folder}", "callbacks.kill=null", folder=folder) == [0], said(folder)[-2000:]
+
+
+def test_curves_that_a_kill_cut_short_are_gone_on_with(copy):
+    curves = copy / "metrics.csv"
+    curves.write_text(curves.read_text() + "0.5,0.1")
+    assert run(f"resume={copy}", "callbacks.kill=null", folder=copy) == [0], said(copy)[-2000:]
+    steps = [int(row["step"]) for row in curves_of(copy) if row["train/loss"]]
+    assert steps == list(range(STEPS))
 
 
 def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(settings, tmp_path):

@@ -171,6 +171,7 @@ def grid_again(grid) -> tuple[Sweep, dict, dict, int]:
     return sweep, before, {job: (sweep.record(job), sweep.seen(job)) for job in (0, 1, 2)}, status
 
 
+@pytest.mark.slow
 def test_finished_jobs_of_a_sweep_that_is_run_again_give_their_numbers_and_train_no_more(grid_again):
     sweep, before, after, _ = grid_again
     assert before[0] == after[0]
@@ -178,12 +179,14 @@ def test_finished_jobs_of_a_sweep_that_is_run_again_give_their_numbers_and_train
     assert "job 0: finished already" in sweep.said
 
 
+@pytest.mark.slow
 def test_failed_jobs_of_a_sweep_that_is_run_again_are_tried_again(grid_again):
     _, before, after, status = grid_again
     assert before[1][0]["started"] < after[1][0]["started"]
     assert status == 1
 
 
+@pytest.mark.slow
 def test_a_job_with_other_values_is_refused_and_its_folder_left_as_it_is(grid_again):
     sweep, _, after, _ = grid_again
     status = sweep.run("model.lr=0.001,-1.0,0.003")
@@ -195,6 +198,7 @@ def test_a_job_with_other_values_is_refused_and_its_folder_left_as_it_is(grid_ag
 # ------------------------------------------------------------ stopped, and gone on with
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_starts_no_other_job_says_so_and_goes_on_where_it_was(pictures, tmp_path):
     sweep = Sweep(tmp_path, f"data.path={pictures}", "trainer.max_epochs=40", *WITNESS, "model.lr=0.001,0.002")
     process = sweep.start()
@@ -212,6 +216,7 @@ def test_a_stopped_sweep_starts_no_other_job_says_so_and_goes_on_where_it_was(pi
     assert [sweep.seen(job)[0]["step"] for job in (0, 1)] == [240, 240]
 
 
+@pytest.mark.slow
 def test_no_job_goes_on_training_when_its_sweep_is_killed(pictures, tmp_path):
     sweep = Sweep(tmp_path, f"data.path={pictures}", "trainer.max_epochs=1000", "trainer.devices=2", "model.lr=0.001")
     process = sweep.start()
@@ -236,6 +241,7 @@ def test_a_job_that_is_killed_is_told_of_and_the_next_one_begins(pictures, tmp_p
 # ------------------------------------------------------------ launchers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPUs that the test names aren't there")
 def test_joblib_runs_jobs_beside_each_other_with_gpus_of_their_own_and_stops_and_goes_on(pictures, tmp_path):
     on_gpus = ["trainer.accelerator=auto", "trainer.devices=2", "trainer.max_epochs=30", *WITNESS]
@@ -272,6 +278,7 @@ def slurm(tmp_path) -> Iterator[dict[str, str]]:
         slurm_stand_in.end(int(path.read_text()))
 
 
+@pytest.mark.slow
 def test_slurm_trains_a_job_on_two_devices_and_tells_of_one_that_failed_and_one_that_it_killed(
     pictures, tmp_path, slurm
 ):
@@ -331,6 +338,7 @@ def test_a_mistake_of_a_sweep_is_answered_in_one_line(pictures, tmp_path, overri
     assert said.startswith(line)
 
 
+@pytest.mark.slow
 def test_two_sweeps_in_one_folder_are_refused_and_the_first_goes_on(pictures, tmp_path):
     from captioning.sweeps.folder import SweepFolder
 

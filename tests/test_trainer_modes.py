@@ -116,6 +116,7 @@ def test_every_epoch_has_the_same_batches_with_the_same_captions(
     assert set(validated) == trained
 
 
+@pytest.mark.slow
 def test_two_processes_overfit_the_batch_that_one_would(pictures, tmp_path):
     ids = []
     for devices, batch_size in ((1, 4), (2, 2)):
