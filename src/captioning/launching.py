@@ -23,9 +23,11 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from captioning.composition import literal
+from captioning.data.examine import available_cores
 from captioning.errors import UserError
 from captioning.interruption import INTERRUPTED
-from captioning.processes import GRACE, LAUNCHER, POLL, torchruns_store
+from captioning.processes import GRACE, LAUNCHER, POLL, named, torchruns_store
+from captioning.sweeps.share import threads_of_a_process
 
 ADVICE = "go on from the last checkpoint with resume=RUN_FOLDER"
 MEETING_POLL = 0.05  # seconds between looks into the store while processes come
@@ -81,12 +83,14 @@ class Launcher(_SubprocessScriptLauncher):
         }
         os.environ.update(environment, LOCAL_RANK="0")
         command, folder = _command_of_this_process()
-        threads = {"OMP_NUM_THREADS": str(threads_of_a_process(self.num_processes))}
+        threads = threads_of_a_process(cores=available_cores(), jobs_at_once=1, processes=self.num_processes)
         for local_rank in range(1, self.num_processes):
             own = {"LOCAL_RANK": str(local_rank), LAUNCHER: str(os.getpid())}
-            self.procs.append(subprocess.Popen(command, env={**threads, **os.environ, **own}, cwd=folder))
+            self.procs.append(
+                subprocess.Popen(command, env={"OMP_NUM_THREADS": str(threads), **os.environ, **own}, cwd=folder)
+            )
         if "OMP_NUM_THREADS" not in os.environ and self.num_processes > 1:
-            torch.set_num_threads(threads_of_a_process(self.num_processes))
+            torch.set_num_threads(threads)
 
     def lost(self) -> str | None:
         """Which of the other processes is gone that shouldn't be, and how; None: none is."""
@@ -136,12 +140,6 @@ def _command_of_this_process() -> tuple[list[str], str | None]:
     hydra = HydraConfig.get()
     given = [f"hydra.run.dir={literal(hydra.runtime.output_dir)}", "hydra.output_subdir=null"]
     return [*command, *given], hydra.runtime.cwd
-
-
-def threads_of_a_process(processes: int) -> int:
-    """How many threads each of some processes on this machine may use without waiting for the others'."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
 
 
 def meet(device: torch.device, *, timeout: timedelta) -> None:
@@ -229,7 +227,7 @@ def _obituary(trainer: L.Trainer, message: str, how: str, present: list[int], ti
     missing = [rank for rank in range(trainer.world_size) if rank not in present] if present else [0]
     if not missing and how == "stalled":
         return f"all {trainer.world_size} processes wait for each other, and nothing came {limit}"
-    who = f"{_processes(missing)} of {trainer.world_size}" if missing else "another process"
+    who = f"{named(missing)} of {trainer.world_size}" if missing else "another process"
     return f"{who} didn't come {limit}" if how == "stalled" else f"lost {who}"
 
 
@@ -254,8 +252,3 @@ def _present(trainer: L.Trainer) -> list[int]:
         return [rank for rank in range(trainer.world_size) if store.check([f"captioning/present/{rank}"])]
     except (RuntimeError, ValueError):
         return []
-
-
-def _processes(ranks: list[int]) -> str:
-    names = ", ".join(str(rank) for rank in ranks[:8]) + (", …" if len(ranks) > 8 else "")
-    return f"process {names}" if len(ranks) == 1 else f"processes {names}"

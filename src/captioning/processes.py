@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -57,6 +58,12 @@ def rank() -> int:
     if under_srun():
         return int(os.environ["SLURM_PROCID"])
     return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def named(ranks: Sequence[int], *, most: int = 8) -> str:
+    """Processes in a line: their numbers, ``most`` of them at the most."""
+    names = ", ".join(str(rank) for rank in ranks[:most]) + (", …" if len(ranks) > most else "")
+    return f"process {names}" if len(ranks) == 1 else f"processes {names}"
 
 
 def started_processes() -> tuple[int, int] | None:

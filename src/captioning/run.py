@@ -98,7 +98,7 @@ def _train_or_tell(cfg: Config, interruption: Interruption) -> dict[str, Any]:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # processes that it started, if they haven't heard
         if error := writer_of(trainer).error:
-            raise error  # noqa: B904  there is nothing to go on from at this step
+            raise error from interrupted
         raise
 
 

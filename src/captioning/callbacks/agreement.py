@@ -14,7 +14,9 @@ from torch import distributed
 
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
+from captioning.finished_run import flat
 from captioning.module import CaptionModule
+from captioning.processes import named
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "torchmetrics", "numpy", "pillow")
 # Where things are may differ from machine to machine; what they are is compared by its content.
@@ -48,7 +50,7 @@ class Agreement(L.Callback):
 
 def common_ground(settings: Mapping[str, Any], trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What has to be the same in every process, by name: settings as they are, and digests of all that is large."""
-    ground = {name: value for name, value in _flat(settings).items() if name not in OF_THE_MACHINE}
+    ground = {name: value for name, value in flat(dict(settings)).items() if name not in OF_THE_MACHINE}
     ground["the number of processes"] = str(trainer.world_size)
     ground["the checkpoint to go on from"] = str(trainer.ckpt_path)
     ground["Python"] = platform.python_version()
@@ -73,7 +75,7 @@ def differences(everyones: Sequence[Mapping[str, str]]) -> list[str]:
             processes[ground.get(name, "missing")].append(rank)
         if len(processes) > 1:
             verb = "are" if name == "the data" else "is"
-            values = [f"{value} in {_named(ranks)}" for value, ranks in processes.items()]
+            values = [f"{value} in {named(ranks, most=SHOWN)}" for value, ranks in processes.items()]
             more = f", and {len(values) - SHOWN} more values" if len(values) > SHOWN else ""
             lines.append(f"{name} {verb} {', '.join(values[:SHOWN])}{more}")
     return lines
@@ -84,16 +86,6 @@ def code_digest() -> str:
     root = Path(__file__).parents[1]
     files = sorted(path for path in root.rglob("*.py"))
     return _digest("".join(f"{path.relative_to(root)}\n{path.read_text(encoding='utf-8')}" for path in files))
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = "null" if value is None else str(value)
-    return flat
 
 
 def _processor_digest(processor: Any) -> str:
@@ -112,8 +104,3 @@ def _processor_digest(processor: Any) -> str:
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def _named(ranks: Sequence[int]) -> str:
-    names = ", ".join(str(rank) for rank in ranks[:SHOWN]) + (", …" if len(ranks) > SHOWN else "")
-    return f"process {names}" if len(ranks) == 1 else f"processes {names}"

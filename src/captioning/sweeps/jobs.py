@@ -20,6 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from captioning.composition import CONF, literal
+from captioning.data.examine import available_cores
 from captioning.errors import UserError
 from captioning.interruption import INTERRUPTED as RESUMABLE
 from captioning.mistakes import ENVIRONMENT_VARIABLE, MISTAKES, TRACEBACK_WANTED, environment_of_a_job, explain
@@ -325,7 +326,7 @@ def _environment(cfg: Any, hydra: Any, about: Mapping[str, Any], stop_asked: Any
     wanted = share.gpus_wanted(trainer, gpus=len(gpus), jobs_at_once=at_once)
     if "OMP_NUM_THREADS" not in variables:
         threads = share.threads_of_a_process(
-            cores=share.cores(), jobs_at_once=at_once, processes=_processes(trainer, wanted)
+            cores=available_cores(), jobs_at_once=at_once, processes=_processes(trainer, wanted)
         )
         variables["OMP_NUM_THREADS"] = str(threads)
     with share.own_gpus(gpus, wanted, stop_asked=stop_asked) as own:

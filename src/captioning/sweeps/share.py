@@ -16,11 +16,6 @@ ON_GPUS = ("auto", "gpu", "cuda")
 POLL = 1.0  # seconds between looks for free GPUs
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads_of_a_process(*, cores: int, jobs_at_once: int, processes: int) -> int:
     """The threads with which the processes of all jobs, together, have a core each.
 
