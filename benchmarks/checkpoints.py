@@ -1,10 +1,11 @@
 """What a checkpoint costs a training, and how long it takes to go on from one.
 
-    python benchmarks/checkpoints.py                    git-base's size: ten minutes on two cores, 8 GB of disk
-    python benchmarks/checkpoints.py --model git-tiny --batch-size 32 --steps 120 --every 20
+    python benchmarks/checkpoints.py                    git-base's size: eight minutes on two cores, 8 GB of disk
+    python benchmarks/checkpoints.py --model git-tiny --batch-size 32 --steps 330 --every 80
 
 The cost: one training, saved every so many steps. Each save lengthens the step in which it begins (the copy) and some
-after it (the writing, in the background): what these took beyond the median of the other steps is its cost.
+after it (the writing, in the background): what three quarters of the steps until the next one took beyond the median of
+the last quarter is its cost. The first is dearer: its copy is in memory that the system has to give first.
 
 The start: `python train.py` by the clock, from the command to the end of its first new step, in turn from a checkpoint
 folder of Hugging Face's form (a fresh start) and from the run's own newest checkpoint (`resume=RUN`).
@@ -57,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="git-base", help="a choice of conf/model; its architecture is taken")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=30, help="of the training in which checkpoints are saved")
-    parser.add_argument("--every", type=int, default=10, help="steps between them")
+    parser.add_argument("--steps", type=int, default=66, help="of the training in which checkpoints are saved")
+    parser.add_argument("--every", type=int, default=16, help="steps between them")
     parser.add_argument("--rounds", type=int, default=3, help="of starts")
     arguments = parser.parse_args()
     settings = [
@@ -79,7 +80,7 @@ def main() -> None:
             [*settings, "model.checkpoint=null", f"callbacks.last.every_n_steps={arguments.every}"],
             [f"trainer.max_steps={arguments.steps}", f"hydra.run.dir={run}", f"+callbacks.clock.file={run}-steps"],
         )
-        usual, cost = cost_of_a_checkpoint(Path(f"{run}-steps"), every=arguments.every)
+        usual, costs = cost_of_checkpoints(Path(f"{run}-steps"), every=arguments.every)
         size = (run / "checkpoints" / "last.ckpt").stat().st_size
         fresh = [*settings, f"model.checkpoint={run / 'model'}", "trainer.max_steps=100"]
         starts = [
@@ -89,7 +90,8 @@ def main() -> None:
     table = Table("", title=f"{arguments.model}'s size, {size / 1e6:,.0f} MB a checkpoint")
     table.add_column("", justify="right")
     table.add_row("a step", f"{usual:.3f} s")
-    table.add_row("a checkpoint costs", f"{cost:.3f} s")
+    cost = median(costs)
+    table.add_row("a checkpoint costs", f"{cost:.2f} s ({', '.join(f'{each:.2f}' for each in costs)})")
     table.add_row("of 50 steps", f"{cost / (50 * usual):.2%}")
     for name, each in zip(
         ("a fresh start to the end of its first step", "resumed"), zip(*starts, strict=True), strict=True
@@ -100,15 +102,16 @@ def main() -> None:
     Console(width=120).print(table)
 
 
-def cost_of_a_checkpoint(file: Path, *, every: int) -> tuple[float, float]:
-    """Seconds of a usual step, and what a checkpoint adds to those around it."""
+def cost_of_checkpoints(file: Path, *, every: int) -> tuple[float, list[float]]:
+    """Seconds of a usual step, and those that each checkpoint adds to the steps after it."""
     times = [float(line) for line in file.read_text().split()]
     steps = [after - before for before, after in pairwise(times)]
     # Between starts of batches: the checkpoint after step k is in the k-th interval, and its writing in those after.
-    half = every // 2
-    usual = median(steps[index] for index in range(every, len(steps)) if index % every >= half)
-    touched = [sum(steps[first : first + half]) for first in range(every - 1, len(steps) - half, every)]
-    return usual, median(touched) - half * usual
+    touched = every * 3 // 4
+    usual = median(step for index, step in enumerate(steps[every - 1 :]) if index % every >= touched)
+    return usual, [
+        sum(steps[first : first + touched]) - touched * usual for first in range(every - 1, len(steps) - touched, every)
+    ]
 
 
 def start(settings: list[str], folder: str) -> float:

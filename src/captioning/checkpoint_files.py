@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -37,7 +38,8 @@ class CheckpointWriter(TorchCheckpointIO):
     best checkpoint is there until the new one is; after a write that failed nothing is written or removed any more.
 
     The memory for the copy, of a checkpoint's size, is kept for the next one: to be given it anew by the system takes
-    longer than to copy.
+    longer than to copy. The writing gives way to all else: training on all cores, a step takes as long as the core that
+    does two things.
     """
 
     def __init__(self) -> None:
@@ -96,7 +98,7 @@ class CheckpointWriter(TorchCheckpointIO):
         return copy
 
     def _do(self, work: Callable[[], object]) -> None:
-        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint")
+        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._newest = self._thread.submit(self._unless_failed, work)
 
     def _unless_failed(self, work: Callable[[], object]) -> None:
@@ -112,6 +114,11 @@ def writer_of(trainer: L.Trainer) -> CheckpointWriter:
     writer = trainer.strategy.checkpoint_io
     assert isinstance(writer, CheckpointWriter)
     return writer
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # where it is of a thread; elsewhere, of the whole process
+        os.nice(19)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
