@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from runs import run, said, start
+from started import TRAIN, started
 from test_resume import RUN, STEPS, assert_same_run, checkpoint_of, curves_of, killed, same
 
 from captioning import CaptionDataModule, CaptionModule
@@ -104,6 +106,21 @@ def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost
     assert "stopped by SIGTERM at step 0; to go on: start it again" in said(tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_before_the_run_begins_says_try_again(tmp_path, name):
+    number = getattr(signal, name)
+    with started([*TRAIN, f"hydra.run.dir={tmp_path / 'run'}"], folder=tmp_path) as [process]:
+        while process.process.poll() is None:
+            status = Path(f"/proc/{process.process.pid}/status").read_text()
+            caught = int(re.search(r"SigCgt:\s*(\w+)", status).group(1), 16)
+            if caught >> (signal.SIGUSR1 - 1) & 1:  # which Python itself doesn't catch
+                break
+        os.kill(process.process.pid, number)
+        assert process.ended() == INTERRUPTED
+    assert process.said == f"stopped by {name}; the same command begins or goes on\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_signal_does_not_disturb_the_end(settings, tmp_path):
     (process,) = start(*settings, "data.source=creatures", "data.creatures=3000", folder=tmp_path / "run")
     while not (tmp_path / "run" / ".lock").exists():
@@ -140,6 +157,15 @@ def test_the_time_that_a_run_has_ends_it_between_two_steps_and_it_can_go_on(sett
     more = ["trainer.max_time={seconds:5}"]
     assert run(f"resume={tmp_path / 'run'}", *more, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
     assert checkpoint_of(tmp_path / "run")["global_step"] > ended["global_step"]
+
+
+def test_a_limit_of_time_that_is_set_later_is_of_all_training(settings, tmp_path):
+    folder = tmp_path / "run"
+    slow = ["+callbacks.slow._target_=test_stopping.Slow", "trainer.max_epochs=1"]  # 6 steps of 0.2 s
+    assert run(*settings, *slow, folder=folder) == [0]
+    more = ["trainer.max_time={seconds:1}", "trainer.max_epochs=50"]
+    assert run(f"resume={folder}", *more, folder=folder) == [0], said(folder)[-2000:]
+    assert checkpoint_of(folder)["global_step"] <= 7
 
 
 # ------------------------------------------------------------ what goes wrong
@@ -236,6 +262,36 @@ def test_a_run_that_has_ended_can_be_made_longer_and_what_changes_is_said(settin
     assert json.loads((folder / "environment.json").read_text())["resumed"][0]["step"] == 6
 
 
+def test_more_patience_is_had_from_then_on(settings, tmp_path):
+    folder = tmp_path / "run"
+    never_better = ["callbacks=early-stopping", "callbacks.early_stopping.min_delta=1000", "monitor=val/loss"]
+    assert run(*settings, *never_better, "callbacks.early_stopping.patience=1", folder=folder) == [0]
+    assert checkpoint_of(folder)["global_step"] == 12
+    more = ["callbacks.early_stopping.patience=3", "trainer.max_epochs=6"]
+    assert run(f"resume={folder}", *more, folder=folder) == [0]
+    assert checkpoint_of(folder)["global_step"] == 24
+
+
+def test_fewer_best_checkpoints_are_kept_from_then_on(settings, tmp_path):
+    folder = tmp_path / "run"
+    kept = ["callbacks.checkpoint.save_top_k=3", "monitor=val/loss"]
+    assert run(*settings, *kept, "trainer.max_epochs=3", folder=folder) == [0]
+    assert len(list((folder / "checkpoints").glob("step*.ckpt"))) == 3
+    fewer = ["callbacks.checkpoint.save_top_k=1", "trainer.max_epochs=5"]
+    assert run(f"resume={folder}", *fewer, folder=folder) == [0], said(folder)[-2000:]
+    (best,) = (folder / "checkpoints").glob("step*.ckpt")
+    losses = [float(row["val/loss"]) for row in curves_of(folder) if row["val/loss"]]
+    assert best.stem.endswith(f"{min(losses):.4f}")
+
+
+def test_a_report_that_the_run_was_stopped_before_is_made_up_for(settings, tmp_path):
+    folder = tmp_path / "run"
+    assert run(*settings, "trainer.max_epochs=1", folder=folder) == [0]
+    (folder / "report.html").unlink()
+    assert run(f"resume={folder}", folder=folder) == [0]
+    assert (folder / "report.html").exists()
+
+
 def test_a_value_that_is_given_holds_though_it_is_that_of_conf(settings, tmp_path):
     folder = tmp_path / "run"
     assert run(*settings, "trainer.max_epochs=1", "model.lr=0.002", folder=folder) == [0]
@@ -288,6 +344,20 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(f"resume={tmp_path / 'empty'}", folder=tmp_path / "empty") == [1]
     assert "no run was begun there" in error_of(tmp_path / "empty")
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path):
+    with started([*TRAIN, "resume=none/of/these"], folder=tmp_path) as [process]:
+        assert process.ended() == 1
+    assert process.said == "error: resume=none/of/these: no such folder; give a run folder, such as outputs/DATE/TIME\n"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_that_is_given_for_a_run_is_refused_with_the_run_that_it_is_of(copy):
+    last = copy / "checkpoints" / "last.ckpt"
+    with started([*TRAIN, f"resume={last}"], folder=copy) as [process]:
+        assert process.ended() == 1
+    assert process.said == f"error: resume={last}: a file; give the run folder, such as {copy}\n"
 
 
 def test_the_tracker_is_that_of_the_run(settings, tmp_path):

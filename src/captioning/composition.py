@@ -42,15 +42,35 @@ def with_earlier_overrides(arguments: Sequence[str]) -> list[str]:
     """A command line that says ``resume=RUN``, with all that the run was given before in front of what it is given now.
 
     So that Hydra knows what may be changed: a callback, say, that isn't in conf/ by default.
+
+    Raises:
+        UserError: there is no such folder. Hydra would make it.
     """
     run = next((value for key, _, value in map(_parts, arguments) if key == "resume"), None)
-    if run in (None, "", "null", "auto") or not (path := Path(run, ".hydra", "overrides.yaml")).is_file():
+    if run in (None, "", "null", "auto"):
+        return list(arguments)
+    require_run_folder(run)
+    if not (path := Path(run, ".hydra", "overrides.yaml")).is_file():
         return list(arguments)
     given = {key for key, _, _ in map(_parts, arguments)}
     # What is given anew is left out: Hydra takes no group twice. So is all where a further process repeats it all.
     earlier = [override for override in map(str, run_folder.read_list(path) or []) if _parts(override)[0] not in given]
     place = next(number for number, argument in enumerate(arguments) if _parts(argument)[0] == "resume")
     return [*arguments[:place], *earlier, *arguments[place:]]  # after options, which Hydra wants in one place
+
+
+def require_run_folder(resume: str) -> None:
+    """Make sure that there is such a folder.
+
+    Raises:
+        UserError: there isn't.
+    """
+    path = Path(resume)
+    if path.is_file():
+        run = path.parent.parent if path.parent.name == "checkpoints" else "outputs/DATE/TIME"
+        raise UserError(f"resume={resume}: a file; give the run folder, such as {run}")
+    if not path.is_dir():
+        raise UserError(f"resume={resume}: no such folder; give a run folder, such as outputs/DATE/TIME")
 
 
 def _parts(argument: str) -> tuple[str, str, str]:

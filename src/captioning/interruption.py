@@ -1,6 +1,8 @@
 """How a run is stopped from outside."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +58,18 @@ class Interruption:
         if not self.is_deferred:
             self.is_deferred = True  # a second one, which is usual, mustn't disturb the end
             raise Interrupted(name)
+
+
+def quit_on_signals() -> None:
+    """Let a signal end this process with :data:`INTERRUPTED` until a run listens: nothing has begun yet."""
+    for number in SIGNALS:
+        signal.signal(number, _quit)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one says what all hear
+        print(f"stopped by {signal.Signals(number).name}; the same command begins or goes on", file=sys.stderr)
+    os._exit(INTERRUPTED)
 
 
 @contextmanager

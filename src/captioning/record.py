@@ -92,9 +92,12 @@ def _warn_of_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None
 
 
 def tell_again(folder: Path) -> dict[str, Any]:
-    """The numbers of a run that has ended, which are told."""
+    """The numbers of a run that has ended, which are told. A report that it was stopped before is written now."""
     metrics = run_folder.read_mapping(folder / "metrics.json") or {}
     _log.info(f"{folder}: this run has ended, and there is nothing that changes; its numbers are in metrics.json")
+    if not (folder / "report.html").is_file():
+        write_report(folder)
+        _log.info(f"what there is to look at is in {folder / 'report.html'}")
     return metrics
 
 

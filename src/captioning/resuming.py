@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from captioning import run_folder
 from captioning.checkpoint_files import Found, newest_checkpoint, read_checkpoint
-from captioning.composition import absolute_paths, start_of
+from captioning.composition import absolute_paths, require_run_folder, start_of
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.finders import keep_found
@@ -115,8 +115,7 @@ def _find(folder: Path) -> tuple[Found | None, list[Path]]:
 
 
 def _require_run(resume: Path, folder: Path, saved: Mapping[str, Any] | None) -> None:
-    if not resume.is_dir():
-        raise UserError(f"resume={resume}: no such folder; give a run folder, such as outputs/DATE/TIME")
+    require_run_folder(str(resume))
     if folder.resolve() != resume.resolve():
         raise UserError(f"resume={resume} and hydra.run.dir={folder}: a run is resumed in its own folder")
     if saved is None:

@@ -244,8 +244,8 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interrupti
     timeout = cfg.collective_timeout_seconds
     arguments = trainer_arguments(arguments, callbacks=callbacks, timeout_seconds=timeout)
     try:
-        if arguments["max_time"]:  # first, so that StopBetweenSteps sees when it is over
-            callbacks.insert(0, Timer(arguments.pop("max_time")))
+        # First, so that StopBetweenSteps sees when time is over. Always, so that a limit that is set later is of all.
+        callbacks.insert(0, Timer(arguments.pop("max_time")))
         return L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error

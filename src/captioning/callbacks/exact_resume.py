@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from captioning.progress import count_steps, go_to, is_between_steps, settle, validate, validation_is_due
 
@@ -21,13 +21,15 @@ class ExactResume(L.Callback):
     between two steps matters, and no two processes drop the same units out.
 
     The rest is the order of samples, which :class:`captioning.CaptionDataModule` keeps itself, and a validation that
-    was due when the checkpoint was saved, or broken off: it is made up for.
+    was due when the checkpoint was saved, or broken off: it is made up for. What callbacks have seen comes from the
+    checkpoint, and their settings don't.
     """
 
     def __init__(self) -> None:
         self.seed = 0
         self._is_validating = self._validation_is_due = False
         self._validated_at = 0
+        self._surplus: list[Path] = []  # best checkpoints that are more than are wanted now
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seed = self.seed or torch.initial_seed()
@@ -47,14 +49,19 @@ class ExactResume(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._validation_is_due = checkpoint.get("validation_is_due", False)
-        for callback in trainer.checkpoint_callbacks:
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if isinstance(callback, ModelCheckpoint) and state and callback.dirpath:
-                _move(state, Path(callback.dirpath), callback.mode)
+                self._surplus += _move(state, Path(callback.dirpath), callback.mode, most=callback.save_top_k)
+            elif isinstance(callback, EarlyStopping) and state:
+                state["patience"] = callback.patience
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.fit_loop.is_resuming:
             return
+        for path in self._surplus if trainer.is_global_zero else ():  # by now all processes have read theirs
+            trainer.strategy.remove_checkpoint(path)
         trainer.ckpt_path = None  # or Lightning would never remove this one when a better one takes its place
         batches_done = getattr(getattr(trainer, "datamodule", None), "batches_done", None)
         if batches_done is not None:
@@ -91,12 +98,19 @@ class ExactResume(L.Callback):
         np.random.seed(seed % 2**32)
 
 
-def _move(state: dict[str, Any], folder: Path, mode: str) -> None:
-    """Let the best checkpoints be where the run folder is now, if they are there; Lightning would forget them."""
+def _move(state: dict[str, Any], folder: Path, mode: str, *, most: int) -> list[Path]:
+    """Let the best checkpoints be where the run folder is now, if they are there; Lightning would forget them.
+
+    Returns those that are more than ``most`` (-1: all are kept), which Lightning wouldn't remove any more.
+    """
     moved = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
     kept = {path: score for path, score in moved.items() if Path(path).is_file()}
     best_first = sorted(kept, key=kept.__getitem__, reverse=mode == "max")
+    surplus = [] if most < 0 else best_first[most:]
+    best_first = best_first[: len(best_first) - len(surplus)]
+    kept = {path: kept[path] for path in best_first}
     state.update(dirpath=str(folder), best_k_models=kept, last_model_path="")
     state["best_model_path"], state["best_model_score"] = (best_first[0], kept[best_first[0]]) if kept else ("", None)
     if kept:
         state["kth_best_model_path"], state["kth_value"] = best_first[-1], kept[best_first[-1]]
+    return [Path(path) for path in surplus]

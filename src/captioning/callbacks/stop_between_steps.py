@@ -53,7 +53,8 @@ class StopBetweenSteps(L.Callback):
     ) -> None:
         assert isinstance(pl_module, CaptionModule)
         if not is_between_steps(trainer):
-            if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            if any(isinstance(each, Timer) and each.time_remaining() is not None for each in callbacks):
                 trainer.should_stop = False  # its time is over; it will say so again at the end of the step
         elif pl_module.agreed["give_up"]:
             raise self.writer.error or SystemExit(1)  # of the process that can't write, which says why
