@@ -15,6 +15,7 @@ from captioning.sweeps.report import value_text
 GAP, HEIGHT, TOP, BOTTOM, SIDE = 150, 280, 52, 26, 90  # in pixels where the plot has its natural size
 LONG_SPAN = 20  # a largest value over the smallest from which a scale is logarithmic
 MOST_LABELS, LONGEST_LABEL = 12, 20
+CLOSEST = 0.07  # of an axis between two numbers on it
 
 
 class Tick(NamedTuple):
@@ -89,22 +90,23 @@ def _of_numbers(name: str, full_name: str, x: float, numbers: Sequence[float]) -
             return 0.5
         return log10(number / low) / log10(high / low) if logarithmic else (number - low) / (high - low)
 
-    marks = [number for number in _marks(low, high, numbers, logarithmic) if low <= number <= high]
-    ticks = [Tick(_height(share(mark)), f"{mark:.3g}") for mark in marks]
+    ticks = [Tick(_height(share(mark)), f"{mark:.3g}") for mark in _marks(low, high, numbers, logarithmic)]
     return Axis(name, full_name, x, ticks, [_height(share(number)) for number in numbers], low, high, logarithmic)
 
 
 def _marks(low: float, high: float, numbers: Sequence[float], logarithmic: bool) -> list[float]:
-    """Where to write numbers: at the values where there are few, else at round ones and both ends."""
-    if len(set(numbers)) <= 5:
-        return sorted(set(numbers))
+    """Where to write numbers: at both ends, and between at the values where there are few, else at round ones."""
     locator = LogLocator(subs=(1.0,)) if logarithmic else MaxNLocator(nbins=5)
-    inner = [float(mark) for mark in locator.tick_values(low, high)]
-    room = 0.07 * (log10(high / low) if logarithmic else high - low)
-    far = [m for m in inner if m > 0 or not logarithmic]
-    far = [m for m in far if (log10(m / low) if logarithmic else m - low) > room]
-    far = [m for m in far if (log10(high / m) if logarithmic else high - m) > room]
-    return [low, *far, high]
+    inner = sorted(set(numbers)) if len(set(numbers)) <= 5 else locator.tick_values(low, high)
+
+    def apart(one: float, other: float) -> bool:
+        return (log10(other / one) / log10(high / low) if logarithmic else (other - one) / (high - low)) > CLOSEST
+
+    marks = [low]
+    for mark in map(float, inner):
+        if low < mark < high and apart(marks[-1], mark) and apart(mark, high):
+            marks.append(mark)
+    return [*marks, high] if high > low else marks
 
 
 def _height(share: float) -> float:
