@@ -172,3 +172,11 @@ def test_a_search_stopped_in_a_trial_goes_on_with_it_and_counts_all_trials(pictu
 
     assert sweep.run("model.lr=tag(log,interval(1e-4,1e-2))", "data.batch_size=choice(4,8)") == 1
     assert "the study that is there varied model.lr, and now it is data.batch_size, model.lr" in sweep.said
+
+
+def test_a_study_of_failed_trials_alone_is_no_success_when_it_is_started_again(pictures, tmp_path):
+    values = ["model.lr=choice(-1.0,-2.0)", "hydra.sweeper.n_trials=1"]
+    sweep = Sweep(tmp_path, f"data.path={pictures}", "hydra/sweeper=optuna", *values)
+    assert sweep.run() == 1
+    assert sweep.run() == 1
+    assert "no trial of its study has a number" in sweep.said

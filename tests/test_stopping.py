@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,7 @@ def test_the_time_that_a_run_has_ends_it_between_two_steps_and_it_can_go_on(sett
     last_step = max(int(row["step"]) for row in curves_of(tmp_path / "run") if row["train/loss"])
     assert ended["global_step"] == last_step + 1  # nothing was trained that isn't saved
     assert (tmp_path / "run" / "metrics.json").exists()
+    assert f"trainer.max_time is over at step {ended['global_step']}; to go on" in said(tmp_path / "run")
     more = ["trainer.max_time={seconds:5}"]
     assert run(f"resume={tmp_path / 'run'}", *more, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
     assert checkpoint_of(tmp_path / "run")["global_step"] > ended["global_step"]
@@ -290,6 +292,12 @@ def test_a_report_that_the_run_was_stopped_before_is_made_up_for(settings, tmp_p
     (folder / "report.html").unlink()
     assert run(f"resume={folder}", folder=folder) == [0]
     assert (folder / "report.html").exists()
+
+
+def test_a_run_that_is_stopped_before_its_next_step_says_at_which_it_is(copy):
+    again = killed("SIGTERM", 0, "on_fit_start")  # when Lightning has not yet counted what the checkpoint has done
+    assert run(f"resume={copy}", *again, folder=copy) == [INTERRUPTED]
+    assert "stopped by SIGTERM at step 10; to go on" in said(copy)
 
 
 def test_a_value_that_is_given_holds_though_it_is_that_of_conf(settings, tmp_path):
@@ -432,3 +440,11 @@ def test_a_training_goes_on_from_a_checkpoint_of_the_first_format(tmp_path):
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=1, enable_checkpointing=False, **kept)
     trainer.fit(module, data, ckpt_path=FIRST_FORMAT, weights_only=True)
     assert trainer.global_step == 8
+
+
+def test_whoever_reads_no_further_gets_no_complaint():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    asked = subprocess.run([*TRAIN, "--help"], stdout=write_end, stderr=subprocess.PIPE, check=False)
+    os.close(write_end)
+    assert asked.stderr == b""

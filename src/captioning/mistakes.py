@@ -34,6 +34,9 @@ def answered_in_one_line() -> Iterator[None]:
     os.environ.pop(ENVIRONMENT_VARIABLE, None)  # set by main_answered; not meant for the processes that a run starts
     try:
         yield
+    except BrokenPipeError:  # whoever read our output wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        sys.exit(1)
     except MISTAKES as error:
         line = explain(error)
         if speaks(line):

@@ -94,7 +94,7 @@ def _train_or_tell(cfg: Config, interruption: Interruption) -> dict[str, Any]:
     try:
         return _train(cfg, settings, trainer, module, datamodule, going_on)
     except Interrupted as interrupted:
-        interrupted.step = trainer.global_step
+        interrupted.step = trainer.global_step or (going_on.found.step if going_on else 0)
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # processes that it started, if they haven't heard
         if error := writer_of(trainer).error:
@@ -169,6 +169,12 @@ def _fit(
     writer.wait()
     if trainer.strategy.reduce_boolean_decision(writer.error is not None, all=False):
         raise writer.error or SystemExit(1)  # of the process that can't write, which says why
+    timer = _callback(trainer, Timer)
+    if timer and (timer.time_remaining() or 1) < 0:
+        _say(
+            f"trainer.max_time is over at step {trainer.global_step}; to go on: python train.py resume={folder} "
+            "trainer.max_time=…"
+        )
     stopping = _callback(trainer, EarlyStopping)
     if stopping and stopping.stopping_reason_message:
         _say(f"stopped early at step {trainer.global_step}: {' '.join(stopping.stopping_reason_message.split())}")

@@ -37,17 +37,12 @@ class CaptionWandbLogger(WandbLogger):
             mode = os.environ.get("WANDB_MODE") or ("online" if _is_logged_in() else "offline")
         else:
             mode = "offline" if offline else "online"
-        if mode == "offline":
-            folder = Path(save_dir) / "wandb"
-            _say(
-                "wandb: offline (online needs `wandb login` or WANDB_API_KEY). Look at the run with "
-                f"`wandb leet {folder}`, send it with `wandb sync {folder}/offline-run-*`"
-            )
         # As `mode`, because Lightning's own `offline` sets an environment variable that a loaded wandb no longer reads.
         super().__init__(project=project, save_dir=save_dir, mode=mode, **settings)
         self.uploads_model = log_model  # Lightning's own log_model uploads checkpoints, with the optimizer in them
         self._tables: dict[str, Any] = {}
         self._identity = Path(save_dir) / "wandb" / "identity.json"
+        self._is_offline = mode == "offline"
 
     def go_on(self) -> None:
         """Be the tracker of the run that is resumed in this folder, under its name, if it was tracked."""
@@ -60,6 +55,12 @@ class CaptionWandbLogger(WandbLogger):
 
         Its summary holds the best and the last of each validation number; each metric knows its direction.
         """
+        if self._is_offline:
+            folder = self._identity.parent
+            _say(
+                "wandb: offline (online needs `wandb login` or WANDB_API_KEY). Look at the run with "
+                f"`wandb leet {folder}`, send it with `wandb sync {folder}/offline-run-*`"
+            )
         run = self.experiment
         self._identity.parent.mkdir(parents=True, exist_ok=True)
         identity = {"id": run.id, "name": run.name, "group": run.group or None, "tags": list(run.tags or ())}

@@ -69,11 +69,12 @@ def _shown_settings(sweep: Sweep) -> list[str]:
 def _facts(sweep: Sweep) -> dict[str, str]:
     counts = ", ".join(f"{count:,} {status}" for status, count in sweep.counts.items())
     seconds = [job.seconds for job in sweep.jobs if job.seconds is not None]
+    sweeper = (sweep.sweeper or "").rpartition(".")[2]
     facts = {
         "Jobs": counts,
         "Ranked by": f"{sweep.monitor}, {'higher' if sweep.higher_is_better else 'lower'} is better",
         "Varied": ", ".join(sweep.settings),
-        "Values chosen by": (sweep.sweeper or "").rpartition(".")[2],
+        "Values chosen by": "a grid" if sweeper == "BasicSweeper" else sweeper,
         "Time of all jobs": duration(sum(seconds)) if seconds else "",
         "Folder": sweep.folder.resolve().name,
     }

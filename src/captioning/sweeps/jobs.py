@@ -404,8 +404,10 @@ def _summarize(sweep: SweepFolder) -> int:
         )
     elif by_status[FAILED]:
         _say(f"error: {len(by_status[FAILED])} of {len(records)} jobs failed, in {_shown(sweep.path)}")
-    else:
+    elif records:
         _say(f"all {len(records)} jobs are finished: {_shown(sweep.path)}")
+    else:
+        _say(f"nothing is left to train: {_shown(sweep.path)}")
     return RESUMABLE if is_stopped else 1 if by_status[FAILED] else 0
 
 

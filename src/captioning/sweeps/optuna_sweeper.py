@@ -57,7 +57,7 @@ def search(
         params: overrides as ``arguments``, from a file; the command line's stand above them.
 
     Raises:
-        UserError: a setting can't be what it is.
+        UserError: a setting can't be what it is, or there is nothing left to try and no trial has a number.
     """
     config, hydra = sweeper.config, sweeper.config.hydra
     for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
@@ -75,10 +75,16 @@ def search(
     _refuse_several_goals(space)
     study = _study(config, folder, storage, study_name)
     _require_same_space(study, space, fixed)
+    batch = None
     for batch in _batches(study, space, n_trials, n_jobs, folder, sampler, config.seed):
         _run(sweeper, study, batch, fixed)
         if is_stopped(hydra):
             return
+    if batch is None and not _trials(study, TrialState.COMPLETE):
+        raise UserError(
+            f"{folder}: no trial of its study has a number, and it has as many as it shall; mend what "
+            "failed, and raise hydra.sweeper.n_trials or take another hydra.sweep.dir"
+        )
     _write_best(study, folder)
 
 
