@@ -114,12 +114,15 @@ def test_a_restart_is_known_by_its_count(no_launcher, launcher, count, again):
 def test_torchruns_workers_have_one_folder_and_the_same_when_started_again(tmp_path):
     program = tmp_path / "worker.py"
     program.write_text("""
-import os, sys, time
+import os, pathlib, sys, time
 from captioning.processes import default_run_dir
 time.sleep(1.1 * int(os.environ["RANK"]))  # another second, and by its own clock another folder
 print("folder", default_run_dir(), flush=True)
-time.sleep(2)
-sys.exit(os.environ["TORCHELASTIC_RESTART_COUNT"] == "0")
+count = os.environ["TORCHELASTIC_RESTART_COUNT"]
+pathlib.Path(f"said-{count}-{os.environ['RANK']}").touch()
+while len(list(pathlib.Path().glob(f"said-{count}-?"))) < 3:  # torchrun ends the others with the first that fails
+    time.sleep(0.1)
+sys.exit(count == "0")
 """)
     command = [*TORCHRUN, "--nproc-per-node=3", "--max-restarts=1", str(program)]
     with started(command, folder=tmp_path) as (torchrun,):

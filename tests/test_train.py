@@ -193,9 +193,16 @@ def test_the_terminal_shows_numbers_captions_and_places(pictures, tmp_path):
 
 
 def test_wandb_offline_says_how_to_look_and_how_to_sync(pictures, tmp_path):
+    short = ("trainer.max_steps=1", "trainer.max_epochs=-1", "hydra.run.dir=run")
+    said = trained(*SMALL, f"data.path={pictures}", "logger=wandb", *short, folder=tmp_path).stderr
+    folder = tmp_path / "run" / "wandb"
+    assert f"`wandb leet {folder}`, send it with `wandb sync {folder}/offline-run-*`" in said
+    assert list(folder.glob("offline-run-*"))
+
+
+def test_nobody_is_sent_to_a_tracker_that_is_not_there(pictures, tmp_path):
     said = trained(*SMALL, f"data.path={pictures}", "logger=wandb", "trainer.fast_dev_run=1", folder=tmp_path).stderr
-    assert "wandb leet" in said
-    assert "wandb sync" in said
+    assert "wandb" not in said
 
 
 def inspected(run: Path, form: str = "--json") -> str:
