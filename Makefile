@@ -12,7 +12,7 @@ SUPPORTED := (3, 10) <= sys.version_info[:2] < (3, 14)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow check format constraints clean
+.PHONY: help install train test test-slow bench check format constraints clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,10 @@ test: install  ## run the tests, a process for each core (ARGS="-k name ..." is 
 
 test-slow: install  ## run the tests that `make test` leaves out, which take longer
 	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
+
+bench: install  ## print how fast a training step and captioning are, beside the tutorial's ways (20 minutes on two cores)
+	$(PY) benchmarks/step.py
+	$(PY) benchmarks/captions.py
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check

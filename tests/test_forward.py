@@ -7,13 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioning.data.packing import pack
-from captioning.model.forward import IGNORE_INDEX, CaptionLoss, caption_loss, packed_mask
+from captioning.model.forward import IGNORE_INDEX, CaptionLoss, caption_loss, seen_by_text
 from captioning.model.generation import read_pictures
+from captioning.model.git import CaptionCache
+from captioning.model.loading import load_model
 
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path):
-    return transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()  # eval: dropout would differ
+    return load_model(str(checkpoint)).eval()  # eval: dropout would differ
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path):
+    return transformers.GitForCausalLM.from_pretrained(checkpoint).eval()
 
 
 def batch_of(model, *, rows: int, length: int, padding: int, seed: int) -> dict[str, torch.Tensor]:
@@ -34,19 +41,19 @@ SHAPES = [(1, 2, 0), (1, 9, 0), (3, 9, 4), (4, 5, 3), (2, 16, 14)]
 
 
 @pytest.mark.parametrize(("rows", "length", "padding"), SHAPES)
-def test_the_loss_is_that_of_transformers(model, rows, length, padding):
+def test_the_loss_is_that_of_transformers(model, reference, rows, length, padding):
     batch = batch_of(model, rows=rows, length=length, padding=padding, seed=length)
     ours = caption_loss(model, **batch)
-    theirs = model(**batch).loss
+    theirs = reference(**batch).loss
     torch.testing.assert_close(ours.loss / ours.tokens, theirs, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(("rows", "length", "padding"), SHAPES)
-def test_every_gradient_is_that_of_transformers(model, rows, length, padding):
+def test_every_gradient_is_that_of_transformers(model, reference, rows, length, padding):
     batch = batch_of(model, rows=rows, length=length, padding=padding, seed=length)
     ours = caption_loss(model, **batch)
     gradients = torch.autograd.grad(ours.loss / ours.tokens, list(model.parameters()), allow_unused=True)
-    expected = torch.autograd.grad(model(**batch).loss, list(model.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(reference(**batch).loss, list(reference.parameters()), allow_unused=True)
     for (name, _), one, other in zip(model.named_parameters(), gradients, expected, strict=True):
         assert (one is None) == (other is None), name
         if one is not None:
@@ -67,9 +74,9 @@ def test_padding_changes_neither_loss_nor_count(model):
     assert one.tokens == other.tokens == 2 * 5
 
 
-def test_correct_tokens_are_those_with_the_largest_logit(model):
+def test_correct_tokens_are_those_with_the_largest_logit(model, reference):
     batch = batch_of(model, rows=3, length=7, padding=2, seed=2)
-    text = model(**batch).logits[:, -7:-1].argmax(-1)
+    text = reference(**batch).logits[:, -7:-1].argmax(-1)
     counted = batch["labels"][:, 1:] != IGNORE_INDEX
     assert caption_loss(model, **batch).correct == (text == batch["labels"][:, 1:])[counted].sum()
 
@@ -104,7 +111,7 @@ def tokenizer(checkpoint: Path):
 @pytest.fixture(scope="module")
 def lively(checkpoint: Path):
     """Weights larger than those that training starts from, so that every attention matters."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    model = load_model(str(checkpoint)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -187,18 +194,16 @@ def test_a_token_does_not_see_the_next(lively, tokenizer):
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
 
 
-def test_the_mask_has_the_picture_see_itself_and_captions_see_picture_and_what_they_have_said():
-    mask = packed_mask(torch.tensor([[0, 0, 1, 1, -1]]), picture_length=2, dtype=torch.float32)
-    assert (mask == 0).int().tolist() == [
+def test_packed_captions_see_what_they_have_said_and_padding_is_not_seen():
+    seen = seen_by_text(torch.tensor([[1, 1, 1, 1, 0]]), torch.tensor([[0, 0, 1, 1, -1]]))
+    assert seen.int().tolist() == [
         [
             [
-                [1, 1, 0, 0, 0, 0, 0],
-                [1, 1, 0, 0, 0, 0, 0],
-                [1, 1, 1, 0, 0, 0, 0],
-                [1, 1, 1, 1, 0, 0, 0],
-                [1, 1, 0, 0, 1, 0, 0],
-                [1, 1, 0, 0, 1, 1, 0],
-                [1, 1, 0, 0, 0, 0, 1],
+                [1, 0, 0, 0, 0],
+                [1, 1, 0, 0, 0],
+                [0, 0, 1, 0, 0],
+                [0, 0, 1, 1, 0],
+                [0, 0, 0, 0, 0],
             ]
         ]
     ]
@@ -221,7 +226,7 @@ def test_packed_captions_train_under_autocast(lively, tokenizer, dtype):
 
 
 def test_packed_captions_train_with_weights_of_16_bits(checkpoint, tokenizer):
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    model = load_model(str(checkpoint)).to(torch.bfloat16).eval()
     loss = caption_loss(model, **packed(tokenizer, [["a red square", "red on blue"], ["green"]])).loss
     assert all(gradient.isfinite().all() for gradient in gradients_of(model, loss).values())
 
@@ -236,11 +241,11 @@ def test_under_autocast_packed_and_separate_captions_are_equal_but_for_rounding(
 
 @torch.inference_mode()
 def test_the_pictures_of_packed_captions_are_kept_as_those_of_any(lively, tokenizer):
-    kept = transformers.DynamicCache()
+    kept = CaptionCache()
     batch = packed(tokenizer, [["a red square", "red on blue"], ["green"]])
     caption_loss(lively, **batch, pictures=kept)
-    for ours, expected in zip(kept.layers, read_pictures(lively, batch["pixel_values"]).layers, strict=True):
-        torch.testing.assert_close((ours.keys, ours.values), (expected.keys, expected.values))
+    for ours, expected in zip(kept.pictures, read_pictures(lively, batch["pixel_values"]).pictures, strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("name", ["position_ids", "caption_index"])

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import transformers
 from captioning.errors import UserError
 from captioning.model.forward import caption_loss
 from captioning.model.generation import Decoding, generate_captions, read_pictures
+from captioning.model.git import CaptionCache
 from captioning.model.loading import load_model
 
 ROWS = 5
@@ -66,7 +68,7 @@ def test_captions_are_the_same_from_pictures_that_the_loss_has_read(model, token
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, 4:] = 0
     text = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": input_ids}
-    pictures = transformers.DynamicCache()
+    pictures = CaptionCache()
     with torch.inference_mode():
         caption_loss(model, pixel_values=pixel_values, **text, pictures=pictures)
     captions = generate_captions(model, tokenizer, pictures, decoding)
@@ -77,7 +79,7 @@ def test_a_picture_is_read_once_for_its_loss_and_all_its_beams(model, tokenizer,
     read: list[int] = []
     hook = model.git.image_encoder.register_forward_hook(lambda module, inputs, output: read.append(len(inputs[0])))
     ids = torch.full((ROWS, 3), 5)
-    pictures = transformers.DynamicCache()
+    pictures = CaptionCache()
     with torch.inference_mode():
         caption_loss(
             model, pixel_values=pixel_values, input_ids=ids, attention_mask=ids * 0 + 1, labels=ids, pictures=pictures
@@ -87,11 +89,36 @@ def test_a_picture_is_read_once_for_its_loss_and_all_its_beams(model, tokenizer,
     assert read == [ROWS]
 
 
+@pytest.fixture
+def ending(model):
+    """The same, with captions that end after one token to five."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.output.bias[model.generation_config.eos_token_id] += 3.0
+    return model
+
+
+@pytest.mark.parametrize("decoding", [*DECODINGS, Decoding(max_new_tokens=9, num_beams=2, min_new_tokens=3)])
+def test_captions_that_end_early_are_those_of_transformers(ending, tokenizer, pixel_values, decoding):
+    captions = generate_captions(ending, tokenizer, read_pictures(ending, pixel_values), decoding)
+    assert captions == captions_of_transformers(ending, tokenizer, pixel_values, decoding)
+
+
+def test_captions_that_have_ended_are_left_out(ending, tokenizer, pixel_values):
+    rows: list[int] = []
+    hook = ending.output.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    generate_captions(ending, tokenizer, read_pictures(ending, pixel_values), Decoding(max_new_tokens=9))
+    hook.remove()
+    assert rows[0] == ROWS
+    assert rows[-1] == 1
+    assert rows == sorted(rows, reverse=True)
+
+
 def test_the_loss_is_the_same_where_the_pictures_are_kept(model, pixel_values):
     ids = torch.randint(5, model.config.vocab_size, (ROWS, 6), generator=torch.Generator().manual_seed(2))
     batch = {"pixel_values": pixel_values, "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     with torch.inference_mode():
-        kept = caption_loss(model, **batch, pictures=transformers.DynamicCache())
+        kept = caption_loss(model, **batch, pictures=CaptionCache())
         assert torch.equal(kept.loss, caption_loss(model, **batch).loss)
 
 

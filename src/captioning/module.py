@@ -23,7 +23,7 @@ from captioning.errors import UserError, nearest
 from captioning.evaluation import Evaluation, Judge
 from captioning.model.forward import CaptionLoss, caption_loss
 from captioning.model.generation import Decoding, generate_captions
-from captioning.model.git import GitForCausalLM
+from captioning.model.git import CaptionCache, GitForCausalLM
 from captioning.model.loading import enable_gradient_checkpointing, init_model, load_model, model_from_config
 from captioning.processor import load_processor, processor_from_files, processor_to_files
 
@@ -84,6 +84,7 @@ class CaptionModule(L.LightningModule):
 
     model: GitForCausalLM | None
     window: Tensor  # loss and tokens summed since the last optimizer step; no buffer, or DDP would overwrite it
+    scale: Tensor  # from the gradients that Lightning has summed up to those of the mean over tokens
     wishes: dict[str, bool]  # what this process wishes to happen after a step, which all do if one wishes it
 
     def __init__(
@@ -240,7 +241,7 @@ class CaptionModule(L.LightningModule):
         return result.loss / LOSS_SCALE
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Turn summed gradients into those of the mean over every caption token that went into this step.
+        """Find what turns summed gradients into those of the mean over every caption token that went into this step.
 
         A mean of means would weigh tokens by how many others their micro-batch or process happens to hold. So the sum
         is divided once, by the tokens of all accumulated micro-batches of all processes.
@@ -254,10 +255,7 @@ class CaptionModule(L.LightningModule):
             raise self._not_finite("train/loss", loss / tokens)
         # What Lightning divided by on the way: accumulated micro-batches, and, in DDP's mean, processes.
         divided_by = LOSS_SCALE * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        scale = divided_by / tokens.clamp(min=1)
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
+        self.scale = divided_by / tokens.clamp(min=1)
         self.log("train/loss", loss / tokens.clamp(min=1), prog_bar=True)
         self.log("train/lr", optimizer.param_groups[0]["lr"])
         self.window.zero_()
@@ -268,18 +266,22 @@ class CaptionModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer is told, and let no gradient that isn't finite into the weights."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        """Scale and clip gradients in one pass over them, and let none that isn't finite into the weights."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if isinstance(norm, DTensor):  # of gradients that are divided among processes
             norm = norm.full_tensor()
+        norm = norm * self.scale
         # A scaler of 16-mixed finds such gradients itself, leaves the step out, and scales less.
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not norm.isfinite():
+        if self._scaler is None and not norm.isfinite():
             raise self._not_finite("train/grad_norm", norm)
         self.log("train/grad_norm", norm)
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+        scale = self.scale
+        if gradient_clip_val and gradient_clip_algorithm != "value":
+            scale = scale * (gradient_clip_val / (norm + 1e-6)).clamp(max=1)  # as torch clips
+        torch._foreach_mul_(gradients, scale)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         self.seen.clear()
 
     def _not_finite(self, name: str, value: Tensor) -> NotFiniteError:
@@ -309,7 +311,8 @@ class CaptionModule(L.LightningModule):
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.hparams["weight_decay"]},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
+        # Fused is one pass over weights and moments; but it undoes a scaler's factor itself, after the clipping.
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=self._scaler is None)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             if self.hparams["lr_schedule"] != "constant":
@@ -327,7 +330,12 @@ class CaptionModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _loss(self, batch: Batch, pictures: transformers.DynamicCache | None = None) -> CaptionLoss:
+    @property
+    def _scaler(self) -> Any:
+        """Of losses, in 16-mixed."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _loss(self, batch: Batch, pictures: CaptionCache | None = None) -> CaptionLoss:
         return caption_loss(
             self.network,
             pixel_values=batch["pixel_values"],
@@ -366,7 +374,7 @@ class CaptionModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
-        pictures = transformers.DynamicCache()
+        pictures = CaptionCache()
         result = self._loss(batch, pictures)
         in_step = isinstance(self, FSDPModule)
         captions = generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding, in_step=in_step)

@@ -9,12 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
-
-    from captioning.model.git import GitForCausalLM
+    from captioning.model.git import CaptionCache, GitForCausalLM
 
 IGNORE_INDEX = -100
-PICTURE = -2  # where a caption has its number, and padding -1
 
 
 class CaptionLoss(NamedTuple):
@@ -34,7 +31,7 @@ def caption_loss(
     labels: Tensor,
     position_ids: Tensor | None = None,
     caption_index: Tensor | None = None,
-    pictures: DynamicCache | None = None,
+    pictures: CaptionCache | None = None,
 ) -> CaptionLoss:
     """Next-token cross-entropy of captions given their pictures, teacher-forced.
 
@@ -62,23 +59,12 @@ def caption_loss(
     """
     if (position_ids is None) != (caption_index is None):
         raise ValueError("packed captions need both position_ids and caption_index")
-    if caption_index is None:
-        hidden = model.git(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            past_key_values=pictures,
-            use_cache=pictures is not None,
-        ).last_hidden_state
-    else:
-        git = model.git
-        picture = git.visual_projection(git.image_encoder(pixel_values).last_hidden_state)
-        embedded = torch.cat([picture, git.embeddings(input_ids=input_ids, position_ids=position_ids)], dim=1)
-        mask = packed_mask(caption_index, picture_length=picture.shape[1], dtype=embedded.dtype)
-        hidden = git.encoder(embedded, attention_mask=mask, past_key_values=pictures).last_hidden_state
+    seen = seen_by_text(attention_mask, caption_index)
+    embedded = model.git.embeddings(input_ids, position_ids=position_ids)
+    text, kept = model.encode(pixel_values, embedded, seen)
     if pictures is not None:
-        pictures.crop(-input_ids.shape[1])
-    text = hidden[:, -input_ids.shape[1] : -1]  # the last position has no next token
+        pictures.pictures = kept
+    text = text[:, :-1]  # the last position has no next token
     logits = model.output(text).float()
     targets = labels[:, 1:]
     counted = targets != IGNORE_INDEX
@@ -88,23 +74,19 @@ def caption_loss(
     return CaptionLoss(loss, correct.sum(), counted.sum())
 
 
-def packed_mask(caption_index: Tensor, *, picture_length: int, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores so that packed captions don't see each other.
-
-    The picture sees itself; a token sees the picture, and its own caption up to itself.
+def seen_by_text(attention_mask: Tensor, caption_index: Tensor | None = None) -> Tensor:
+    """Which tokens a token sees: those of its own caption, up to itself.
 
     Args:
-        caption_index: (batch, text length), the number of the caption that a token is of, -1 on padding.
-        picture_length: positions of the picture, which stand before the text.
-        dtype: of the embeddings, as transformers chooses it: under autocast their float32, else that of the weights.
+        attention_mask: (batch, text length), 0 on padding.
+        caption_index: (batch, text length), the number of the caption that a token is of, where they are packed.
 
     Returns:
-        (batch, 1, length, length) over queries and keys, where length is that of picture and text: 0 where attended,
-        the lowest number of ``dtype`` elsewhere.
+        (batch, 1, text length, text length) over queries and keys, True where seen.
     """
-    block = F.pad(caption_index, (picture_length, 0), value=PICTURE)
-    query, key = block[:, None, :, None], block[:, None, None, :]
-    length = block.shape[1]
-    until_itself = torch.ones(length, length, dtype=torch.bool, device=block.device).tril()
-    seen = (key == PICTURE) | ((query == key) & until_itself)
-    return torch.zeros(seen.shape, dtype=dtype, device=block.device).masked_fill(~seen, torch.finfo(dtype).min)
+    length = attention_mask.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    seen = seen & attention_mask.bool()[:, None, :]
+    if caption_index is not None:
+        seen = seen & (caption_index[:, :, None] == caption_index[:, None, :])
+    return seen[:, None]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from captioning.errors import UserError
+from captioning.model.git import CaptionCache
 
 if TYPE_CHECKING:
     from captioning.model.git import GitForCausalLM
@@ -81,7 +81,7 @@ class Decoding:
 
 @torch.inference_mode()
 def generate_captions(
-    model: GitForCausalLM, tokenizer: Any, pictures: DynamicCache, decoding: Decoding, *, in_step: bool = False
+    model: GitForCausalLM, tokenizer: Any, pictures: CaptionCache, decoding: Decoding, *, in_step: bool = False
 ) -> list[str]:
     """One caption for each picture, in order.
 
@@ -92,9 +92,8 @@ def generate_captions(
         decoding: how captions are chosen.
         in_step: go on until other processes, too, have all their captions: they need this one's part of the weights.
     """
-    start = _starts(model, pictures.layers[0].keys.shape[0])
-    if decoding.num_beams > 1:
-        pictures.batch_repeat_interleave(decoding.num_beams)
+    bos = model.generation_config.bos_token_id
+    start = torch.full((pictures.batch_size, 1), bos, device=model.device)
     token_ids = model.generate(
         input_ids=start,
         attention_mask=torch.ones_like(start),
@@ -107,13 +106,8 @@ def generate_captions(
 
 
 @torch.inference_mode()
-def read_pictures(model: GitForCausalLM, pixel_values: Tensor) -> DynamicCache:
+def read_pictures(model: GitForCausalLM, pixel_values: Tensor) -> CaptionCache:
     """The keys and values of pictures, (batch, 3, height, width), in every layer of the decoder."""
-    pictures = DynamicCache()
-    model.git(input_ids=_starts(model, len(pixel_values)), pixel_values=pixel_values, past_key_values=pictures)
-    pictures.crop(-1)  # GIT doesn't run without a token of text
-    return pictures
-
-
-def _starts(model: GitForCausalLM, rows: int) -> Tensor:
-    return torch.full((rows, 1), model.generation_config.bos_token_id, device=model.device)
+    cache = CaptionCache()
+    cache.pictures = model.encode(pixel_values).pictures
+    return cache
