@@ -14,7 +14,7 @@ backward, in the same precision and with as many rows.
 
 import argparse
 import gc
-import resource
+import re
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -158,16 +158,19 @@ def peak_memory(answer: "Queue[int]", name: str, arguments: argparse.Namespace, 
     """The most bytes of two steps, above what the process had before the first: gradients, moments, activations."""
     arm = Arm(name, arguments, precision)
     on_gpu = arm.device.type == "cuda"
-    before = torch.cuda.memory_allocated() if on_gpu else resident()
+    before = torch.cuda.memory_allocated() if on_gpu else of_this_process("VmRSS")
     arm.step()
     arm.step()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # The system's own count of the most would begin with what the parent had.
+    peak = torch.cuda.max_memory_allocated() if on_gpu else of_this_process("VmHWM")
     answer.put(peak - before)
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def of_this_process(name: str) -> int:
+    """Bytes, by a name in Linux' status of processes."""
+    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found.group(1)) * 1024
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> int:
