@@ -139,6 +139,7 @@ MATRIX = {
     "no validation": ["trainer.limit_val_batches=0"],
     "not every epoch validated": ["trainer.check_val_every_n_epoch=2"],
     "sampled captions": ["model.temperature=0.7"],
+    "a frozen vision tower": ["model.freeze_vision=true"],
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 import transformers
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -21,10 +23,17 @@ from captioning.data.batches import Batch
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
 from captioning.evaluation import Evaluation, Judge
+from captioning.model.features import FeatureFile
 from captioning.model.forward import CaptionLoss, caption_loss
 from captioning.model.generation import Decoding, generate_captions
 from captioning.model.git import CaptionCache, GitForCausalLM
-from captioning.model.loading import enable_gradient_checkpointing, init_model, load_model, model_from_config
+from captioning.model.loading import (
+    enable_gradient_checkpointing,
+    freeze_vision_tower,
+    init_model,
+    load_model,
+    model_from_config,
+)
 from captioning.processor import load_processor, processor_from_files, processor_to_files
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
@@ -67,6 +76,8 @@ class CaptionModule(L.LightningModule):
         weight_decay: on matrices alone; biases, norms and single vectors are left as they are.
         warmup_fraction: share of the optimizer steps over which the learning rate rises from 0.
         lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
+        freeze_vision: leave the vision tower as it is. What it makes of a picture is then computed once and kept on
+            the disk, unless the picture is another at each visit.
         gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
             the backward pass instead of being kept.
         max_new_tokens: of the captions that are judged; this and the rest are described in
@@ -96,6 +107,7 @@ class CaptionModule(L.LightningModule):
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.05,
         lr_schedule: str = "linear",
+        freeze_vision: bool = False,
         gradient_checkpointing: bool = False,
         max_new_tokens: int = Decoding.max_new_tokens,
         min_new_tokens: int = Decoding.min_new_tokens,
@@ -127,6 +139,7 @@ class CaptionModule(L.LightningModule):
         self.evaluations: dict[str, Evaluation] = {}
         self.restored_metrics: dict[str, float] = {}  # of the last validation before the training was resumed
         self.training_captions: frozenset[str] | None = None  # normalized, once they are known
+        self.features: dict[str, FeatureFile] = {}  # of splits, where the vision tower is frozen
         self.wishes = {"stop": False, "save": False, "give_up": False}
         self.agreed = dict(self.wishes)  # of all processes, in the last step
         self.seen: list[Seen] = []
@@ -153,9 +166,7 @@ class CaptionModule(L.LightningModule):
             self.model = init_model(self.hparams["architecture"] or {}, processor=processor)
         else:
             raise UserError("model.checkpoint=null starts from random weights and needs a processor: load(processor)")
-        if self.hparams["gradient_checkpointing"]:
-            enable_gradient_checkpointing(self.model)
-
+        self._prepare(self.model)
         generation = self.model.generation_config
         if generation.bos_token_id is None:
             generation.bos_token_id = self.processor.tokenizer.cls_token_id
@@ -173,15 +184,34 @@ class CaptionModule(L.LightningModule):
         """
         self.processor = processor_from_files(checkpoint["processor_files"])
         self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
+        self._prepare(self.model)
+
+    def _prepare(self, network: GitForCausalLM) -> None:
         if self.hparams["gradient_checkpointing"]:
-            enable_gradient_checkpointing(self.model)
+            enable_gradient_checkpointing(network)
+        if self.hparams["freeze_vision"]:
+            freeze_vision_tower(network)
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         self.load(getattr(datamodule, "processor", None))
         self._require_positions(datamodule)
         if stage == "fit" and isinstance(datamodule, CaptionDataModule):
+            self._keep_features(datamodule)
             self.training_captions = datamodule.normalized_captions(set(datamodule.split_ids["train"]))
+
+    def _keep_features(self, datamodule: CaptionDataModule) -> None:
+        """Make room for what a frozen tower will make of the pictures that come again as they were."""
+        # Divided among processes, the tower is computed by all of them at once, and not by one that lacks a picture.
+        if not self.hparams["freeze_vision"] or isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        kept = ["val"] if datamodule.augment or datamodule.shards else ["train", "val"]
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.features = {split: FeatureFile(folder, len(datamodule.splits[split])) for split in kept}
+
+    def teardown(self, stage: str) -> None:
+        self.features = {}
 
     def _require_positions(self, datamodule: Any) -> None:
         positions = self.network.config.max_position_embeddings
@@ -335,9 +365,11 @@ class CaptionModule(L.LightningModule):
         """Of losses, in 16-mixed."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _loss(self, batch: Batch, pictures: CaptionCache | None = None) -> CaptionLoss:
+    def _loss(self, batch: Batch, split: str = "train", pictures: CaptionCache | None = None) -> CaptionLoss:
+        features = self.features.get(split)
         return caption_loss(
             self.network,
+            features=features.of(batch["row"], batch["pixel_values"], self.network.see) if features else None,
             pixel_values=batch["pixel_values"],
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -375,7 +407,7 @@ class CaptionModule(L.LightningModule):
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
         pictures = CaptionCache()
-        result = self._loss(batch, pictures)
+        result = self._loss(batch, phase, pictures)
         in_step = isinstance(self, FSDPModule)
         captions = generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding, in_step=in_step)
         self.judge.add(batch, captions)

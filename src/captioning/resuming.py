@@ -27,7 +27,16 @@ AUTO = "auto"
 CHOSEN = "CAPTIONING_RESUME_FROM"  # the checkpoint, for the processes that the first one starts
 # What a training can't change under way: its weights wouldn't fit, or it would see pictures twice and others not.
 FIXED = (
-    *("model.checkpoint", "model.architecture", "seed", "data.seed", "data.processor", "data.image_size", "data.fit"),
+    *(
+        "model.checkpoint",
+        "model.architecture",
+        "model.freeze_vision",
+        "seed",
+        "data.seed",
+        "data.processor",
+        "data.image_size",
+        "data.fit",
+    ),
     *("data.streaming", "data.stream_head", "data.stream_buffer", "callbacks.ema"),
     *("find_lr", "find_batch_size"),
 )

@@ -201,6 +201,7 @@ def talk() -> None:
         ".*`IterableDataset` has `__len__` defined.*",  # an epoch of a stream is as long as data.stream_epoch says
         ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user
         ".*Using `DistributedSampler` with the dataloaders.*",  # VisitSampler counts each picture once
+        r".*module\(s\) in eval mode at the start of training.*",  # a vision tower that is frozen
         ".*your dataloader is not resumable.*",  # CaptionDataModule resumes it
         ".*exists and is not empty.*",  # the run folder holds what was written when the run began
         ".*number of training batches .* is smaller than the logging interval.*",  # every optimizer step is kept

@@ -32,6 +32,7 @@ def caption_loss(
     position_ids: Tensor | None = None,
     caption_index: Tensor | None = None,
     pictures: CaptionCache | None = None,
+    features: Tensor | None = None,
 ) -> CaptionLoss:
     """Next-token cross-entropy of captions given their pictures, teacher-forced.
 
@@ -53,6 +54,7 @@ def caption_loss(
         caption_index: (batch, text length), the number of the caption that a token is of, -1 on padding.
         pictures: an empty cache, to be filled with the pictures' keys and values, from which ``generate_captions`` goes
             on: a picture needn't be read again for its caption.
+        features: what ``model.see(pixel_values)`` is, where it is known already.
 
     Raises:
         ValueError: only one of ``position_ids`` and ``caption_index`` is given.
@@ -61,7 +63,7 @@ def caption_loss(
         raise ValueError("packed captions need both position_ids and caption_index")
     seen = seen_by_text(attention_mask, caption_index)
     embedded = model.git.embeddings(input_ids, position_ids=position_ids)
-    text, kept = model.encode(pixel_values, embedded, seen)
+    text, kept = model.encode(model.see(pixel_values) if features is None else features, embedded, seen)
     if pictures is not None:
         pictures.pictures = kept
     text = text[:, :-1]  # the last position has no next token

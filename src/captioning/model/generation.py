@@ -109,5 +109,5 @@ def generate_captions(
 def read_pictures(model: GitForCausalLM, pixel_values: Tensor) -> CaptionCache:
     """The keys and values of pictures, (batch, 3, height, width), in every layer of the decoder."""
     cache = CaptionCache()
-    cache.pictures = model.encode(pixel_values).pictures
+    cache.pictures = model.encode(model.see(pixel_values)).pictures
     return cache

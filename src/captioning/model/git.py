@@ -107,18 +107,23 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
         for layer in self.git.image_encoder.vision_model.encoder.layers:
             layer.self_attn.config = vision_config
 
-    def encode(self, pixel_values: Tensor, text: Tensor | None = None, seen: Tensor | None = None) -> Encoded:
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """What the vision tower makes of pictures, (batch, 3, height, width): (batch, positions, its width)."""
+        features: Tensor = self.git.image_encoder(pixel_values).last_hidden_state
+        return features
+
+    def encode(self, features: Tensor, text: Tensor | None = None, seen: Tensor | None = None) -> Encoded:
         """Read pictures, and captions after them.
 
         Args:
-            pixel_values: (batch, 3, height, width).
+            features: what :meth:`see` makes of the pictures.
             text: embedded tokens, (batch, text length, width); by default there are none.
             seen: (batch, 1, text length, text length), True where a token sees another. All see their picture.
 
         Returns:
             the last hidden states of the text, and what each layer keeps of the pictures.
         """
-        picture = self.git.visual_projection(self.git.image_encoder(pixel_values).last_hidden_state)
+        picture = self.git.visual_projection(features)
         length = picture.shape[1]
         hidden = picture if text is None else torch.cat([picture, text], dim=1)
         seen = None if seen is None else F.pad(seen, (length, 0), value=True)

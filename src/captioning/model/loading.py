@@ -109,6 +109,11 @@ def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
     enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the pictures have none
 
 
+def freeze_vision_tower(model: GitForCausalLM) -> None:
+    """Leave the weights of the vision tower as they are."""
+    model.git.image_encoder.requires_grad_(False).eval()
+
+
 def _require_git(config: Any, checkpoint: str) -> None:
     if config.model_type != "git":
         raise UserError(

@@ -1,0 +1,91 @@
+"""What a frozen vision tower makes of pictures: computed once, and kept on the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.filesize import decimal
+from torch import Tensor
+
+from captioning.errors import reason
+
+_log = logging.getLogger(__name__)
+
+
+class FeatureFile:
+    """Features of the pictures of a split, by their numbers, in a file without a name: it is gone with the process.
+
+    Where the disk has no room for all of them none are kept, and it is said.
+
+    Args:
+        folder: on the disk that is meant.
+        count: of pictures.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # open as long as this object is there
+        self._is_kept = np.zeros(count, dtype=bool)
+        self._like: Tensor | None = None  # the features of a picture, without their values
+        self._has_room = True
+
+    def of(self, pictures: Sequence[int], pixel_values: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
+        """The features of a batch, (batch, positions, width).
+
+        Each picture goes through the tower by itself: among others its last digits could depend on which of them are
+        known already, and a run that is resumed wouldn't be what it would have been.
+
+        Args:
+            pictures: their numbers.
+            pixel_values: (batch, 3, height, width).
+            tower: makes (pictures, positions, width) of pixel values.
+        """
+        features = []
+        for number, picture in zip(pictures, pixel_values, strict=True):
+            if self._is_kept[number]:
+                features.append(self._read(number).to(picture.device))
+            else:
+                features.append(tower(picture[None])[0])
+                self._keep(number, features[-1])
+        return torch.stack(features)
+
+    def _read(self, number: int) -> Tensor:
+        assert self._like is not None
+        content = bytearray(self._like.nbytes)
+        os.preadv(self._file.fileno(), [content], number * len(content))
+        return torch.frombuffer(content, dtype=self._like.dtype).view(self._like.shape)
+
+    def _keep(self, number: int, features: Tensor) -> None:
+        if self._like is None:
+            self._like = torch.empty_like(features, device="meta")
+            size, free = features.nbytes * len(self._is_kept), shutil.disk_usage(self._folder).free
+            if size > free:
+                self._give_up(
+                    f"{len(self._is_kept):,} pictures take {decimal(size)} there, and {decimal(free)} are left"
+                )
+        if not self._has_room:
+            return
+        left = memoryview(features.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        position = number * len(left)
+        try:
+            while left:
+                written = os.pwrite(self._file.fileno(), left, position)
+                left, position = left[written:], position + written
+        except OSError as error:
+            self._give_up(reason(error))
+        else:
+            self._is_kept[number] = True
+
+    def _give_up(self, why: str) -> None:
+        self._has_room = False
+        _log.warning(
+            f"model.freeze_vision=true: what the vision tower makes of pictures can't be kept in {self._folder} "
+            f"({why}), so it is computed at each visit"
+        )

@@ -1,0 +1,87 @@
+"""Training without the vision tower, whose work is done once."""
+
+import resource
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from test_module import data_of, trainer_of, without_dropout
+
+from captioning import CaptionModule
+from captioning.model.features import FeatureFile
+from captioning.model.loading import load_model
+
+
+class Forgetful(L.Callback):
+    """Keeps no features."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: CaptionModule) -> None:
+        pl_module.features = {}
+
+
+def trained(pictures: Path, checkpoint: Path, folder: Path, *callbacks: L.Callback, **data: object):
+    """A module after two epochs, its data, and the number of pictures that its vision tower has seen."""
+    seen: list[int] = []
+    module = without_dropout(checkpoint, freeze_vision=True, lr=0.01, max_new_tokens=3)
+    module.network.git.image_encoder.register_forward_hook(lambda _, inputs, output: seen.append(len(inputs[0])))
+    datamodule = data_of(pictures, checkpoint, **data)
+    trainer_of(folder, max_epochs=2, num_sanity_val_steps=0, callbacks=list(callbacks)).fit(module, datamodule)
+    return module, datamodule, sum(seen)
+
+
+@pytest.fixture(scope="module")
+def frozen(pictures, checkpoint, tmp_path_factory):
+    return trained(pictures, checkpoint, tmp_path_factory.mktemp("frozen"))
+
+
+def test_the_tower_stays_as_it_is_and_all_else_learns(frozen, checkpoint):
+    before = load_model(str(checkpoint)).state_dict()
+    for name, weight in frozen[0].network.state_dict().items():
+        is_of_tower = name.startswith("git.image_encoder.")
+        # A key's bias adds the same to all scores that a softmax compares, and learns nothing but rounding.
+        assert torch.equal(weight, before[name]) == is_of_tower or name.endswith("key.bias"), name
+
+
+def test_the_tower_sees_each_picture_once(frozen):
+    _, data, seen = frozen
+    assert seen == len(data.splits["train"]) + len(data.splits["val"])
+
+
+def test_what_is_kept_trains_as_what_is_computed_again(frozen, pictures, checkpoint, tmp_path):
+    module, data, seen = trained(pictures, checkpoint, tmp_path, Forgetful())
+    assert seen == 2 * (len(data.splits["train"]) + len(data.splits["val"]))
+    for (name, one), other in zip(frozen[0].named_parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_training_pictures_that_are_augmented_are_seen_at_each_visit(pictures, checkpoint, tmp_path):
+    _, data, seen = trained(pictures, checkpoint, tmp_path, augment_colour=0.2)
+    assert seen == 2 * len(data.splits["train"]) + len(data.splits["val"])
+
+
+def test_nothing_is_left_in_the_folder(frozen, pictures, checkpoint, tmp_path):
+    trained(pictures, checkpoint, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_read_as_they_were_computed(tmp_path, dtype):
+    features, pictures = FeatureFile(tmp_path, 4), torch.randn(4, 3, 8, 8)
+    first = features.of([0, 2], pictures[[0, 2]], lambda pixels: pixels.flatten(2).to(dtype))
+    again = features.of([2, 3, 0], pictures[[2, 3, 0]], lambda pixels: 1 - pixels.flatten(2).to(dtype))
+    assert torch.equal(again[[2, 0]], first)
+    assert torch.equal(again[1], 1 - pictures[3].flatten(1).to(dtype))
+
+
+def test_a_disk_that_is_full_costs_time_and_nothing_else(tmp_path, said):
+    features, pictures = FeatureFile(tmp_path, 4), torch.randn(4, 3, 8, 8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        found = features.of([0, 1, 2, 3], pictures, lambda pixels: pixels.flatten(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.equal(found, pictures.flatten(2))
+    assert torch.equal(features.of([3], pictures[3:], lambda pixels: -pixels.flatten(2)), -pictures[3:].flatten(2))
+    assert said.text.count("can't be kept in") == 1
