@@ -10,6 +10,7 @@ from test_module import data_of, trainer_of, without_dropout
 
 from captioning import CaptionModule
 from captioning.model.features import FeatureFile
+from captioning.model.forward import caption_loss
 from captioning.model.loading import load_model
 
 
@@ -85,3 +86,14 @@ def test_a_disk_that_is_full_costs_time_and_nothing_else(tmp_path, said):
     assert torch.equal(found, pictures.flatten(2))
     assert torch.equal(features.of([3], pictures[3:], lambda pixels: -pixels.flatten(2)), -pictures[3:].flatten(2))
     assert said.text.count("can't be kept in") == 1
+
+
+def test_under_autocast_features_take_half_and_the_loss_is_the_same(checkpoint):
+    model = load_model(str(checkpoint)).eval()
+    pixel_values, ids = torch.randn(2, 3, 32, 32), torch.randint(5, model.config.vocab_size, (2, 6))
+    batch = {"pixel_values": pixel_values, "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        whole = model.git.image_encoder(pixel_values).last_hidden_state  # as transformers hands it on
+        features = model.see(pixel_values)
+        assert (features.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(caption_loss(model, **batch, features=whole).loss, caption_loss(model, **batch).loss)

@@ -156,9 +156,9 @@ def test_the_time_that_a_run_has_ends_it_between_two_steps_and_it_can_go_on(sett
     assert ended["global_step"] == last_step + 1  # nothing was trained that isn't saved
     assert (tmp_path / "run" / "metrics.json").exists()
     assert f"trainer.max_time is over at step {ended['global_step']}; to go on" in said(tmp_path / "run")
-    more = ["trainer.max_time={seconds:5}"]
+    more = ["trainer.max_time={minutes:30}", f"trainer.max_steps={ended['global_step'] + 1}"]
     assert run(f"resume={tmp_path / 'run'}", *more, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
-    assert checkpoint_of(tmp_path / "run")["global_step"] > ended["global_step"]
+    assert checkpoint_of(tmp_path / "run")["global_step"] == ended["global_step"] + 1
 
 
 def test_a_limit_of_time_that_is_set_later_is_of_all_training(settings, tmp_path):

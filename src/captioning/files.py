@@ -1,5 +1,6 @@
 """Files that are whole or absent."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,3 +15,15 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_at(descriptor: int, content: bytes, position: int) -> None:
+    """Write all of it at a position, from any thread.
+
+    Raises:
+        OSError: the disk is full. A mapping would end the process instead.
+    """
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(descriptor, left, position)
+        left, position = left[written:], position + written

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from captioning import run_folder
+from captioning.callbacks import of_kind
 from captioning.callbacks.stop_between_steps import StopBetweenSteps
 from captioning.callbacks.validate_every import ValidateEvery
 from captioning.datamodule import CaptionDataModule
@@ -299,8 +300,7 @@ class _Listen(L.Callback):
     """Ends a search at once when the run is told to stop: there is nothing to be saved."""
 
     def __init__(self, of: L.Trainer) -> None:
-        callbacks: list[L.Callback] = of.callbacks  # type: ignore[attr-defined]
-        self.interruptions = [c.interruption for c in callbacks if isinstance(c, StopBetweenSteps)]
+        self.interruptions = [stopping.interruption for stopping in of_kind(of, StopBetweenSteps)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for interruption in self.interruptions:

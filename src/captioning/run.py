@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
 from captioning import record, run_folder
+from captioning.callbacks import of_kind
 from captioning.callbacks.agreement import Agreement
 from captioning.callbacks.exact_resume import ExactResume
 from captioning.callbacks.stop_between_steps import StopBetweenSteps
@@ -298,8 +299,7 @@ def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -
 
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+    return next(iter(of_kind(trainer, kind)), None)
 
 
 def _require_no_weights(folder: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from captioning.callbacks import of_kind
 from captioning.progress import count_steps, go_to, is_between_steps, settle, validate, validation_is_due
 
 
@@ -49,13 +50,13 @@ class ExactResume(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._validation_is_due = checkpoint.get("validation_is_due", False)
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks:
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if isinstance(callback, ModelCheckpoint) and state and callback.dirpath:
-                self._surplus += _move(state, Path(callback.dirpath), callback.mode, most=callback.save_top_k)
-            elif isinstance(callback, EarlyStopping) and state:
-                state["patience"] = callback.patience
+        states = checkpoint["callbacks"]
+        for best in of_kind(trainer, ModelCheckpoint):
+            if best.dirpath and (state := states.get(best.state_key)):
+                self._surplus += _move(state, Path(best.dirpath), best.mode, most=best.save_top_k)
+        for stopping in of_kind(trainer, EarlyStopping):
+            if state := states.get(stopping.state_key):
+                state["patience"] = stopping.patience
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.fit_loop.is_resuming:

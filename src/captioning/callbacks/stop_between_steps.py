@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 
+from captioning.callbacks import of_kind
 from captioning.checkpoint_files import CheckpointWriter
 from captioning.interruption import Interrupted, Interruption
 from captioning.module import CaptionModule
@@ -53,8 +54,7 @@ class StopBetweenSteps(L.Callback):
     ) -> None:
         assert isinstance(pl_module, CaptionModule)
         if not is_between_steps(trainer):
-            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            if any(isinstance(each, Timer) and each.time_remaining() is not None for each in callbacks):
+            if any(timer.time_remaining() is not None for timer in of_kind(trainer, Timer)):
                 trainer.should_stop = False  # its time is over; it will say so again at the end of the step
         elif pl_module.agreed["give_up"]:
             raise self.writer.error or SystemExit(1)  # of the process that can't write, which says why

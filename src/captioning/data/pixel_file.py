@@ -1,6 +1,5 @@
 """The pixels of all pictures in one memory-mapped file."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioning.files import replacing
+from captioning.files import replacing, write_at
 
 
 class PixelFile:
@@ -54,16 +53,12 @@ class PixelWriter:
         """Write one picture, uint8 (3, height, width).
 
         Raises:
-            OSError: the disk is full. A mapping would end the process instead.
+            OSError: the disk is full.
             ValueError: the picture has another shape.
         """
         if pixels.shape != self.shape:
             raise ValueError(f"a picture of shape {pixels.shape} among those of shape {self.shape}")
-        left = memoryview(pixels.tobytes())
-        position = self.header + row * len(left)
-        while left:
-            written = os.pwrite(self.descriptor, left, position)
-            left, position = left[written:], position + written
+        write_at(self.descriptor, pixels.tobytes(), self.header + row * pixels.nbytes)
 
 
 @contextmanager

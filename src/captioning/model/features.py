@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from captioning.errors import reason
+from captioning.files import write_at
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +73,9 @@ class FeatureFile:
                 )
         if not self._has_room:
             return
-        left = memoryview(features.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        position = number * len(left)
+        content = features.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
         try:
-            while left:
-                written = os.pwrite(self._file.fileno(), left, position)
-                left, position = left[written:], position + written
+            write_at(self._file.fileno(), content, number * len(content))
         except OSError as error:
             self._give_up(reason(error))
         else:

@@ -108,9 +108,13 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
             layer.self_attn.config = vision_config
 
     def see(self, pixel_values: Tensor) -> Tensor:
-        """What the vision tower makes of pictures, (batch, 3, height, width): (batch, positions, its width)."""
+        """What the vision tower makes of pictures, (batch, 3, height, width): (batch, positions, its width).
+
+        Under autocast it is of that type, as the projection that comes next would make it.
+        """
         features: Tensor = self.git.image_encoder(pixel_values).last_hidden_state
-        return features
+        device = features.device.type
+        return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
 
     def encode(self, features: Tensor, text: Tensor | None = None, seen: Tensor | None = None) -> Encoded:
         """Read pictures, and captions after them.
