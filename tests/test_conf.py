@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
@@ -166,3 +167,14 @@ def test_a_cpu_with_bf16_instructions_computes_in_bf16():
         pytest.skip("the oracle is Linux's")
     has_bf16 = any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
     assert default_precision("cpu") == ("bf16-mixed" if has_bf16 else "32-true")
+
+
+@pytest.mark.parametrize(("on", "precision"), [("true", "high"), ("false", "highest")])
+def test_tf32_says_how_float32_matrices_are_multiplied(compose, on, precision):
+    cfg = compose(*SMALL, *DATA, f"tf32={on}")
+    before = torch.get_float32_matmul_precision()
+    try:
+        make_trainer(cfg, resolve(cfg))
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -140,6 +140,7 @@ MATRIX = {
     "not every epoch validated": ["trainer.check_val_every_n_epoch=2"],
     "sampled captions": ["model.temperature=0.7"],
     "a frozen vision tower": ["model.freeze_vision=true"],
+    "compiled layers": ["model.compile=true"],
 }
 
 

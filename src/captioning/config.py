@@ -85,6 +85,7 @@ class Config:
     seed: int = 42
     monitor: str = "val/wer"
     val_every_n_steps: int | None = None
+    tf32: bool = False
     find_batch_size: bool = False
     find_lr: bool = False
     collective_timeout_seconds: float = 1800.0

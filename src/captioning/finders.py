@@ -251,11 +251,12 @@ def _fits(settings: dict[str, Any], trainer: L.Trainer, module: CaptionModule, d
     validated = 0 if settings["trainer"]["limit_val_batches"] == 0 else 1
     try:
         with _memory_limited(trainer):
-            _fit(
-                settings, trainer, module, datamodule, ValidateEvery(None), max_steps=STEPS, limit_val_batches=validated
-            )
+            # Without a bar, which needs a thread, for which there may be no memory.
+            quiet = {**settings, "trainer": {**settings["trainer"], "enable_progress_bar": False}}
+            _fit(quiet, trainer, module, datamodule, ValidateEvery(None), max_steps=STEPS, limit_val_batches=validated)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not is_oom_error(error):
+        # The last is what oneDNN says where it has no memory.
+        if not (isinstance(error, MemoryError) or is_oom_error(error) or "could not create a primitive" in str(error)):
             raise
         return False
     finally:

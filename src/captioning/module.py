@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from captioning.model.forward import CaptionLoss, caption_loss
 from captioning.model.generation import Decoding, generate_captions
 from captioning.model.git import CaptionCache, GitForCausalLM
 from captioning.model.loading import (
+    compile_layers,
     enable_gradient_checkpointing,
     freeze_vision_tower,
     init_model,
@@ -80,6 +82,7 @@ class CaptionModule(L.LightningModule):
             the disk, unless the picture is another at each visit.
         gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
             the backward pass instead of being kept.
+        compile: let ``torch.compile`` fuse what training computes within layers; its first step takes a while.
         max_new_tokens: of the captions that are judged; this and the rest are described in
             :class:`captioning.model.generation.Decoding`.
         min_new_tokens: shortest caption.
@@ -109,6 +112,7 @@ class CaptionModule(L.LightningModule):
         lr_schedule: str = "linear",
         freeze_vision: bool = False,
         gradient_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002  # as torch and Lightning have it
         max_new_tokens: int = Decoding.max_new_tokens,
         min_new_tokens: int = Decoding.min_new_tokens,
         num_beams: int = Decoding.num_beams,
@@ -191,6 +195,8 @@ class CaptionModule(L.LightningModule):
             enable_gradient_checkpointing(network)
         if self.hparams["freeze_vision"]:
             freeze_vision_tower(network)
+        if self.hparams["compile"]:
+            compile_layers(network)
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -407,9 +413,11 @@ class CaptionModule(L.LightningModule):
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
         pictures = CaptionCache()
-        result = self._loss(batch, phase, pictures)
-        in_step = isinstance(self, FSDPModule)
-        captions = generate_captions(self.network, self.processor.tokenizer, pictures, self.decoding, in_step=in_step)
+        tokenizer, in_step = self.processor.tokenizer, isinstance(self, FSDPModule)
+        # Each token makes the keys longer: compiled layers would be compiled again and again.
+        with torch.compiler.set_stance("force_eager") if self.hparams["compile"] else nullcontext():
+            result = self._loss(batch, phase, pictures)
+            captions = generate_captions(self.network, tokenizer, pictures, self.decoding, in_step=in_step)
         self.judge.add(batch, captions)
         self.total_loss.update(result.loss)
         self.total_correct.update(result.correct)

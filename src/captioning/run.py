@@ -235,6 +235,7 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interrupti
         settings: the same as plain Python.
         interruption: listens for signals that training is to end for.
     """
+    torch.set_float32_matmul_precision("high" if cfg.tf32 else "highest")
     arguments = dict(settings["trainer"])
     arguments["precision"] = arguments["precision"] or default_precision(arguments["accelerator"])
     if arguments["limit_test_batches"] == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
@@ -107,6 +109,24 @@ def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
     # Its older name is the only one until transformers 5.22, and deprecated after.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the pictures have none
+
+
+def compile_layers(model: GitForCausalLM) -> None:
+    """Let ``torch.compile`` fuse what is within the layers of both towers, at the first step.
+
+    A tower's layers are one piece of code, which is compiled once for all of them and for all lengths of captions. So
+    what is computed doesn't depend on which lengths came before, as it mustn't for a run that is resumed.
+
+    Raises:
+        UserError: there is no compiler for what it writes.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        raise UserError(
+            "model.compile=true: needs a C++ compiler, and neither g++ nor clang++ is on the PATH (Debian, Ubuntu: "
+            "apt-get install g++); CXX names another"
+        )
+    for layer in (*model.git.encoder.layer, *model.git.image_encoder.vision_model.encoder.layers):
+        layer.compile(dynamic=True, fullgraph=True)
 
 
 def freeze_vision_tower(model: GitForCausalLM) -> None:
