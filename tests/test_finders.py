@@ -265,8 +265,8 @@ def search_batch_size(*overrides: str, available: int, folder: Path) -> subproce
     code = f"""
 import runpy, sys
 from captioning import finders
-real = finders._memory
-finders._memory = lambda file, name: {available} if name == "MemAvailable" else real(file, name)
+real = finders.of_system
+finders.of_system = lambda file, name: {available} if name == "MemAvailable" else real(file, name)
 sys.argv = [{str(ROOT / "train.py")!r}, *sys.argv[1:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

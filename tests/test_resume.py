@@ -19,7 +19,8 @@ RUN = (
     *(setting for setting in SMALL if not setting.startswith(("trainer.devices", "logger"))),
     *("logger=csv", "trainer.max_epochs=4", "callbacks.last.every_n_steps=1", "trainer.enable_progress_bar=false"),
 )
-TIMES = ("train/pictures_per_second", "train/seconds_per_step", "train/data_wait_share")
+SPEED = ("pictures_per_second", "seconds_per_step", "data_wait_share", "memory_gb")
+MEASURED = tuple(f"train/{name}" for name in SPEED)
 
 
 def killed(signal_name: str, step: int, where: str = "on_train_batch_end") -> list[str]:
@@ -63,12 +64,12 @@ def checkpoint_of(folder: Path) -> dict[str, Any]:
 def numbers_of(folder: Path) -> dict[str, Any]:
     """All final numbers but those that tell of time."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    return {name: value for name, value in metrics.items() if name not in TIMES}
+    return {name: value for name, value in metrics.items() if name not in MEASURED}
 
 
 def curves_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

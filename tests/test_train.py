@@ -93,6 +93,7 @@ def test_metrics_hold_every_test_number_the_bests_validation_and_throughput(run)
         *(f"{phase}/{name}" for phase in ("test", "val") for name in HIGHER_IS_BETTER),
         "train/pictures_per_second",
         "train/seconds_per_step",
+        "train/memory_gb",
     }
 
 

@@ -22,6 +22,7 @@ from captioning.callbacks.validate_every import ValidateEvery
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError
 from captioning.interruption import Interrupted
+from captioning.memory import of_system
 from captioning.module import CaptionModule, NotFiniteError
 
 _log = logging.getLogger(__name__)
@@ -279,19 +280,13 @@ def _memory_limited(trainer: L.Trainer) -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _memory("/proc/self/status", "VmData") + _memory("/proc/meminfo", "MemAvailable") * 9 // 10
+    limit = of_system("/proc/self/status", "VmData") + of_system("/proc/meminfo", "MemAvailable") * 9 // 10
     lowest = min(limit, *(own for own in before if own != resource.RLIM_INFINITY), sys.maxsize)
     resource.setrlimit(resource.RLIMIT_DATA, (lowest, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def _memory(file: str, name: str) -> int:
-    """Bytes, by a line such as ``VmData:  428 kB``."""
-    lines = Path(file).read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 # ------------------------------------------------------------ a training that leaves nothing behind

@@ -28,6 +28,7 @@ from captioning import record, run_folder
 from captioning.callbacks import of_kind
 from captioning.callbacks.agreement import Agreement
 from captioning.callbacks.exact_resume import ExactResume
+from captioning.callbacks.progress_bar import ProgressBar
 from captioning.callbacks.stop_between_steps import StopBetweenSteps
 from captioning.callbacks.throughput import Throughput
 from captioning.callbacks.validate_every import ValidateEvery
@@ -247,6 +248,8 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interrupti
     plugins = arguments["plugins"] or []
     arguments["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), writer]
     callbacks += [ValidateEvery(cfg.val_every_n_steps), Agreement(settings)]
+    if arguments["enable_progress_bar"] is not False:
+        callbacks.append(ProgressBar())
     if interruption:
         callbacks.append(StopBetweenSteps(interruption, writer))
     callbacks.append(ExactResume())  # which may validate at the start: signals are listened for by then

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from captioning.evaluation import Prediction
 
 MOST_VALIDATIONS = 60
+SPEED = ("pictures_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
 
 
 def render(run: Run) -> str:
@@ -142,13 +143,18 @@ def _curves(run: Run) -> dict[str, list[Figure]]:
         "train": of_loss + figures(["train/lr"]),
         "val": figures(name for name in order if name in main),
         "more": figures(name for name in order if name not in main),
-        "speed": figures(["train/pictures_per_second", "train/seconds_per_step", "train/data_wait_share"]),
+        "speed": figures(f"train/{name}" for name in SPEED),
     }
 
 
 def _title(column: str) -> str:
     name = column.partition("/")[2]
-    titles = {"lr": "Learning rate", "data_wait_share": "Share of the time that waits for data"}
+    titles = {
+        "lr": "Learning rate",
+        "data_wait_share": "Share of the time that waits for data",
+        "memory_gb": "Peak memory, GB",
+        "mfu": "Model FLOPs utilization",
+    }
     return MEANINGS[name].label if name in MEANINGS else titles.get(name, name.replace("_", " ").capitalize())
 
 
