@@ -65,6 +65,14 @@ def test_code_in_a_checkpoint_is_not_run(copy, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_adapters_beside_a_model_are_neither_left_out_nor_put_in_unasked(copy):
+    (copy / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "other/model"})
+    )
+    with pytest.raises(UserError, match=r"model\.checkpoint=.*has adapters beside the model.*merge_and_unload"):
+        load_model(str(copy))
+
+
 def test_another_architecture_is_refused_by_name(tmp_path):
     config = transformers.GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=1)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)

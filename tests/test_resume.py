@@ -142,6 +142,7 @@ MATRIX = {
     "sampled captions": ["model.temperature=0.7"],
     "a frozen vision tower": ["model.freeze_vision=true"],
     "compiled layers": ["model.compile=true"],
+    "adapters": ["model.lora_rank=4", "model.lora_dropout=0.1"],
 }
 
 

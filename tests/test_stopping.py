@@ -335,6 +335,7 @@ def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(settings,
     [
         ("seed=7", "seed=7: the run was begun with 42, which can't change under way"),
         ("model.architecture.hidden_size=64", "model.architecture.hidden_size=64: the run was begun with 32"),
+        ("model.lora_rank=4", "model.lora_rank=4: the run was begun with 0"),
         ("data.fit=pad", "data.fit=pad: the run was begun with null"),
         ("callbacks=ema", "callbacks.ema"),
         ("data.limit=12", "the data have changed since the run began"),

@@ -12,6 +12,7 @@ from captioning.callbacks.progress_bar import in_words
 from captioning.model.flops import training_flops
 from captioning.model.forward import caption_loss
 from captioning.model.loading import freeze_vision_tower, load_model
+from captioning.model.lora import Lora, add_adapters
 
 
 def counted(model, *, pictures: int, tokens: int) -> int:
@@ -40,6 +41,16 @@ def test_of_a_frozen_tower_nothing_is_counted(checkpoint):
         model.see(torch.randn(3, 3, 32, 32))
     expected = counted(model, pictures=3, tokens=9) - counter.get_total_flops()
     assert training_flops(model, pictures=3, tokens=9) == expected
+
+
+def test_of_weights_beside_which_adapters_learn_no_gradient_is_counted(checkpoint):
+    plain, adapted = load_model(str(checkpoint)), load_model(str(checkpoint))
+    add_adapters(adapted, Lora(rank=1, towers=["text", "vision"]))
+    less = training_flops(adapted, pictures=3, tokens=9) / training_flops(plain, pictures=3, tokens=9)
+    assert 0.6 < less < 0.75  # a third of almost all
+    assert training_flops(adapted, pictures=3, tokens=9) == pytest.approx(
+        counted(adapted, pictures=3, tokens=9), rel=0.15
+    )
 
 
 def test_utilization_is_operations_over_those_of_the_peak(compose, pictures, tmp_path):

@@ -21,6 +21,7 @@ from captioning.errors import UserError
 from captioning.model.generation import Decoding
 from captioning.module import CaptionModule
 from captioning.run import make_trainer, resolve, talk
+from captioning.strategies import whole_network
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
@@ -76,7 +77,7 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
             raise UserError(f"{model}: no such checkpoint")
         with tempfile.TemporaryDirectory() as temporary:
             module = _load(path)
-            run_folder.write_model(Path(temporary, "model"), network=module.network, processor=module.processor)
+            run_folder.write_model(Path(temporary, "model"), network=whole_network(module), processor=module.processor)
             yield str(Path(temporary, "model"))
     elif (path / "model" / "config.json").is_file():
         yield str(path / "model")
@@ -97,6 +98,8 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
 def _load(path: Path) -> CaptionModule:
     try:
         return CaptionModule.load_from_checkpoint(path, map_location="cpu")
+    except UserError as error:  # of its settings, such as a package that they need
+        raise UserError(f"{path}: {error}") from error
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0][:100]
         raise UserError(f"{path}: no checkpoint of this project ({reason})") from error

@@ -36,6 +36,7 @@ from captioning.model.loading import (
     load_model,
     model_from_config,
 )
+from captioning.model.lora import Lora, add_adapters
 from captioning.processor import load_processor, processor_from_files, processor_to_files
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
@@ -80,6 +81,11 @@ class CaptionModule(L.LightningModule):
         lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
         freeze_vision: leave the vision tower as it is. What it makes of a picture is then computed once and kept on
             the disk, unless the picture is another at each visit.
+        lora_rank: of adapters (LoRA), which are trained in place of the weights; 0 is none. This and the next three are
+            described in :class:`captioning.model.lora.Lora`. A vision tower without adapters is left as it is, too.
+        lora_alpha: null is twice the rank.
+        lora_dropout: of the adapters' inputs.
+        lora_towers: ``text``, ``vision`` or both.
         gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
             the backward pass instead of being kept.
         compile: let ``torch.compile`` fuse what training computes within layers; its first step takes a while.
@@ -111,6 +117,10 @@ class CaptionModule(L.LightningModule):
         warmup_fraction: float = 0.05,
         lr_schedule: str = "linear",
         freeze_vision: bool = False,
+        lora_rank: int = Lora.rank,
+        lora_alpha: int | None = Lora.alpha,
+        lora_dropout: float = Lora.dropout,
+        lora_towers: tuple[str, ...] = ("text",),
         gradient_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002  # as torch and Lightning have it
         max_new_tokens: int = Decoding.max_new_tokens,
@@ -135,6 +145,12 @@ class CaptionModule(L.LightningModule):
             )
         self.save_hyperparameters(logger=False)
         self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
+        self.lora = Lora(**{field.name: self.hparams[f"lora_{field.name}"] for field in fields(Lora)})
+        if freeze_vision and lora_rank and "vision" in lora_towers:
+            raise UserError(
+                f"model.freeze_vision=true leaves the vision tower as it is, and model.lora_towers={list(lora_towers)} "
+                "trains adapters in it; leave one of them out"
+            )
         self.model = None
         self.processor: Any = None
         # What CaptionLoss sums, over batches and processes; a sum that isn't finite stays so.
@@ -193,10 +209,17 @@ class CaptionModule(L.LightningModule):
     def _prepare(self, network: GitForCausalLM) -> None:
         if self.hparams["gradient_checkpointing"]:
             enable_gradient_checkpointing(network)
-        if self.hparams["freeze_vision"]:
+        if self.lora.rank:
+            add_adapters(network, self.lora)
+        if self.is_vision_frozen:
             freeze_vision_tower(network)
         if self.hparams["compile"]:
             compile_layers(network)
+
+    @property
+    def is_vision_frozen(self) -> bool:
+        """Whether nothing in the vision tower learns, so that it makes the same of a picture at each visit."""
+        return self.hparams["freeze_vision"] or bool(self.lora.rank and "vision" not in self.lora.towers)
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -209,7 +232,7 @@ class CaptionModule(L.LightningModule):
     def _keep_features(self, datamodule: CaptionDataModule) -> None:
         """Make room for what a frozen tower will make of the pictures that come again as they were."""
         # Divided among processes, the tower is computed by all of them at once, and not by one that lacks a picture.
-        if not self.hparams["freeze_vision"] or isinstance(self.trainer.strategy, ModelParallelStrategy):
+        if not self.is_vision_frozen or isinstance(self.trainer.strategy, ModelParallelStrategy):
             return
         kept = ["val"] if datamodule.augment or datamodule.shards else ["train", "val"]
         folder = Path(self.trainer.default_root_dir)

@@ -137,6 +137,7 @@ def _train(
             record.begin(folder, trainer, datamodule, cfg)
         if curve:
             curve.write(folder)
+        _say_what_is_trained(module)
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
     for tracker in wandb_loggers(trainer):
@@ -314,13 +315,26 @@ def _require_no_weights(folder: Path) -> None:
         )
 
 
+def _count_weights(module: CaptionModule) -> tuple[int, int]:
+    """Those that are trained, and all."""
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def _say_what_is_trained(module: CaptionModule) -> None:
+    trained, weights = _count_weights(module)
+    if trained < weights:
+        _say(f"training {trained:,} of {weights:,} weights ({trained / weights:.1%}); the others stay as they are")
+
+
 def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> None:
-    """Refuse a disk that training would fill: a checkpoint holds weights and two moments of Adam, 12 bytes a weight."""
+    """Refuse a disk that training would fill: a checkpoint holds weights, and two moments of Adam of those trained."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     # The newest, the one before it, and the one that is being written, beside the best.
     kept = 3 + sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
-    held = 16 if _callback(trainer, ExponentialMovingAverage) else 12  # with the average and the raw weights
-    needed = (held * kept + 4) * sum(parameter.numel() for parameter in module.parameters())
+    copies = 2 if _callback(trainer, ExponentialMovingAverage) else 1  # with the average and the raw weights
+    trained, weights = _count_weights(module)
+    needed = 4 * (kept * (copies * weights + 2 * trained) + weights)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

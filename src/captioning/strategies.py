@@ -1,7 +1,7 @@
 """How Lightning shares a training among processes: copies of the model (DDP), or parts of it (FSDP)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ from captioning.errors import UserError
 from captioning.launching import Launcher, StepEnvironment, meet
 from captioning.model.git import GitForCausalLM
 from captioning.model.loading import model_from_config
+from captioning.model.lora import merged
 from captioning.module import CaptionModule
 from captioning.processes import started_processes, under_srun, watch_launcher
 
@@ -207,14 +208,22 @@ def shard(module: CaptionModule, mesh: DeviceMesh) -> None:
 
 
 def whole_network(module: CaptionModule) -> GitForCausalLM | None:
-    """The network with all of its weights; where they are divided up, all processes ask, and the first gets it."""
-    if not isinstance(module, FSDPModule):
+    """A plain GIT with all weights, the adapters merged into them. The module stays as it is.
+
+    Where weights are divided up, all processes ask, and the first gets it.
+    """
+    weights: Mapping[str, Any]
+    if isinstance(module, FSDPModule):
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(module, options=options)
+        if module.trainer.global_rank:
+            return None
+    elif module.lora.rank:
+        weights = module.state_dict()
+    else:
         return module.network
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(module, options=options)
-    if module.trainer.global_rank:
-        return None
     config, generation = module.network.config.to_dict(), module.network.generation_config.to_dict()
     network = model_from_config(config, generation)
-    network.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+    named: dict[str, Any] = {name.removeprefix("model."): weight for name, weight in weights.items()}
+    network.load_state_dict(merged(named, module.lora))
     return network

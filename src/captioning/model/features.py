@@ -84,6 +84,6 @@ class FeatureFile:
     def _give_up(self, why: str) -> None:
         self._has_room = False
         _log.warning(
-            f"model.freeze_vision=true: what the vision tower makes of pictures can't be kept in {self._folder} "
-            f"({why}), so it is computed at each visit"
+            f"what the frozen vision tower makes of pictures can't be kept in {self._folder} ({why}), so it is "
+            "computed at each visit"
         )

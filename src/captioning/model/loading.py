@@ -28,11 +28,16 @@ def load_model(checkpoint: str) -> GitForCausalLM:
     that a checkpoint ships is never run.
 
     Raises:
-        UserError: there is no such checkpoint, it isn't a GIT, or its files are damaged.
+        UserError: there is no such checkpoint, it isn't a GIT, it has adapters, or its files are damaged.
     """
     folder = checkpoint_folder(checkpoint, SAFE_WEIGHTS)
     if not list(folder.glob("*.safetensors")):
         folder = checkpoint_folder(checkpoint, OLD_WEIGHTS)
+    if (folder / "adapter_config.json").is_file():  # transformers would leave them out, or put them in if there is peft
+        raise UserError(
+            f"model.checkpoint={checkpoint}: has adapters beside the model (adapter_config.json); merge them first, as "
+            "`merge_and_unload` of peft does, or remove that file to train the model without them"
+        )
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         _require_git(config, checkpoint)
@@ -109,6 +114,9 @@ def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
     # Its older name is the only one until transformers 5.22, and deprecated after.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the pictures have none
+    # transformers prepares for it nonetheless, with gradients for the embedded text, to which GIT adds its positions in
+    # place: where the embeddings are frozen, autograd refuses that.
+    model.disable_input_require_grads()
 
 
 def compile_layers(model: GitForCausalLM) -> None:
