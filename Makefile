@@ -29,9 +29,11 @@ test: install  ## run the tests, a process for each core (ARGS="-k name ..." is 
 test-slow: install  ## run the tests that `make test` leaves out, which take longer
 	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
-bench: install  ## print how fast a training step and captioning are, beside the tutorial's ways (20 minutes on two cores)
+bench: install  ## print how fast steps, captions and whole runs are beside the tutorial's, and how they scale (an hour on 2 cores)
 	$(PY) benchmarks/step.py
 	$(PY) benchmarks/captions.py
+	$(PY) benchmarks/end_to_end.py
+	$(PY) benchmarks/growth.py
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check

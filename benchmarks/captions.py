@@ -10,19 +10,16 @@ exactly so many tokens, so that both do the same work; they are held against eac
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 import transformers
-import yaml
+from measuring import architecture
 from rich.console import Console
 from rich.table import Table
 
 from captioning.model.generation import Decoding, read_pictures
 from captioning.model.git import GitForCausalLM
-
-CONF = Path(__file__).parents[1] / "conf" / "model"
 
 
 def main() -> None:
@@ -35,8 +32,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    settings = yaml.safe_load((CONF / f"{arguments.model}.yaml").read_text())["architecture"]
-    config = transformers.GitConfig(**settings)
+    config = transformers.GitConfig(**architecture(arguments.model))
     torch.manual_seed(0)
     plain = transformers.GitForCausalLM(config).eval().to(arguments.device)
     ours = GitForCausalLM(config).eval().to(arguments.device)

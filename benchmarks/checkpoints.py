@@ -13,8 +13,6 @@ folder of Hugging Face's form (a fresh start) and from the run's own newest chec
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -23,10 +21,11 @@ from statistics import median
 from typing import Any
 
 import lightning as L
+from measuring import ROOT, run, with_rounds
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
+TRAIN = str(ROOT / "train.py")
 
 
 class Clock(L.Callback):
@@ -75,30 +74,29 @@ def main() -> None:
         *("callbacks.last.every_n_minutes=null", "+callbacks.clock._target_=checkpoints.Clock"),
     ]
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        run = Path(folder, "run")
-        train(
-            [*settings, "model.checkpoint=null", f"callbacks.last.every_n_steps={arguments.every}"],
-            [f"trainer.max_steps={arguments.steps}", f"hydra.run.dir={run}", f"+callbacks.clock.file={run}-steps"],
+        saved = Path(folder, "run")
+        run(
+            *(TRAIN, *settings, "model.checkpoint=null", f"callbacks.last.every_n_steps={arguments.every}"),
+            *(f"trainer.max_steps={arguments.steps}", f"hydra.run.dir={saved}", f"+callbacks.clock.file={saved}-steps"),
         )
-        usual, costs = cost_of_checkpoints(Path(f"{run}-steps"), every=arguments.every)
-        size = (run / "checkpoints" / "last.ckpt").stat().st_size
-        fresh = [*settings, f"model.checkpoint={run / 'model'}", "trainer.max_steps=100"]
+        usual, costs = cost_of_checkpoints(Path(f"{saved}-steps"), every=arguments.every)
+        size = (saved / "checkpoints" / "last.ckpt").stat().st_size
+        fresh = [*settings, f"model.checkpoint={saved / 'model'}", "trainer.max_steps=100"]
         starts = [
-            (start(fresh, folder), start([f"resume={run}", "trainer.max_steps=100"], folder))
+            (start(fresh, folder), start([f"resume={saved}", "trainer.max_steps=100"], folder))
             for _ in range(arguments.rounds)
         ]
     table = Table("", title=f"{arguments.model}'s size, {size / 1e6:,.0f} MB a checkpoint")
     table.add_column("", justify="right")
     table.add_row("a step", f"{usual:.3f} s")
-    cost = median(costs)
-    table.add_row("a checkpoint costs", f"{cost:.2f} s ({', '.join(f'{each:.2f}' for each in costs)})")
-    table.add_row("of 50 steps", f"{cost / (50 * usual):.2%}")
+    table.add_row("a checkpoint costs, s", with_rounds(costs))
+    table.add_row("of 50 steps", f"{median(costs) / (50 * usual):.2%}")
     for name, each in zip(
         ("a fresh start to the end of its first step", "resumed"), zip(*starts, strict=True), strict=True
     ):
         table.add_row(name, f"{median(each):.1f} s ({', '.join(f'{seconds:.1f}' for seconds in each)})")
     ratios = [resumed / began for began, resumed in starts]
-    table.add_row("ratio", f"{median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+    table.add_row("ratio", with_rounds(ratios))
     Console(width=120).print(table)
 
 
@@ -119,22 +117,8 @@ def start(settings: list[str], folder: str) -> float:
     end = Path(folder, "end")
     fresh = [] if settings[0].startswith("resume=") else [f"hydra.run.dir={folder}/fresh", "trainer.max_steps=100"]
     began = time.time()
-    train(settings, [*fresh, f"++callbacks.clock.file={end}", "++callbacks.clock.stop_after=1"])
+    run(TRAIN, *settings, *fresh, f"++callbacks.clock.file={end}", "++callbacks.clock.stop_after=1")
     return float(end.read_text().split()[-1]) - began
-
-
-def train(settings: list[str], more: list[str]) -> None:
-    """Run ``train.py`` with these settings."""
-    ran = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *settings, *more],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if ran.returncode:
-        sys.exit(ran.stderr[-3000:])
 
 
 if __name__ == "__main__":

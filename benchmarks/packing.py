@@ -13,11 +13,10 @@ only its rounding, and are held against the gradient of the query's bias beside 
 import argparse
 import random
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
-import yaml
+from measuring import architecture, with_rounds
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,6 @@ from captioning.model.loading import init_model
 from captioning.processor import make_processor
 from captioning.run import talk
 
-CONF = Path(__file__).parents[1] / "conf" / "model"
 WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("lan", "so", "ker", "pim", "vod")]
 
 
@@ -41,8 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     talk()
     processor = make_processor(WORDS, image_size=224, max_caption_tokens=40)
-    architecture = yaml.safe_load((CONF / "git-base.yaml").read_text())["architecture"]
-    model = init_model(architecture, processor=processor)
+    model = init_model(architecture("git-base"), processor=processor)
     table = Table(
         "captions each", "separately", "packed", "ratio (each round)", "gradients differ by", title="git-base"
     )
@@ -53,13 +50,12 @@ def main() -> None:
         difference = largest_difference(model, packed, separately)
         rounds = [(seconds(model, separately), seconds(model, packed)) for _ in range(arguments.rounds + 1)][1:]
         slow, fast = (arguments.pictures * captions / median(each) for each in zip(*rounds, strict=True))
-        ratios = [a / b for a, b in rounds]
-        each_round = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        ratios = with_rounds([a / b for a, b in rounds])
         table.add_row(
             str(captions),
             f"{slow:.2f} captions/s",
             f"{fast:.2f} captions/s",
-            f"{median(ratios):.2f} ({each_round})",
+            ratios,
             f"{difference:.1e}",
         )
     Console(width=120).print(table)

@@ -10,7 +10,6 @@ process that checks them, and of one that checks a tenth of them.
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from measuring import of_this_process
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -116,8 +116,7 @@ def report_check(folder: Path, count: int) -> None:
     with tempfile.TemporaryDirectory() as cache:
         data = datamodule(folder, cache_dir=cache, limit=count, cache=False)
         seconds = timed(data.inspect)
-    # Linux's; getrusage would count the process that started this one too.
-    print(seconds, int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+    print(seconds, of_this_process("VmHWM") / 2**20)
 
 
 def datamodule(folder: Path, **settings: object) -> CaptionDataModule:

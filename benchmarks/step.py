@@ -7,32 +7,28 @@ The tutorial's step: captions padded to 512 tokens that count in the loss, logit
 text, transformers' own GIT, and mixed precision where the other arm has it (bf16 for the tutorial's fp16, in which CPUs
 don't train). Both arms: forward, backward, clipping and AdamW, on tensors that are in memory, in turn; medians.
 
-The share of the limit: the step's multiplications (2 for each weight and position, thrice for forward and backward,
-and attention, as torch counts them) by its time, over the rate of a layer's plain matrix products, forward and
-backward, in the same precision and with as many rows.
+The share of the limit: the step's model FLOPs (captioning.model.flops) by its time, over the rate of a layer's plain
+matrix products, forward and backward, in the same precision and with as many rows.
 """
 
 import argparse
 import gc
-import re
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
-from pathlib import Path
 from statistics import median
 
 import torch
 import transformers
-import yaml
+from measuring import architecture, of_this_process, peak_memory, with_rounds
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
+from captioning.model.flops import training_flops
 from captioning.model.forward import IGNORE_INDEX, caption_loss
 from captioning.model.git import GitForCausalLM
 
-CONF = Path(__file__).parents[1] / "conf" / "model"
 PADDED = 512  # or as many positions as the model has
 Step = Callable[[], None]
 
@@ -60,14 +56,14 @@ def row(arguments: argparse.Namespace, precision: str) -> list[str]:
     tutorial, ours = (Arm(name, arguments, precision) for name in ("tutorial", "ours"))
     rounds = [(tutorial.seconds(), ours.seconds()) for _ in range(arguments.rounds + 1)][1:]
     slow, fast = (median(each) for each in zip(*rounds, strict=True))
-    ratios = [a / b for a, b in rounds]
     rate = matmul_rate(arguments, precision)
-    share = ours.operations() / fast / rate
-    peaks = [in_a_process(peak_memory, name, arguments, precision) for name in ("tutorial", "ours")]
+    operations = training_flops(ours.model, pictures=arguments.batch_size, tokens=arguments.tokens)
+    share = operations / fast / rate
+    peaks = [in_a_process(memory_of_steps, name, arguments, precision) for name in ("tutorial", "ours")]
     return [
         f"{slow / arguments.batch_size:.3f} s/picture",
         f"{fast / arguments.batch_size:.3f} s/picture",
-        f"{slow / fast:.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})",
+        with_rounds([a / b for a, b in rounds]),
         f"{share:.0%} of {rate / 1e9:,.0f} GFLOP/s",
         f"{peaks[0] / 1e6:,.0f} MB, {peaks[1] / 1e6:,.0f} MB",
     ]
@@ -79,8 +75,7 @@ class Arm:
     def __init__(self, name: str, arguments: argparse.Namespace, precision: str) -> None:
         self.device = torch.device(arguments.device)
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-        settings = yaml.safe_load((CONF / f"{arguments.model}.yaml").read_text())["architecture"]
-        config = transformers.GitConfig(**settings)
+        config = transformers.GitConfig(**architecture(arguments.model))
         torch.manual_seed(0)
         shape = (arguments.batch_size, arguments.tokens)
         ids = torch.randint(5, config.vocab_size, shape)
@@ -116,13 +111,6 @@ class Arm:
         """Of a step."""
         return clocked(self.step, self.device)
 
-    def operations(self) -> int:
-        """Floating-point operations of a step's matrix products and attention."""
-        with FlopCounterMode(display=False) as counter, self.autocast:
-            self.loss().backward()
-        self.optimizer.zero_grad()
-        return counter.get_total_flops()
-
 
 def matmul_rate(arguments: argparse.Namespace, precision: str) -> float:
     """Floating-point operations a second of a layer's products: forward, and backward to its input and its weight."""
@@ -154,23 +142,13 @@ def clocked(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def peak_memory(answer: "Queue[int]", name: str, arguments: argparse.Namespace, precision: str) -> None:
+def memory_of_steps(answer: "Queue[int]", name: str, arguments: argparse.Namespace, precision: str) -> None:
     """The most bytes of two steps, above what the process had before the first: gradients, moments, activations."""
     arm = Arm(name, arguments, precision)
-    on_gpu = arm.device.type == "cuda"
-    before = torch.cuda.memory_allocated() if on_gpu else of_this_process("VmRSS")
+    before = torch.cuda.memory_allocated() if arm.device.type == "cuda" else of_this_process("VmRSS")
     arm.step()
     arm.step()
-    # The system's own count of the most would begin with what the parent had.
-    peak = torch.cuda.max_memory_allocated() if on_gpu else of_this_process("VmHWM")
-    answer.put(peak - before)
-
-
-def of_this_process(name: str) -> int:
-    """Bytes, by a name in Linux' status of processes."""
-    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found.group(1)) * 1024
+    answer.put(peak_memory(arm.device.type) - before)
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> int:

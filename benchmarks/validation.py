@@ -10,17 +10,15 @@ pictures, and of one on 10,000, with git-tiny.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 from statistics import median
 
 import lightning as L
 import torch
-import yaml
+from measuring import architecture, of_this_process, with_rounds
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +26,6 @@ from captioning import CaptionDataModule, CaptionModule
 from captioning.model.generation import generate_captions, read_pictures
 from captioning.run import default_precision, talk
 
-CONF = Path(__file__).parents[1] / "conf" / "model"
 SIZES = {"git-tiny": (64, 32, 480), "git-base": (224, 4, 24)}  # picture side, batch, pictures
 
 
@@ -46,8 +43,7 @@ def main() -> None:
     if arguments.peak_of:
         _, whole = arms("git-tiny", pictures=arguments.peak_of, tokens=arguments.tokens, workers=arguments.workers)
         whole()
-        # Linux's; getrusage would count the process that started this one too.
-        print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+        print(of_this_process("VmHWM") / 2**20)
         return
     times = Table("model", "pictures", "generation alone, s", "validation, s", "ratio (each round)", title="time")
     for model in arguments.model:
@@ -56,10 +52,8 @@ def main() -> None:
             *arms(model, pictures=pictures, tokens=arguments.tokens, workers=arguments.workers), rounds=arguments.rounds
         )
         alone, whole = (median(seconds) for seconds in zip(*rounds, strict=True))
-        ratios = ", ".join(f"{b / a:.2f}" for a, b in rounds)
-        times.add_row(
-            model, str(pictures), f"{alone:.2f}", f"{whole:.2f}", f"{median(b / a for a, b in rounds):.2f} ({ratios})"
-        )
+        ratios = with_rounds([b / a for a, b in rounds])
+        times.add_row(model, str(pictures), f"{alone:.2f}", f"{whole:.2f}", ratios)
     memory = Table("pictures", "peak of the process, MB", title="memory (git-tiny)")
     for pictures in (1000, 10_000):
         command = [sys.executable, __file__, "--peak-of", str(pictures)]
@@ -71,7 +65,6 @@ def main() -> None:
 def arms(model: str, *, pictures: int, tokens: int, workers: int):
     """Two functions: captions for all pictures, and a validation on them."""
     size, batch_size, _ = SIZES[model]
-    settings = yaml.safe_load((CONF / f"{model}.yaml").read_text())
     data = CaptionDataModule(
         source="creatures",
         creatures=pictures,
@@ -83,7 +76,7 @@ def arms(model: str, *, pictures: int, tokens: int, workers: int):
     data.test_on("all")
     data.setup()
     decoding = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-    module = CaptionModule(checkpoint=None, architecture=settings["architecture"], **decoding)
+    module = CaptionModule(checkpoint=None, architecture=architecture(model), **decoding)
     module.load(data.processor)
     trainer = L.Trainer(
         precision=default_precision("auto"), logger=False, enable_progress_bar=False, enable_model_summary=False
