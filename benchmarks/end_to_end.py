@@ -92,9 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="end-to-end-") as scratch:
         made = (arguments.folder or Path(scratch)).absolute()
         data = made / f"creatures-{arguments.pictures}-{arguments.side}"
-        checkpoint = (
-            made / f"checkpoint-{arguments.model}-{arguments.pictures}"
-        )  # which knows the words of these captions
+        checkpoint = made / f"checkpoint-{arguments.model}-{arguments.pictures}"  # it knows these captions' words
         make_pictures(data, arguments.pictures, arguments.side)
         make_checkpoint(checkpoint, size, data)
         for precision in arguments.precision:
