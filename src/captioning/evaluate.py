@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -21,7 +20,7 @@ from captioning.errors import UserError
 from captioning.model.generation import Decoding
 from captioning.module import CaptionModule
 from captioning.run import make_trainer, resolve, talk
-from captioning.strategies import whole_network
+from captioning.trained import find_model, load_trained
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
@@ -71,38 +70,14 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
 @contextmanager
 def _checkpoint_folder(model: str) -> Iterator[str]:
     """What ``model.checkpoint`` takes, for whatever the user has."""
-    path = Path(model).expanduser()
-    if path.suffix == ".ckpt":
-        if not path.is_file():
-            raise UserError(f"{model}: no such checkpoint")
-        with tempfile.TemporaryDirectory() as temporary:
-            module = _load(path)
-            run_folder.write_model(Path(temporary, "model"), network=whole_network(module), processor=module.processor)
-            yield str(Path(temporary, "model"))
-    elif (path / "model" / "config.json").is_file():
-        yield str(path / "model")
-    elif (path / ".hydra").is_dir() and not (path / "checkpoints").is_dir():
-        raise UserError(f"{model}: this run holds no model; give the one that trained it, or its model")
-    elif (path / ".hydra").is_dir():
-        raise UserError(
-            f"{model}: this run has no model yet; give one of its checkpoints, {model}/checkpoints/NAME.ckpt"
-        )
-    elif path.exists() and not (path / "config.json").is_file():
-        raise UserError(f"{model}: holds no model; give a run folder, a .ckpt, a Hugging Face folder, or a Hub name")
-    elif not path.exists() and (model.startswith(("/", ".", "~")) or model.count("/") > 1):
-        raise UserError(f"{model}: no such folder")
-    else:
-        yield model
-
-
-def _load(path: Path) -> CaptionModule:
-    try:
-        return CaptionModule.load_from_checkpoint(path, map_location="cpu")
-    except UserError as error:  # of its settings, such as a package that they need
-        raise UserError(f"{path}: {error}") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:100]
-        raise UserError(f"{path}: no checkpoint of this project ({reason})") from error
+    found = find_model(model)
+    if not str(found).endswith(".ckpt"):
+        yield str(found)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        trained, folder = load_trained(found), Path(temporary, "model")
+        run_folder.write_model(folder, network=trained.network, processor=trained.processor)
+        yield str(folder)
 
 
 def _run_of(path: Path) -> Path | None:

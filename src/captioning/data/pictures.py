@@ -63,6 +63,20 @@ def open_picture(encoded: bytes) -> Opened:
         raise OSError(str(error) or "damaged file") from error
 
 
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """What :func:`decode` makes of a picture that PIL has opened already.
+
+    Raises:
+        OSError: its file is damaged.
+    """
+    try:
+        return _as_seen(_upright(picture) or picture)
+    except OSError:
+        raise
+    except Exception as error:  # as above
+        raise OSError(str(error) or "damaged file") from error
+
+
 def _upright(picture: Image.Image) -> Image.Image | None:
     """The picture turned as its EXIF says; None where it says nothing, or nothing that can be understood."""
     try:

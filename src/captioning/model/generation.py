@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +93,66 @@ def generate_captions(
         decoding: how captions are chosen.
         in_step: go on until other processes, too, have all their captions: they need this one's part of the weights.
     """
-    bos = model.generation_config.bos_token_id
-    start = torch.full((pictures.batch_size, 1), bos, device=model.device)
-    token_ids = model.generate(
+    return texts(tokenizer, generate_tokens(model, pictures, decoding, in_step=in_step))
+
+
+def generate_tokens(
+    model: GitForCausalLM,
+    pictures: CaptionCache,
+    decoding: Decoding,
+    *,
+    prompt: Sequence[int] = (),
+    num_captions: int = 1,
+    in_step: bool = False,
+) -> Tensor:
+    """Captions as tokens, (pictures · num_captions, start and length), those of a picture together.
+
+    Args:
+        model: as for :func:`generate_captions`, like the other arguments.
+        pictures: used up by this.
+        decoding: how captions are chosen; beams, if it has any, must be as many as ``num_captions`` or more.
+        prompt: tokens that every caption begins with, and that are no part of its length.
+        num_captions: of each picture.
+        in_step: with other processes.
+    """
+    start = torch.tensor([[model.generation_config.bos_token_id, *prompt]], device=model.device)
+    start = start.expand(pictures.batch_size, -1)
+    token_ids: Tensor = model.generate(
         input_ids=start,
         attention_mask=torch.ones_like(start),
         past_key_values=pictures,
         synced_gpus=in_step,
-        **decoding.arguments(),
+        **{**decoding.arguments(), "num_return_sequences": num_captions},
     )
+    return token_ids
+
+
+def texts(tokenizer: Any, token_ids: Tensor) -> list[str]:
+    """The captions that tokens are."""
     captions: list[str] = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
     return [caption.strip() for caption in captions]
+
+
+@torch.inference_mode()
+def mean_log_probabilities(model: GitForCausalLM, pictures: CaptionCache, token_ids: Tensor, *, given: int) -> Tensor:
+    """How likely captions are, given their pictures: the mean over a caption's tokens, in nats, float32 (captions,).
+
+    Whatever they were chosen by: the model's own probabilities, without penalties, temperature or cuts.
+
+    Args:
+        model: the network, in eval mode.
+        pictures: their keys and values; used up by this.
+        token_ids: from :func:`generate_tokens`, (captions, length).
+        given: how many of a caption's first tokens weren't generated.
+    """
+    logits = model.output(model.read_on(token_ids[:, :-1], pictures)[:, given - 1 :]).float()
+    made = token_ids[:, given:]
+    of_tokens = logits.log_softmax(-1).gather(-1, made[..., None])[..., 0]
+    end = model.generation_config.eos_token_id
+    is_end = torch.isin(made, torch.tensor([] if end is None else end, dtype=made.dtype, device=made.device))
+    counted = is_end.cumsum(-1) - is_end.int() == 0  # the end itself is, and nothing after it
+    means: Tensor = (of_tokens * counted).sum(-1) / counted.sum(-1)
+    return means
 
 
 @torch.inference_mode()

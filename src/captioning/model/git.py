@@ -151,11 +151,15 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
         """
         cache = past_key_values
         tokens = cache.going_on(input_ids, self.generation_config.eos_token_id)
-        hidden = self.git.embeddings(tokens, past_key_values_length=cache.get_seq_length())
+        logits = cache.to_all(self.output(self.read_on(tokens, cache)[:, -1:]), len(input_ids))
+        return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
+
+    def read_on(self, tokens: Tensor, cache: CaptionCache) -> Tensor:
+        """The last hidden states of tokens, (captions, tokens), that follow those of the cache, which then has them."""
+        hidden: Tensor = self.git.embeddings(tokens, past_key_values_length=cache.get_seq_length())
         for layer in self.git.encoder.layer:
             hidden, _ = layer(hidden, partial(attend_on, cache=cache))
-        logits = cache.to_all(self.output(hidden[:, -1:]), len(input_ids))
-        return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
+        return hidden
 
 
 class Encoded(NamedTuple):
