@@ -85,7 +85,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = [f"a {square} square on {ground}" for ground in COLOURS for square in COLOURS]
     processor = make_processor(captions, image_size=32, max_caption_tokens=32)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = init_model({**tower, "vision_config": {**tower, "patch_size": 8}}, processor=processor)
+    with torch.random.fork_rng():  # the same weights, whatever tests ran before
+        torch.manual_seed(0)
+        model = init_model({**tower, "vision_config": {**tower, "patch_size": 8}}, processor=processor)
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder

@@ -12,7 +12,12 @@ from captioning.checkpoint_files import KEYS, CheckpointWriter, newest_checkpoin
 def checkpoint(step: int) -> dict:
     """What a training's checkpoint has, made small."""
     content = dict.fromkeys(KEYS, 0)
-    return content | {"global_step": step, "is_between_steps": True, "state_dict": {"weight": torch.full((500,), step)}}
+    return content | {
+        "global_step": step,
+        "is_between_steps": True,
+        "state_dict": {"weight": torch.full((500,), step)},
+        "callbacks": {"Timer": {"time_elapsed": time.monotonic()}},
+    }
 
 
 @pytest.fixture
@@ -78,6 +83,36 @@ def test_no_checkpoint_is_removed_once_a_write_has_failed(writer, tmp_path):
     writer.remove_checkpoint(kept)
     writer.wait()
     assert kept.exists()
+
+
+def test_a_state_that_is_saved_twice_is_written_once(writer, tmp_path):
+    best, last = (saved(writer, tmp_path / name, 1) for name in ("best.ckpt", "last.ckpt"))
+    assert best.samefile(last)
+
+
+def test_what_is_the_best_stays_when_the_last_is_another(writer, tmp_path):
+    best, last = (saved(writer, tmp_path / name, 1) for name in ("best.ckpt", "last.ckpt"))
+    saved(writer, last, 2)
+    assert [writer.load_checkpoint(path)["global_step"] for path in (best, last)] == [1, 2]
+
+
+@pytest.mark.parametrize("change", [{"global_step": 2}, {"state_dict": {"weight": torch.full((500,), 1.0)}}])
+def test_a_state_that_differs_in_anything_has_a_file_of_its_own(writer, tmp_path, change):
+    best, other = saved(writer, tmp_path / "best.ckpt", 1), tmp_path / "last.ckpt"
+    writer.save_checkpoint(checkpoint(1) | change, other)
+    writer.wait()
+    assert not best.samefile(other)
+
+
+def test_a_disk_without_links_has_what_is_saved_twice_as_two_files(writer, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    best, last = (saved(writer, tmp_path / name, 1) for name in ("best.ckpt", "last.ckpt"))
+    assert writer.error is None
+    assert not best.samefile(last)
+    assert newest_checkpoint(tmp_path)[0].step == 1
 
 
 def test_the_last_checkpoint_leaves_the_one_before_it(writer, tmp_path):

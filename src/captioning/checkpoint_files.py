@@ -5,8 +5,9 @@ import os
 import sys
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from captioning.errors import UserError, reason
 from captioning.files import replacing
@@ -36,6 +38,7 @@ class CheckpointWriter(TorchCheckpointIO):
     Training waits for a copy of the state in memory, and for the writing only when the next checkpoint comes before it
     is done. A file takes its name once it is on the disk as a whole. Files are removed in turn with that, so an old
     best checkpoint is there until the new one is; after a write that failed nothing is written or removed any more.
+    What is saved twice, as the newest state that is the best one too, is written once and has two names.
 
     The memory for the copy, of a checkpoint's size, is kept for the next one: to be given it anew by the system takes
     longer than to copy. The writing gives way to all else: training on all cores, a step takes as long as the core that
@@ -46,12 +49,18 @@ class CheckpointWriter(TorchCheckpointIO):
         self._thread: ThreadPoolExecutor | None = None
         self._newest: Future[None] | None = None
         self._failure: Exception | None = None
-        self._buffers: list[torch.Tensor] = []  # of the newest copy
+        self._copied: Any = None  # the newest copy
+        self._path: Path | None = None  # where it went
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint, unless an earlier one couldn't be written; ``error`` says so."""
-        self.wait()
-        self._do(partial(_write, self._copy(checkpoint), Path(path)))
+        path = Path(path)
+        if self._path and self._path != path and _is_equal(checkpoint, self._copied):
+            self._do(partial(_link, self._copied, self._path, path))
+        else:
+            self.wait()
+            self._copied, self._path = self._copy(checkpoint), path
+            self._do(partial(_write, self._copied, path))
 
     def remove_checkpoint(self, path: Any) -> None:
         self._do(partial(Path(path).unlink, missing_ok=True))
@@ -77,21 +86,20 @@ class CheckpointWriter(TorchCheckpointIO):
     def teardown(self) -> None:
         if self._thread:
             self._thread.shutdown(wait=True)
-            self._thread = None
+        self._thread = self._copied = self._path = None
 
     def _copy(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """A copy that training doesn't change."""
         free = defaultdict(list)
-        for buffer in self._buffers:
-            free[buffer.shape, buffer.dtype].append(buffer)
-        self._buffers = []
+        for buffer in tree_leaves(self._copied):
+            if isinstance(buffer, torch.Tensor):
+                free[buffer.shape, buffer.dtype].append(buffer)
 
         def copied(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
                 return deepcopy(value)
             fitting = free[value.shape, value.dtype]
             buffer = fitting.pop() if fitting else torch.empty(value.shape, dtype=value.dtype)
-            self._buffers.append(buffer)
             return buffer.copy_(value.detach())
 
         copy: dict[str, Any] = tree_map(copied, checkpoint)
@@ -121,14 +129,48 @@ def _give_way() -> None:
         os.nice(19)
 
 
+def _is_equal(checkpoint: dict[str, Any], copy: dict[str, Any]) -> bool:
+    """Whether a checkpoint has the state of a copy. Only the clock went on."""
+    (values, structure), (others, other_structure) = (
+        tree_flatten({**one, "callbacks": {**one.get("callbacks", {}), Timer.__name__: None}})
+        for one in (checkpoint, copy)
+    )
+    pairs = list(zip(values, others, strict=False))
+    plain = [pair for pair in pairs if not isinstance(pair[0], torch.Tensor)]
+    tensors = [pair for pair in pairs if isinstance(pair[0], torch.Tensor)]
+    return (  # what is read soonest comes first
+        structure == other_structure
+        and all(value == other for value, other in plain)
+        and all(
+            isinstance(other, torch.Tensor) and value.dtype == other.dtype and torch.equal(value.cpu(), other)
+            for value, other in tensors
+        )
+    )
+
+
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with _placed(path) as part, part.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(checkpoint: dict[str, Any], old: Path, path: Path) -> None:
+    """Give a file that holds the checkpoint another name, or write it again where a disk can't."""
+    try:
+        with _placed(path) as part:
+            part.hardlink_to(old)
+    except UserError:
+        _write(checkpoint, path)
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[Path]:
+    """A file to write or link that takes the place of a checkpoint once it is whole."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            yield part
             if path.name == LAST and path.exists():
                 path.replace(path.with_name(PREVIOUS))  # should the disk spoil the new one later
         _sync(path.parent)

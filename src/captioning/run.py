@@ -41,6 +41,7 @@ from captioning.errors import UserError, nearest
 from captioning.finders import find_settings, require_one_process
 from captioning.interruption import INTERRUPTED, Interrupted, Interruption, interruptible
 from captioning.launching import losses_explained
+from captioning.memory import keep_freed_memory
 from captioning.mistakes import answered_in_one_line
 from captioning.module import CaptionModule, NotFiniteError
 from captioning.processes import rank
@@ -259,9 +260,12 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interrupti
     try:
         # First, so that StopBetweenSteps sees when time is over. Always, so that a limit that is set later is of all.
         callbacks.insert(0, Timer(arguments.pop("max_time")))
-        return L.Trainer(**{**arguments, "callbacks": callbacks})
+        trainer = L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    return trainer
 
 
 def _instantiate(node: DictConfig) -> Any:
