@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from captioning.data.pictures import as_rgb, decode
@@ -265,6 +265,8 @@ class Captioner:
         """
         try:
             return torch.from_numpy(to_pixels(_opened(picture), self.processor.image_processor))
+        except UnidentifiedImageError as error:
+            raise PictureError(picture, "not a picture") from error
         except (OSError, ValueError) as error:
             raise PictureError(picture, reason(error)) from error
 

@@ -112,6 +112,37 @@ def evaluate(
 
 
 @app.command()
+def caption_ray(
+    model: Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")],
+    pictures: Annotated[str, typer.Argument(help="A folder, or a URI such as s3://BUCKET/FOLDER; all in it is read.")],
+    output: Annotated[str, typer.Argument(help="A new folder, or a URI, for Parquet files.")],
+    captioners: Annotated[
+        int | None, typer.Option(min=1, help="At once.", show_default="one for each GPU, or for some cores")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that a model sees at once.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="The longest caption.", show_default="the model's")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="1 is greedy.", show_default="the model's")] = None,
+) -> None:
+    """Caption a folder or bucket on many machines, with Ray Data (the extra ray); RAY_ADDRESS names a cluster.
+
+    Each picture is a row: path, caption, score, and error where it has no caption. The exit status is 2 where some
+    have none.
+    """
+    from captioning.on_ray import caption_with_ray
+
+    decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+    given = {name: value for name, value in decoding.items() if value is not None}
+    outcome = caption_with_ray(
+        model, pictures, output, captioners=captioners, prefix=prefix, batch_size=batch_size, **given
+    )
+    typer.echo(
+        f"{outcome.pictures - outcome.failed:,} pictures captioned, {outcome.failed:,} failed: {output}", err=True
+    )
+    raise typer.Exit(2 if outcome.failed else 0)
+
+
+@app.command()
 def check(
     settings: Annotated[
         list[str] | None,
