@@ -101,13 +101,22 @@ def whole(settings, tmp_path_factory) -> Path:
 
 
 # A killed run goes on from the step before, and one that is told to stop from the one that it is in.
+KILLED, TOLD = ("SIGKILL", "on_train_batch_end", 1), ("SIGTERM", "on_train_batch_start", 0)
+
+
 @pytest.mark.parametrize(
-    ("signal_name", "where", "first"), [("SIGKILL", "on_train_batch_end", 1), ("SIGTERM", "on_train_batch_start", 0)]
+    ("every", "signal_name", "where", "first"),
+    [
+        (4, *KILLED),
+        (4, *TOLD),
+        pytest.param(1, *KILLED, marks=pytest.mark.slow),
+        pytest.param(1, *TOLD, marks=pytest.mark.slow),
+    ],
 )
-def test_a_run_that_is_stopped_at_every_step_ends_as_one_that_never_was(
-    settings, whole, tmp_path, signal_name, where, first
+def test_a_run_that_is_stopped_every_so_many_steps_ends_as_one_that_never_was(
+    settings, whole, tmp_path, every, signal_name, where, first
 ):
-    kills = [(signal_name, step, where) for step in range(first, first + STEPS)]
+    kills = [(signal_name, step, where) for step in range(first, first + STEPS, every)]
     interrupted(*settings, kills=kills, folder=tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
 

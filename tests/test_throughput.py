@@ -37,7 +37,7 @@ def test_the_operations_are_those_that_torch_counts(checkpoint, pictures, tokens
 def test_of_a_frozen_tower_nothing_is_counted(checkpoint):
     model = load_model(str(checkpoint))
     freeze_vision_tower(model)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.see(torch.randn(3, 3, 32, 32))
     expected = counted(model, pictures=3, tokens=9) - counter.get_total_flops()
     assert training_flops(model, pictures=3, tokens=9) == expected

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ from captioning.model.git import CaptionCache, GitForCausalLM
 from captioning.trained import load_trained
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
-BATCH_SIZES = {"cpu": 8}  # elsewhere 32
+BATCH_SIZES = {"cpu": 8}
+LARGE_BATCH = 32  # on all others
 URL_TIMEOUT_SECONDS = 20
 LARGEST_DOWNLOAD = 100_000_000  # bytes
 
@@ -75,6 +76,13 @@ class Captioned:
     error: str | None = None
 
 
+class Outcome(NamedTuple):
+    """How many pictures there were, and how many of them have no caption."""
+
+    pictures: int
+    failed: int
+
+
 class Captioner:
     """Captions pictures with a model that was trained.
 
@@ -101,11 +109,11 @@ class Captioner:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.device = _device(device)
-        self.dtype = dtype or _default_dtype(self.device)
+        self.dtype = dtype or default_dtype(self.device)
         self.network = network.to(self.device, self.dtype).eval()
         self.processor = processor
         self.decoding = decoding or Decoding()
-        self.batch_size = BATCH_SIZES.get(self.device.type, 32)
+        self.batch_size = BATCH_SIZES.get(self.device.type, LARGE_BATCH)
         if network.generation_config.bos_token_id is None:
             network.generation_config.bos_token_id = processor.tokenizer.cls_token_id
 
@@ -263,12 +271,7 @@ class Captioner:
         Raises:
             PictureError: it can't be opened.
         """
-        try:
-            return torch.from_numpy(to_pixels(_opened(picture), self.processor.image_processor))
-        except UnidentifiedImageError as error:
-            raise PictureError(picture, "not a picture") from error
-        except (OSError, ValueError) as error:
-            raise PictureError(picture, reason(error)) from error
+        return prepare(picture, self.processor.image_processor)
 
     @torch.inference_mode()
     def caption_pixels(
@@ -340,6 +343,21 @@ class Captioner:
         return tokens
 
 
+def prepare(picture: Picture, image_processor: Any) -> Tensor:
+    """What :meth:`Captioner.prepare` does, with an image processor alone."""
+    try:
+        return torch.from_numpy(to_pixels(_opened(picture), image_processor))
+    except UnidentifiedImageError as error:
+        raise PictureError(picture, "not a picture") from error
+    except (OSError, ValueError) as error:
+        raise PictureError(picture, reason(error)) from error
+
+
+def is_url(name: str) -> bool:
+    """Whether a picture's name is an address on the web."""
+    return bool(re.match("https?://", name, re.IGNORECASE))
+
+
 def _is_one(pictures: Any) -> bool:
     if isinstance(pictures, np.ndarray | Tensor):
         return pictures.ndim < 4
@@ -349,7 +367,7 @@ def _is_one(pictures: Any) -> bool:
 def _opened(picture: Any) -> Image.Image:
     """In RGB; raises OSError or ValueError where that can't be had."""
     match picture:
-        case str() if re.match("https?://", picture, re.IGNORECASE):
+        case str() if is_url(picture):
             return decode(_downloaded(picture))
         case str() | os.PathLike():
             return decode(Path(picture).expanduser().read_bytes())
@@ -406,7 +424,8 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _default_dtype(device: torch.device) -> torch.dtype:
+def default_dtype(device: torch.device) -> torch.dtype:
+    """What a device captions in: half precision where it is fast at it."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.bfloat16 if device.type == "xpu" else torch.float32

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,15 @@ from captioning import __version__
 from captioning.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+MODELS = "the model's"  # settings of decoding
+Model = Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="The longest caption.", show_default=MODELS)]
+NumBeams = Annotated[int | None, typer.Option(help="1 is greedy.", show_default=MODELS)]
+
+Samples = Annotated[int, typer.Option(min=0, help="Test pictures in the model card, small.")]
+License = Annotated[str | None, typer.Option(metavar="ID", help="Of the model: mit, apache-2.0, …")]
+DataLicense = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the data that it learned from.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -24,7 +33,7 @@ def main_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Evaluate captioners, compare them, look at their runs, and check data before a run.
+    """Caption pictures, evaluate captioners, compare them, look at their runs, hand them over, and check data.
 
     Training is `python train.py model=git-base data=local data.path=PATH`; its README has the rest.
     """
@@ -88,7 +97,7 @@ def sweep_report(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")],
+    model: Model,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]…", help="As for train.py: data=…, model.num_beams=4, trainer.devices=2, …"),
@@ -112,8 +121,76 @@ def evaluate(
 
 
 @app.command()
+def caption(
+    model: Model,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT", help="Files, folders, 'patterns/**/*.jpg', URLs; - or none: a list on stdin."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="*.txt, *.jsonl, *.csv or *.parquet.", show_default="stdout"
+        ),
+    ] = None,
+    sidecars: Annotated[bool, typer.Option("--sidecars", help="A NAME.txt beside each picture instead.")] = False,
+    form: Annotated[
+        str | None, typer.Option("--format", help="lines, jsonl, csv or parquet.", show_default="as FILE's name says")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Caption again what has a caption already.")] = False,
+    errors: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of all pictures that failed.")] = None,
+    prefix: Annotated[str, typer.Option(help="What every caption begins with, for the model to go on from.")] = "",
+    trigger: Annotated[str, typer.Option(help="A word to write before every caption, with a comma.")] = "",
+    suffix: Annotated[str, typer.Option(help="What to write after every caption.")] = "",
+    max_new_tokens: MaxNewTokens = None,
+    min_new_tokens: Annotated[int | None, typer.Option(help="The shortest caption.", show_default=MODELS)] = None,
+    num_beams: NumBeams = None,
+    length_penalty: Annotated[float | None, typer.Option(help="Of beams; above 0: long.", show_default=MODELS)] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="1 is none.", show_default=MODELS)] = None,
+    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="0 is none.", show_default=MODELS)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Draws captions at random.", show_default="not")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of the likeliest words, with a temperature.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the model sees at once.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as many as cores")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu.", show_default="the best")] = None,
+) -> None:
+    """Caption pictures, and go on where an earlier run was ended: what has a caption in the output is skipped.
+
+    The exit status is 0 where all have a caption, 2 where some failed (they are told in the end), and 75 after Ctrl-C.
+    """
+    from captioning.interruption import quit_on_signals
+
+    quit_on_signals()
+    from captioning.mistakes import answered_in_one_line
+
+    with answered_in_one_line():
+        from captioning.caption import Wording, tell
+        from captioning.caption import caption as caption_all
+        from captioning.caption.inputs import find_pictures, read_list
+        from captioning.caption.outputs import make_output
+
+        named = [name for name in inputs or [] if name != "-"]
+        is_listed = "-" in (inputs or []) or (not named and not sys.stdin.isatty())
+        found = find_pictures(named, listed=read_list(sys.stdin.buffer.read()) if is_listed else [])
+        to = make_output(found.pictures, file=output, sidecars=sidecars, form=form)
+        decoding = _given(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        options = {"prefix": prefix, "batch_size": batch_size, "workers": workers, "device": device, **decoding}
+        counts = caption_all(model, found, to, wording=Wording(trigger, suffix), overwrite=overwrite, **options)
+        raise typer.Exit(tell(counts, to, errors=errors))
+
+
+@app.command()
 def caption_ray(
-    model: Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")],
+    model: Model,
     pictures: Annotated[str, typer.Argument(help="A folder, or a URI such as s3://BUCKET/FOLDER; all in it is read.")],
     output: Annotated[str, typer.Argument(help="A new folder, or a URI, for Parquet files.")],
     captioners: Annotated[
@@ -121,8 +198,8 @@ def caption_ray(
     ] = None,
     prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that a model sees at once.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="The longest caption.", show_default="the model's")] = None,
-    num_beams: Annotated[int | None, typer.Option(help="1 is greedy.", show_default="the model's")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    num_beams: NumBeams = None,
 ) -> None:
     """Caption a folder or bucket on many machines, with Ray Data (the extra ray); RAY_ADDRESS names a cluster.
 
@@ -131,11 +208,105 @@ def caption_ray(
     """
     from captioning.on_ray import caption_with_ray
 
-    decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
-    given = {name: value for name, value in decoding.items() if value is not None}
+    given = _given(max_new_tokens=max_new_tokens, num_beams=num_beams)
     outcome = caption_with_ray(
         model, pictures, output, captioners=captioners, prefix=prefix, batch_size=batch_size, **given
     )
+    _tell(outcome, output)
+
+
+@app.command()
+def predict(
+    model: Model,
+    pictures: Annotated[Path, typer.Argument(help="A folder; all folders in it are read.")],
+    output: Annotated[Path, typer.Argument(help="A new folder for a .jsonl file of each process.")],
+    accelerator: Annotated[str, typer.Option(help="As Lightning has it: auto, cpu, gpu, …")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many; torchrun and srun decide it themselves.")] = "auto",
+    prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at once, of each process.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    num_beams: NumBeams = None,
+) -> None:
+    """Caption a folder on all devices with Lightning: torchrun --no-python --nproc-per-node 8 captioning predict …
+
+    Each picture is a line: path, caption, score, and error where it has no caption. The exit status is 2 where some
+    have none.
+    """
+    from captioning.mistakes import answered_in_one_line
+
+    with answered_in_one_line():
+        from captioning.predict import predict as predict_captions
+
+        outcome = predict_captions(
+            model,
+            pictures,
+            output,
+            accelerator=accelerator,
+            devices=devices,
+            batch_size=batch_size,
+            prefix=prefix,
+            **_given(max_new_tokens=max_new_tokens, num_beams=num_beams),
+        )
+    _tell(outcome, output)
+
+
+@app.command()
+def export(
+    run: Model,
+    folder: Annotated[Path, typer.Argument(help="A new one.")],
+    samples: Samples = 4,
+    license: License = None,  # noqa: A002
+    data_license: DataLicense = None,
+) -> None:
+    """Write a Hugging Face folder with a model card: transformers alone loads it, and captions as was tested."""
+    from captioning.export import export as export_model
+    from captioning.mistakes import answered_in_one_line
+    from captioning.terminal import quiet_transformers
+
+    with answered_in_one_line():
+        quiet_transformers()
+        card = export_model(run, folder, samples=samples, license=license, data_license=data_license)
+        for sample in card.samples:
+            typer.echo(f"in the card: {sample.caption} ({sample.file}; --samples 0 shows no pictures)")
+        typer.echo(folder)
+
+
+@app.command()
+def push(
+    run: Model,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Of the model on the Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Everybody may see it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over what another tool put there.")] = False,
+    samples: Samples = 4,
+    license: License = None,  # noqa: A002
+    data_license: DataLicense = None,
+) -> None:
+    """Upload a run's best model with its card to the Hugging Face Hub: private, unless told otherwise.
+
+    The login is that of `hf auth login` or HF_TOKEN. After an interruption the same command goes on.
+    """
+    from captioning.mistakes import answered_in_one_line
+    from captioning.push import push as push_model
+    from captioning.terminal import quiet_transformers
+
+    with answered_in_one_line():
+        quiet_transformers()
+        kinds = {"public": public, "dry_run": dry_run, "replace": replace}
+        upload = push_model(run, name, **kinds, samples=samples, license=license, data_license=data_license)
+        for file, size in upload.files.items():
+            typer.echo(f"{size:>15,}  {file}")
+        typer.echo(f"{sum(upload.files.values()):>15,}  bytes in {len(upload.files)} files")
+        seen_by = "public" if public else "private"
+        typer.echo(f"{f'would go, {seen_by}, to' if dry_run else f'{seen_by}:'} {upload.where}")
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _tell(outcome: Any, output: Path | str) -> None:
+    """Of a folder's pictures, how many have captions; ends with the status that says so."""
     typer.echo(
         f"{outcome.pictures - outcome.failed:,} pictures captioned, {outcome.failed:,} failed: {output}", err=True
     )

@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
 
-from captioning.captioner import Captioner
+from captioning.captioner import Captioner, Outcome
 from captioning.data.sources.paths import picture_suffixes
 from captioning.errors import UserError, reason
 from captioning.trained import find_model
@@ -67,13 +67,6 @@ class CaptionBatch:
                 "error": pa.array([result.error for result in results], pa.string()),
             }
         )
-
-
-class Outcome(NamedTuple):
-    """How many pictures a folder of Parquet files has."""
-
-    pictures: int
-    failed: int
 
 
 def caption_with_ray(

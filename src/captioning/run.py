@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -49,7 +48,7 @@ from captioning.resuming import Resumption, require_same_data, resumption
 from captioning.strategies import trainer_arguments, whole_network
 from captioning.sweeps.jobs import train_job
 from captioning.sweeps.process import working_for_another
-from captioning.terminal import tolerate_any_terminal
+from captioning.terminal import quiet_transformers, tolerate_any_terminal
 
 C = TypeVar("C", bound=L.Callback)
 _say = rank_zero_only(logging.getLogger(__name__).info)
@@ -196,8 +195,7 @@ def talk() -> None:
         log.propagate = False  # Hydra's handler would say it again
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_transformers()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it can't read is said by whoever asked for it
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # it isn't imported yet
     warnings.filterwarnings("ignore", module=r"PIL\.")  # without the picture's name; the check has one

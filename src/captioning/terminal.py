@@ -22,6 +22,14 @@ def tolerate_any_terminal() -> None:
             stream.reconfigure(errors="replace")
 
 
+def quiet_transformers() -> None:
+    """Of what transformers says, keep the errors."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
 def plain(text: str) -> str:
     """``text`` with a space for what would command the terminal."""
     return CONTROL.sub(" ", text)

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.git import modeling_git
+
+from captioning.model.linear import Linear
 
 
 class KeysValues(NamedTuple):
@@ -99,8 +101,12 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
 
     def __init__(self, config: transformers.GitConfig) -> None:
         super().__init__(config)
+        # The same modules, initialized as they are, called otherwise.
         for layer in self.git.encoder.layer:
-            layer.__class__ = GitLayer  # the same modules, initialized as they are, called otherwise
+            layer.__class__ = GitLayer
+        for module in self.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = Linear
         # transformers has it for pictures, and refuses to be asked; and a model's configuration may be another's too.
         vision_config = deepcopy(config.vision_config)
         vision_config._attn_implementation = "sdpa"

@@ -1,0 +1,308 @@
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from started import started
+
+from captioning import Captioner
+from captioning.caption import caption
+from captioning.caption.inputs import find_pictures, read_list
+from captioning.caption.outputs import make_output
+from captioning.errors import UserError
+from captioning.interruption import INTERRUPTED
+
+CAPTIONING = Path(sys.executable).with_name("captioning")
+SHORT = {"max_new_tokens": 5, "min_new_tokens": 2}
+OPTIONS = ("--max-new-tokens", "5", "--min-new-tokens", "2")
+READERS = {
+    "txt": lambda path: [tuple(line.split("\t")) for line in path.read_text().splitlines()],
+    "jsonl": lambda path: [(row["path"], row["caption"]) for row in map(json.loads, path.read_text().splitlines())],
+    "csv": lambda path: [(row["path"], row["caption"]) for row in csv.DictReader(path.open(newline=""))],
+    "parquet": lambda path: [(row["path"], row["caption"]) for row in pyarrow.parquet.read_table(path).to_pylist()],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures, two of them in a folder of their own, one that is broken, and other files."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more").mkdir()
+    for number, file in enumerate(sorted(pictures.glob("*.png"))[:6]):
+        shutil.copy(file, folder / ("more" if number < 2 else "") / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "notes.md").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path, folder: Path) -> dict[str, str]:
+    files = [str(folder / name) for name in ("2.png", "3.png", "4.png", "5.png", "more/0.png", "more/1.png")]
+    captions = Captioner.from_pretrained(checkpoint)(files, **SHORT)
+    return dict(zip(files, captions, strict=True))
+
+
+def ran(*command: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run([CAPTIONING, *map(str, command)], capture_output=True, input=stdin, cwd=cwd, check=False)
+
+
+def captioned(checkpoint: Path, folder: Path, file: Path | None, **options: object):
+    inputs = find_pictures([str(folder)])
+    output = make_output(inputs.pictures, file=file, sidecars=file is None)
+    return caption(str(checkpoint), inputs, output, **{**SHORT, **options})
+
+
+# ------------------------------------------------------------ which pictures
+
+
+def test_a_folder_is_all_its_pictures_sorted_with_those_of_its_folders_after_its_own(folder):
+    names = [Path(path).relative_to(folder).as_posix() for path in find_pictures([str(folder)]).pictures]
+    assert names == ["2.png", "3.png", "4.png", "5.png", "bad.png", "more/0.png", "more/1.png"]
+
+
+def test_a_pattern_goes_through_folders(folder):
+    names = [Path(path).name for path in find_pictures([f"{folder}/**/[01]*"]).pictures]
+    assert names == ["0.png", "1.png"]
+
+
+def test_a_folder_that_links_to_itself_is_read_once(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "pictures")
+    (tmp_path / "pictures" / "again").symlink_to(tmp_path / "pictures", target_is_directory=True)
+    assert len(find_pictures([str(tmp_path)]).pictures) == 7
+
+
+def test_a_link_to_pictures_elsewhere_is_followed(folder, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(folder / "more", target_is_directory=True)
+    assert find_pictures([str(tmp_path)]).pictures == [f"{tmp_path}/elsewhere/{name}.png" for name in (0, 1)]
+
+
+def test_a_picture_that_is_named_twice_is_captioned_once(folder):
+    named = [f"{folder}/2.png", f"{folder}/./2.png", f"{folder}/more/../2.png"]
+    assert find_pictures(named).pictures == [f"{folder}/2.png"]
+
+
+def test_a_name_with_the_letters_of_a_pattern_is_the_file_of_that_name(folder, tmp_path):
+    shutil.copy(folder / "2.png", tmp_path / "a[1].png")
+    assert find_pictures([f"{tmp_path}/a[1].png"]).pictures == [f"{tmp_path}/a[1].png"]
+
+
+@pytest.mark.parametrize("inputs", [["nowhere"], ["nowhere/*.png"], []])
+def test_no_picture_at_all_is_a_mistake(inputs):
+    with pytest.raises(UserError, match=r"no such file or folder|no pictures"):
+        find_pictures(inputs)
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\r\n", b"\0"])
+def test_a_list_has_a_name_in_each_line_or_between_nuls(separator):
+    assert read_list(separator.join([b"a b.png", b"c.png", b""])) == ["a b.png", "c.png"]
+
+
+def test_a_list_on_standard_input_is_captioned(checkpoint, folder, expected):
+    files = sorted(expected)[:2]
+    process = ran("caption", checkpoint, *OPTIONS, stdin="\n".join(files).encode())
+    assert process.stdout.decode().splitlines() == [f"{file}\t{expected[file]}" for file in files]
+
+
+# ------------------------------------------------------------ where captions go
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_has_each_caption_once(checkpoint, folder, expected, tmp_path, kind):
+    counts = captioned(checkpoint, folder, tmp_path / f"captions.{kind}")
+    assert READERS[kind](tmp_path / f"captions.{kind}") == list(expected.items())
+    assert (counts.captioned, list(counts.failed)) == (6, [f"{folder}/bad.png"])
+    assert [file.name for file in tmp_path.iterdir()] == [f"captions.{kind}"]
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_has_a_caption_is_skipped_and_the_rest_is_added(checkpoint, folder, expected, tmp_path, kind):
+    some, file = find_pictures([f"{folder}/more"]), tmp_path / f"captions.{kind}"
+    caption(str(checkpoint), some, make_output(some.pictures, file=file), **SHORT)
+    counts = captioned(checkpoint, folder, file)
+    assert (counts.skipped, counts.captioned) == (2, 4)
+    assert sorted(READERS[kind](file)) == sorted(expected.items())
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_a_row_that_was_cut_off_is_written_again(checkpoint, folder, expected, tmp_path, kind):
+    file = tmp_path / f"captions.{kind}"
+    captioned(checkpoint, folder, file)
+    file.write_bytes(file.read_bytes()[:-7])
+    assert captioned(checkpoint, folder, file).captioned == 1
+    assert READERS[kind](file) == list(expected.items())
+
+
+def test_a_row_of_csv_that_was_cut_off_within_quotes_is_written_again(checkpoint, folder, tmp_path):
+    name = tmp_path / "a\nb,c.png"
+    shutil.copy(folder / "2.png", name)
+    inputs, file = find_pictures([str(name)]), tmp_path / "captions.csv"
+    for _ in range(2):
+        caption(str(checkpoint), inputs, make_output(inputs.pictures, file=file), **SHORT)
+        assert [path for path, _ in READERS["csv"](file)] == [str(name)]
+        file.write_bytes(file.read_bytes()[: file.read_bytes().index(b"a\n") + 2])
+
+
+def test_parquet_whose_rows_were_not_taken_away_after_it_was_written_has_none_twice(
+    checkpoint, folder, expected, tmp_path
+):
+    file = tmp_path / "captions.parquet"
+    captioned(checkpoint, folder, file)
+    row = {"path": f"{folder}/2.png", "caption": "again", "score": -1.0}
+    (tmp_path / ".captions.parquet.jsonl").write_text(json.dumps(row) + "\n")
+    captioned(checkpoint, folder, file)
+    assert READERS["parquet"](file) == list(expected.items())
+
+
+def test_sidecars_are_beside_the_pictures_and_those_that_are_there_stay(checkpoint, folder, expected, tmp_path):
+    shutil.copytree(folder, tmp_path / "pictures")
+    (tmp_path / "pictures" / "2.txt").write_text("mine\n")
+    (tmp_path / "pictures" / "3.txt").write_text("")
+    captioned(checkpoint, tmp_path / "pictures", None)
+    sidecars = {path.relative_to(tmp_path / "pictures"): path for path in tmp_path.rglob("*.txt")}
+    texts = {str(folder / name.with_suffix(".png")): path.read_text().rstrip() for name, path in sidecars.items()}
+    assert texts == expected | {f"{folder}/2.png": "mine"}
+
+
+def test_two_pictures_whose_sidecars_would_be_one_are_refused(folder, tmp_path):
+    for name in ("a.png", "a.jpg"):
+        shutil.copy(folder / "2.png", tmp_path / name)
+    with pytest.raises(UserError, match=r"a\.png: its caption would be in .*a\.txt, as that of .*a\.jpg"):
+        make_output(find_pictures([str(tmp_path)]).pictures, file=None, sidecars=True)
+
+
+def test_with_overwrite_all_are_captioned_again(checkpoint, folder, expected, tmp_path):
+    file = tmp_path / "captions.jsonl"
+    captioned(checkpoint, folder, file, prefix="a red")
+    captioned(checkpoint, folder, file, overwrite=True)
+    assert READERS["jsonl"](file) == list(expected.items())
+
+
+def test_with_overwrite_a_model_that_is_not_there_leaves_the_file_as_it_was(folder, tmp_path):
+    file = tmp_path / "captions.jsonl"
+    file.write_text("{}\n")
+    with pytest.raises(UserError):
+        captioned(tmp_path / "nowhere", folder, file, overwrite=True)
+    assert file.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "[1]\n"), ("a.csv", "x,y\n"), ("a.txt", "hello\n")])
+def test_a_file_of_something_else_is_left_as_it_was(checkpoint, folder, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="row 1 isn't one of captions"):
+        captioned(checkpoint, folder, tmp_path / name)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_name_that_lines_cannot_hold_fails_with_the_way_out(checkpoint, folder, tmp_path):
+    shutil.copy(folder / "2.png", tmp_path / "a\tb.png")
+    counts = captioned(checkpoint, tmp_path, tmp_path / "captions.txt")
+    assert list(counts.failed.values()) == [
+        "a tab or line break in its name, which lines can't hold; .jsonl or .csv can"
+    ]
+
+
+def test_trigger_and_suffix_are_written_around_and_the_prefix_is_gone_on_from(checkpoint, folder):
+    given = ("--trigger", "sks", "--suffix", ", drawn", "--prefix", "a red", *OPTIONS)
+    process = ran("caption", checkpoint, folder / "2.png", *given)
+    seen_by_model = Captioner.from_pretrained(checkpoint)(folder / "2.png", prefix="a red", **SHORT)
+    assert process.stdout.decode() == f"{folder / '2.png'}\tsks, {seen_by_model}, drawn\n"
+
+
+# ------------------------------------------------------------ how it ends
+
+
+def test_pictures_that_fail_are_told_in_the_end_and_by_the_exit_status(checkpoint, folder, tmp_path):
+    process = ran("caption", checkpoint, folder, *OPTIONS, "-o", tmp_path / "a.jsonl", "--errors", tmp_path / "e.jsonl")
+    assert process.returncode == 2
+    assert process.stderr.decode().splitlines() == [
+        f"{folder}/bad.png: not a picture",
+        f"6 pictures captioned, 1 failed: {tmp_path}/a.jsonl",
+    ]
+    assert json.loads((tmp_path / "e.jsonl").read_text()) == {"path": f"{folder}/bad.png", "error": "not a picture"}
+
+
+def test_where_all_have_a_caption_the_exit_status_is_0(checkpoint, folder, tmp_path):
+    assert ran("caption", checkpoint, folder / "more", *OPTIONS, "-o", tmp_path / "a.csv").returncode == 0
+
+
+def many(folder: Path, picture: Path, count: int) -> list[str]:
+    folder.mkdir()
+    for number in range(count):
+        shutil.copy(picture, folder / f"{number:03}.png")
+    return [str(folder / f"{number:03}.png") for number in range(count)]
+
+
+def kill_once_there_are(rows: int, file: Path, number: int, command: list[str]) -> int:
+    """Its exit status; rows are those of a text file, or of what a Parquet file will be made from."""
+    with started(command, folder=file.parent) as [process]:
+        while process.process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < rows):
+            time.sleep(0.001)
+        if process.process.poll() is None:
+            os.kill(process.process.pid, number)
+        return process.ended()
+
+
+@pytest.mark.parametrize(
+    ("kind", "moments"),
+    [
+        ("csv", [7]),
+        *(
+            pytest.param(kind, sorted(random.Random(kind).sample(range(1, 300), 20)), marks=pytest.mark.slow)
+            for kind in READERS
+        ),
+    ],
+)
+def test_killed_at_any_moment_it_ends_with_one_caption_for_each(checkpoint, folder, tmp_path, kind, moments):
+    files = many(tmp_path / "pictures", folder / "2.png", 300)
+    file = tmp_path / f"captions.{kind}"
+    growing = tmp_path / ".captions.parquet.jsonl" if kind == "parquet" else file
+    command = [str(CAPTIONING), "caption", str(checkpoint), "pictures", "-o", str(file), "--batch-size", "2", *OPTIONS]
+    for rows in moments:
+        assert kill_once_there_are(rows, growing, signal.SIGKILL, command) == -signal.SIGKILL
+    assert kill_once_there_are(1000, growing, signal.SIGKILL, command) == 0
+    assert sorted(path for path, _ in READERS[kind](file)) == [os.path.relpath(path, tmp_path) for path in files]
+
+
+def test_ctrl_c_ends_it_with_what_is_left_to_do_and_the_status_of_what_can_go_on(checkpoint, folder, tmp_path):
+    many(tmp_path / "pictures", folder / "2.png", 200)
+    file = tmp_path / "captions.jsonl"
+    command = [str(CAPTIONING), "caption", str(checkpoint), "pictures", "-o", str(file), "--batch-size", "1", *OPTIONS]
+    assert kill_once_there_are(3, file, signal.SIGINT, command) == INTERRUPTED
+    assert 3 <= len(READERS["jsonl"](file)) < 200
+
+
+def test_a_second_process_does_not_write_into_the_same_file(checkpoint, folder, tmp_path):
+    inputs = find_pictures([str(folder)])
+    output = make_output(inputs.pictures, file=tmp_path / "a.jsonl")
+    with output.reserved(), pytest.raises(UserError, match="another process is writing captions there"):
+        captioned(checkpoint, folder, tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"file": "a.xyz"}, r"--output .*a\.xyz: name it \*\.txt"),
+        ({"file": "no/where.csv"}, r"--output .*where\.csv: name a file, in a folder that exists"),
+        ({"form": "xml"}, "--format xml: no such format; there are lines, jsonl, csv, parquet"),
+        ({"form": "parquet"}, "--format parquet: not on standard output"),
+        ({"sidecars": True, "file": "a.csv"}, "--sidecars writes a .txt beside each picture"),
+    ],
+)
+def test_an_output_that_cannot_be_is_a_mistake(tmp_path, wanted, message):
+    file = tmp_path / wanted["file"] if "file" in wanted else None
+    with pytest.raises(UserError, match=message):
+        make_output([], **{**wanted, "file": file})
+
+
+def test_a_mistake_is_answered_in_a_line(checkpoint, folder):
+    process = ran("caption", checkpoint, folder, "--num-beams", "0")
+    assert (process.returncode, len(process.stderr.splitlines())) == (1, 1)
