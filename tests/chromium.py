@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.do(f"{domain}.enable")
 
-    def open(self, path: Path) -> None:
+    def open(self, page: Path | str) -> None:
+        """Open a file, or an address."""
         self.messages.clear()
-        self.do("Page.navigate", url=path.as_uri())
+        self.do("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(message["method"] == "Page.loadEventFired" for message in self.messages):
             self._receive()
 
@@ -49,6 +51,16 @@ class Chromium:
         reply = self.do("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in reply, reply
         return reply["result"].get("value")
+
+    def wait(self, expression: str, within: float = 30) -> Any:
+        """What JavaScript says, as soon as it is true."""
+        deadline = time.monotonic() + within
+        while not (said := self.value(expression)):
+            assert time.monotonic() < deadline, (
+                f"waited in vain for {expression}; there is {self.value('document.body.innerText')}"
+            )
+            time.sleep(0.05)
+        return said
 
     def press(self, key: str, text: str = "") -> None:
         """Press a key as a user does, wherever the focus is."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from captioning.data.pictures import as_rgb, decode
 from captioning.data.pixels import normalize, to_pixels
+from captioning.download import download
 from captioning.errors import UserError, nearest, reason, shown
 from captioning.model.generation import (
     Decoding,
@@ -35,8 +34,6 @@ from captioning.trained import load_trained
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 BATCH_SIZES = {"cpu": 8}
 LARGE_BATCH = 32  # on all others
-URL_TIMEOUT_SECONDS = 20
-LARGEST_DOWNLOAD = 100_000_000  # bytes
 
 
 class PictureError(UserError):
@@ -219,7 +216,7 @@ class Captioner:
             UserError: a setting that there isn't, or a wrong value; at once, and not when the first is asked for.
         """
         settings = self.settings(**decoding)
-        self._prompt(prefix, settings)
+        self.prompt(prefix, settings)
         for name, value in (("num_captions", num_captions), ("batch_size", batch_size), ("workers", workers)):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
@@ -291,7 +288,7 @@ class Captioner:
         decoding = decoding or self.decoding
         if decoding.temperature is None and decoding.num_beams < num_captions:
             decoding = replace(decoding, num_beams=num_captions)
-        prompt = self._prompt(prefix, decoding)
+        prompt = self.prompt(prefix, decoding)
         try:
             return self._caption(pixels, decoding, num_captions, prompt)
         except torch.OutOfMemoryError:
@@ -331,8 +328,12 @@ class Captioner:
                 raise UserError(f"{name}: no such setting{nearest(name, known)}")
         return replace(self.decoding, **decoding)
 
-    def _prompt(self, prefix: str, decoding: Decoding) -> list[int]:
-        """The tokens of a prefix, after which the caption goes on: without the end that a tokenizer would add."""
+    def prompt(self, prefix: str, decoding: Decoding) -> list[int]:
+        """The tokens of a prefix, after which the caption goes on: without the end that a tokenizer would add.
+
+        Raises:
+            UserError: prefix and caption may be longer than the model can write.
+        """
         tokens: list[int] = self.processor.tokenizer(prefix, add_special_tokens=False).input_ids if prefix else []
         positions, needed = self.network.config.max_position_embeddings, 1 + len(tokens) + decoding.max_new_tokens
         if needed > positions + 1:  # the last token needs none, because nothing follows it
@@ -368,7 +369,7 @@ def _opened(picture: Any) -> Image.Image:
     """In RGB; raises OSError or ValueError where that can't be had."""
     match picture:
         case str() if is_url(picture):
-            return decode(_downloaded(picture))
+            return decode(download(picture))
         case str() | os.PathLike():
             return decode(Path(picture).expanduser().read_bytes())
         case bytes():
@@ -390,22 +391,6 @@ def _from_array(array: np.ndarray) -> Image.Image:
             "or (height, width, 4); a tensor is (3, height, width)"
         )
     return as_rgb(Image.fromarray(array))
-
-
-def _downloaded(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "captioning"})  # some refuse Python's own
-    try:
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as answer:
-            content: bytes = answer.read(LARGEST_DOWNLOAD + 1)
-    except urllib.error.HTTPError as error:
-        raise OSError(f"the server answers {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise OSError(f"can't be reached ({error.reason})") from error
-    except Exception as error:  # of the connection, or of a name that is none
-        raise OSError(f"can't be fetched ({reason(error)})") from error
-    if len(content) > LARGEST_DOWNLOAD:
-        raise OSError(f"larger than {LARGEST_DOWNLOAD / 1e6:.0f} MB")
-    return content
 
 
 def _name(picture: Any) -> str:

@@ -251,6 +251,62 @@ def predict(
 
 
 @app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then a token is wise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Requests must bring the token in it.", show_default="$CAPTIONING_TOKEN"),
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures that requests name, from public addresses.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the model sees at once, at most.")] = 32,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of a picture.")] = 50,
+    max_pictures: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
+    max_queue: Annotated[int, typer.Option(min=1, help="Pictures that wait, of all requests.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request, and for its answer.")] = 60,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu.", show_default="the best")] = None,
+) -> None:
+    """Caption pictures in the browser, and over HTTP (the extra serve).
+
+    The page takes pictures that are dropped, pasted, chosen or taken; /docs has the API. Only this machine can reach
+    it unless --host says otherwise.
+    """
+    from captioning.mistakes import answered_in_one_line
+    from captioning.terminal import quiet_transformers
+
+    with answered_in_one_line():
+        quiet_transformers()
+        from captioning.serve import read_token, require_packages
+        from captioning.serve import serve as serve_model
+
+        require_packages()
+        from captioning.serve.limits import Limits
+
+        limits = Limits(
+            body=round(max_megabytes * 1e6),
+            pixels=round(max_megapixels * 1e6),
+            pictures=max_pictures,
+            queue=max_queue,
+            seconds=timeout,
+        )
+        serve_model(
+            model,
+            host=host,
+            port=port,
+            limits=limits,
+            batch_size=batch_size,
+            allow_urls=allow_urls,
+            token=read_token(token_file),
+            device=device,
+            say=typer.echo,
+        )
+
+
+@app.command()
 def export(
     run: Model,
     folder: Annotated[Path, typer.Argument(help="A new one.")],
