@@ -12,7 +12,7 @@ SUPPORTED := (3, 10) <= sys.version_info[:2] < (3, 14)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow bench check format constraints clean
+.PHONY: help install train test test-slow bench docs check format constraints clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ bench: install  ## print how fast steps, captions and whole runs are beside the 
 	$(PY) benchmarks/captions.py
 	$(PY) benchmarks/end_to_end.py
 	$(PY) benchmarks/growth.py
+
+docs: install  ## build the documentation into build/docs, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check

@@ -74,7 +74,7 @@ def main() -> None:
         make_checkpoint(arguments.model, Path(folder))
         length = {"max_new_tokens": arguments.tokens, "min_new_tokens": arguments.tokens}
         own = time_of_a_batch(Path(folder), arguments.clients, length)
-        with served(Path(folder)) as (address, process):
+        with served(Path(folder), "--allow-urls") as (address, process):
             result = asyncio.run(ask_at_once(address, arguments.clients, arguments.requests, length))
             print_waiting(arguments, result, own, histogram(address))
             if arguments.hostile:

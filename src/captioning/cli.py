@@ -310,18 +310,25 @@ def serve(
 def export(
     run: Model,
     folder: Annotated[Path, typer.Argument(help="A new one.")],
+    form: Annotated[str, typer.Option("--format", help="transformers, or onnx (the extra onnx).")] = "transformers",
+    int8: Annotated[bool, typer.Option("--int8", help="Of onnx: weights in 8 bits, a quarter of the size.")] = False,
     samples: Samples = 4,
     license: License = None,  # noqa: A002
     data_license: DataLicense = None,
 ) -> None:
-    """Write a Hugging Face folder with a model card: transformers alone loads it, and captions as was tested."""
+    """Write a Hugging Face folder with a model card: transformers alone loads it, and captions as was tested.
+
+    As ONNX it brings a program that needs onnxruntime, and neither torch nor transformers.
+    """
     from captioning.export import export as export_model
     from captioning.mistakes import answered_in_one_line
     from captioning.terminal import quiet_transformers
 
     with answered_in_one_line():
         quiet_transformers()
-        card = export_model(run, folder, samples=samples, license=license, data_license=data_license)
+        card = export_model(
+            run, folder, samples=samples, license=license, data_license=data_license, form=form, int8=int8
+        )
         for sample in card.samples:
             typer.echo(f"in the card: {sample.caption} ({sample.file}; --samples 0 shows no pictures)")
         typer.echo(folder)

@@ -10,11 +10,14 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from captioning import run_folder
-from captioning.errors import UserError
+from captioning.errors import UserError, nearest
 from captioning.export.card import Card, read_card
+from captioning.export.onnx_format import require_packages, write_onnx
 from captioning.model.generation import Decoding
 from captioning.model.git import GitForCausalLM
 from captioning.trained import find_model, load_trained
+
+TRANSFORMERS, ONNX = "transformers", "onnx"
 
 
 def export(
@@ -25,10 +28,13 @@ def export(
     name: str | None = None,
     license: str | None = None,  # noqa: A002  as the Hub calls it
     data_license: str | None = None,
+    form: str = TRANSFORMERS,
+    int8: bool = False,
 ) -> Card:
     """Write a Hugging Face folder: weights in safetensors, processor, decoding and a model card; no pickle.
 
-    ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested.
+    ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested. As
+    ONNX it brings a program that captions greedily with onnxruntime.
 
     Args:
         run: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
@@ -37,6 +43,8 @@ def export(
         name: of the model in its card; by default the folder's.
         license: of the model, as the Hub abbreviates it: ``mit``, ``apache-2.0``, …
         data_license: of the pictures and captions that it was trained on.
+        form: ``transformers``, or ``onnx``: see :mod:`captioning.export.onnx_format`.
+        int8: of ONNX, with weights in 8 bits.
 
     Returns:
         What the card says.
@@ -44,11 +52,20 @@ def export(
     Raises:
         UserError: there is no such model, or there is something in the folder.
     """
+    if form not in (TRANSFORMERS, ONNX):
+        raise UserError(f"--format {form}: no such format{nearest(form, [TRANSFORMERS, ONNX])}")
+    if int8 and form != ONNX:
+        raise UserError("--int8 goes with --format onnx: transformers quantizes a model itself as it loads it")
+    if form == ONNX:
+        require_packages()
     find_model(run)  # before what is slow
     with new_folder(folder) as part:
         network, processor, decoding = load_trained(run)
         network.generation_config = generation_config(network, decoding)
-        run_folder.write_model(part, network=network, processor=processor)
+        if form == ONNX:
+            write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
+        else:
+            run_folder.write_model(part, network=network, processor=processor)
         card = read_card(
             run,
             network=network,
@@ -57,6 +74,7 @@ def export(
             name=name or folder.resolve().name,
             license=license,
             data_license=data_license,
+            form=f"{form} int8" if int8 else form,
         )
         card.write(part)
     return card

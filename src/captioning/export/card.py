@@ -49,6 +49,7 @@ class Card:
         license: of the model.
         data_license: of the pictures and captions.
         samples: of the test pictures.
+        form: of the model's files: ``transformers``, ``onnx`` or ``onnx int8``.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Card:
     license: str | None = None
     data_license: str | None = None
     samples: list[Sample] = field(default_factory=list)
+    form: str = "transformers"
 
     def write(self, folder: Path) -> None:
         """Write README.md and the pictures that it shows."""
@@ -87,7 +89,7 @@ class Card:
             base_model=self.base_model,
             datasets=self.dataset if self.is_on_hub else None,
             eval_results=self._results(),
-            library_name="transformers",
+            library_name=self.form.partition(" ")[0],
             license=self.license,
             model_name=self.name,
             pipeline_tag="image-to-text",
@@ -217,6 +219,7 @@ def read_card(
     name: str,
     license: str | None,  # noqa: A002
     data_license: str | None,
+    form: str = "transformers",
 ) -> Card:
     """What there is to say of a model.
 
@@ -228,6 +231,7 @@ def read_card(
         name: of the model.
         license: of the model.
         data_license: of the data.
+        form: of the model's files.
     """
     model = find_model(source)
     is_of_run = isinstance(model, Path) and model.name == "model" and (model.parent / ".hydra").is_dir()
@@ -240,6 +244,7 @@ def read_card(
         license=license,
         data_license=data_license,
         samples=_samples(run, samples) if run else [],
+        form=form,
     )
 
 
