@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, SMALL
 from hub_stand_in import TOKEN, Hub, hub_stand_in
 
 from captioning import Captioner
@@ -105,3 +106,60 @@ def test_a_model_that_was_pushed_before_is_followed_by_its_next(checkpoint, hub,
     hub.add("me/squares", files={"README.md": CARD_OF_OURS})
     assert pushed(checkpoint, hub=hub, home=tmp_path).returncode == 0
     assert hub.repositories["me/squares"]["commits"] == 1
+
+
+# ------------------------------------------------------------ by a training
+
+
+def trained(pictures: Path, *settings: str, hub: Hub | None, home: Path, **options) -> subprocess.CompletedProcess:
+    run = (f"data.path={pictures}", f"hydra.run.dir={home / 'run'}", f"hydra.sweep.dir={home / 'sweep'}")
+    return in_a_process(sys.executable, ROOT / "train.py", *SMALL, *run, *settings, hub=hub, home=home, **options)
+
+
+def test_a_training_uploads_its_best_model_at_its_end(pictures, hub, tmp_path):
+    process = trained(pictures, "hub.push=true", "hub.name=me/squares", hub=hub, home=tmp_path)
+    assert process.returncode == 0, process.stderr
+    files = hub.repositories["me/squares"]["files"]
+    assert files["model.safetensors"] == (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    assert "## How good it is" in files["README.md"].decode()
+    assert f"the model is on the Hub, private: {hub.address}/me/squares" in process.stderr
+
+
+def test_a_training_uploads_the_best_model_so_far_every_few_validations(pictures, hub, tmp_path):
+    settings = ("hub.push=true", "hub.name=me/squares", "hub.every_n_validations=1", "trainer.max_epochs=12")
+    process = trained(pictures, *settings, "monitor=val/loss", hub=hub, home=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "isn't on the Hub" not in process.stderr
+    assert hub.repositories["me/squares"]["commits"] > 1
+    assert not list((tmp_path / "run").glob(".hub-*"))
+    files = hub.repositories["me/squares"]["files"]
+    assert files["model.safetensors"] == (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+
+
+def test_whether_a_model_can_be_uploaded_is_asked_before_training(pictures, hub, tmp_path):
+    settings = ("hub.push=true", "hub.name=me/squares")
+    process = trained(pictures, *settings, hub=hub, home=tmp_path, token=None)
+    assert "me/squares: nobody is logged in" in error_of(process)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_upload_that_fails_fails_no_training(pictures, hub, tmp_path):
+    hub.failing_commits = 99
+    process = trained(pictures, "hub.push=true", "hub.name=me/squares", hub=hub, home=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "the model isn't on the Hub: me/squares: the Hub refuses (400" in process.stderr
+    assert f"to try again: captioning push {tmp_path / 'run'} me/squares" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("hub.push=true",), "hub.name=USER/NAME"),
+        (("hub.push=true", "hub.name=squares"), "no name of the form USER/NAME"),
+        (("hub.push=true", "hub.name=me/x", "hub.every_n_validations=0"), "must be at least 1"),
+        (("hydra.mode=MULTIRUN", "seed=1,2", "hub.push=true", "hub.name=me/x"), "every job of a sweep"),
+    ],
+)
+def test_a_wish_to_upload_that_can_not_be_met_is_refused_at_once(pictures, hub, tmp_path, settings, says):
+    assert says in error_of(trained(pictures, *settings, hub=hub, home=tmp_path))

@@ -19,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from captioning.callbacks.collapse_alarm import CollapseAlarm
 from captioning.callbacks.gallery import Gallery
 from captioning.callbacks.last_checkpoint import LastCheckpoint
+from captioning.callbacks.push_to_hub import PushToHub
 from captioning.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.datamodule import CaptionDataModule
 from captioning.errors import UserError, nearest
@@ -30,6 +31,7 @@ from captioning.processes import default_run_dir
 NOT_IN_NAMES = (
     *("model", "data", "experiment", "trainer", "callbacks", "logger", "path", "dir", "checkpoint"),
     *("resume", "images", "splits_from", "devices", "accelerator", "num_workers", "cache", "cache_dir", "mode"),
+    *("push", "name", "every_n_validations", "public", "license", "data_license", "samples"),
 )
 
 
@@ -80,6 +82,7 @@ class Config:
         }
     )
     logger: dict[str, Any] = field(default_factory=dict)
+    hub: Any = field(default_factory=lambda: schema_of(PushToHub))
     output_dir: str = MISSING
     resume: str | None = None
     seed: int = 42

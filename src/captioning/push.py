@@ -56,10 +56,7 @@ def push(
     _require_name(name)
     find_model(run)
     api = HfApi()
-    if not dry_run:
-        with _told_in_one_line(name):
-            api.whoami()
-            exists = _require_fit(api, name, public=public, replace=replace)
+    exists = dry_run or require_ready(name, public=public, replace=replace)
     with tempfile.TemporaryDirectory(prefix="captioning-push-") as scratch:
         folder = Path(scratch) / "model"
         export(run, folder, name=name, **options)
@@ -71,6 +68,22 @@ def push(
                     api.create_repo(name, private=not public)
                 api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model and card by captioning")
     return upload
+
+
+def require_ready(name: str, *, public: bool, replace: bool = False) -> bool:
+    """Ask the Hub whether a model may go there; the arguments are those of :func:`push`.
+
+    Returns:
+        Whether there is such a repository already.
+
+    Raises:
+        UserError: as for :func:`push`.
+    """
+    _require_name(name)
+    api = HfApi()
+    with _told_in_one_line(name):
+        api.whoami()
+        return _require_fit(api, name, public=public, replace=replace)
 
 
 def _require_name(name: str) -> None:

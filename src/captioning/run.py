@@ -28,6 +28,7 @@ from captioning.callbacks import of_kind
 from captioning.callbacks.agreement import Agreement
 from captioning.callbacks.exact_resume import ExactResume
 from captioning.callbacks.progress_bar import ProgressBar
+from captioning.callbacks.push_to_hub import PushToHub
 from captioning.callbacks.stop_between_steps import StopBetweenSteps
 from captioning.callbacks.throughput import Throughput
 from captioning.callbacks.validate_every import ValidateEvery
@@ -57,6 +58,8 @@ _say = rank_zero_only(logging.getLogger(__name__).info)
 def run(cfg: Config) -> float | None:
     """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
+        with answered_in_one_line():
+            _require_no_push(cfg)
         metrics = train_job(cfg)
     else:
         with answered_in_one_line(), working_for_another():
@@ -93,6 +96,8 @@ def _train_or_tell(cfg: Config, interruption: Interruption) -> dict[str, Any]:
     module = CaptionModule(**settings["model"])
     trainer = make_trainer(cfg, settings, interruption)
     require_one_process(settings, trainer)
+    if (hub := _callback(trainer, PushToHub)) and trainer.is_global_zero:
+        hub.require_ready()
     try:
         return _train(cfg, settings, trainer, module, datamodule, going_on)
     except Interrupted as interrupted:
@@ -150,6 +155,8 @@ def _train(
         network = whole_network(module)
         if trainer.is_global_zero:
             record.finish(folder, trainer, datamodule, module, metrics, network=network, model_folder=folder / "model")
+            if hub := _callback(trainer, PushToHub):
+                hub.finish(folder)
         trainer.strategy.barrier()
     return metrics
 
@@ -250,6 +257,8 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interrupti
     callbacks += [ValidateEvery(cfg.val_every_n_steps), Agreement(settings)]
     if arguments["enable_progress_bar"] is not False:
         callbacks.append(ProgressBar())
+    if cfg.hub.push and not arguments["fast_dev_run"]:
+        callbacks.append(PushToHub(**settings["hub"]))
     if interruption:
         callbacks.append(StopBetweenSteps(interruption, writer))
     callbacks.append(ExactResume())  # which may validate at the start: signals are listened for by then
@@ -307,6 +316,14 @@ def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
     return next(iter(of_kind(trainer, kind)), None)
+
+
+def _require_no_push(cfg: Config) -> None:
+    if cfg.hub.push:
+        raise UserError(
+            "hub.push=true: every job of a sweep would upload to the same name; leave it out, and upload the best job "
+            "with `captioning push JOB_FOLDER USER/NAME`"
+        )
 
 
 def _require_no_weights(folder: Path) -> None:
