@@ -10,7 +10,7 @@ them. Weights are random. In the end the whole command, its start among it.
 """
 
 import argparse
-import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -109,10 +109,9 @@ def measure(
     options = [word for name, value in length.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     options += ["--device", arguments.device, "--batch-size", str(batch_size)]
     options += ["--prefix", "a red"]  # or the caption may be empty, since weights are random
-    command = shutil.which("captioning")
-    assert command
+    command = Path(sys.executable).with_name("captioning")
     whole = run(
-        command, "caption", str(scratch / "model"), str(Path(files[0]).parent), "-o", f"{scratch}/a.csv", *options
+        str(command), "caption", str(scratch / "model"), str(Path(files[0]).parent), "-o", f"{scratch}/a.csv", *options
     )
     return rounds, whole
 
