@@ -46,6 +46,8 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
         raise OSError(f"can't be reached ({error.reason})") from error
     except _TooMuchError:
         raise
+    except TimeoutError as error:
+        raise OSError("takes too long") from error
     except Exception as error:  # of the connection, or of a name that is none
         raise OSError(f"can't be fetched ({reason(error)})") from error
 
