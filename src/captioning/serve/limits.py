@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -144,8 +145,6 @@ def _whole(body: bytes, receive: Receive) -> Receive:
 
 async def answer(send: Send, status: int, why: str) -> None:
     """Answer a request in JSON, as the app answers mistakes, and end its connection: there may be more of it."""
-    import json
-
     content = json.dumps({"detail": why}).encode()
     headers = [
         (b"content-type", b"application/json"),
