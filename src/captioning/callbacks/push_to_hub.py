@@ -87,8 +87,7 @@ class PushToHub(L.Callback):
 
     def finish(self, folder: Path) -> None:
         """Upload the model of a run that has ended, and wait for it. A failure is told; the run has succeeded."""
-        if self._process:
-            self._tell()
+        self._tell()
         _log.info(f"uploading the model to {self.name}")
         self._begin(str(folder))
         self._tell(way_out=f"; to try again: captioning push {folder} {self.name}{' --public' * self.public}")
