@@ -1,14 +1,14 @@
 """Train a captioner: python train.py model=git-base trainer.devices=2"""
 
-from captioning.interruption import quit_on_signals
+from captioning.training.signals import quit_on_signals
 
 if __name__ == "__main__":
     quit_on_signals()  # now, for what is imported next takes seconds
 
 import hydra
 
-from captioning.config import Config
-from captioning.mistakes import main_answered
+from captioning.config.schema import Config
+from captioning.config.messages import main_answered
 from captioning.run import run
 
 

@@ -24,11 +24,11 @@ from reading import make
 from rich.console import Console
 from rich.table import Table
 
-from captioning import run_folder
-from captioning.caption.outputs import JSON_LINES, Row, TextFile
-from captioning.captioner import Captioner
-from captioning.model.loading import init_model
-from captioning.processor import make_processor
+from captioning.inference.captioner import Captioner
+from captioning.inference.outputs import JSON_LINES, Row, TextFile
+from captioning.models.loading import init_model
+from captioning.models.processor import make_processor
+from captioning.runs import run_folder
 
 OF_THE_LOOP = 5  # it captions one of so many
 

@@ -18,8 +18,8 @@ from measuring import architecture
 from rich.console import Console
 from rich.table import Table
 
-from captioning.model.generation import Decoding, read_pictures
-from captioning.model.git import GitForCausalLM
+from captioning.models.generation import Decoding, read_pictures
+from captioning.models.git import GitForCausalLM
 
 
 def main() -> None:

@@ -206,8 +206,8 @@ def make_pictures(folder: Path, count: int, side: int) -> None:
 
 def make_picture(folder: Path, number: int, side: int) -> str:
     """Draw a creature; its caption."""
-    from captioning.data.creature_drawing import draw_creature
-    from captioning.data.creatures import captions_of, sample_creature
+    from captioning.data.creatures.dataset import captions_of, sample_creature
+    from captioning.data.creatures.drawing import draw_creature
 
     chance = Random(number)
     creature = sample_creature(chance)
@@ -222,9 +222,9 @@ def make_checkpoint(folder: Path, settings: dict[str, Any], data: Path) -> None:
     import torch
     import transformers
 
-    from captioning import run_folder
-    from captioning.model.loading import init_model
-    from captioning.processor import make_processor
+    from captioning.models.loading import init_model
+    from captioning.models.processor import make_processor
+    from captioning.runs import run_folder
 
     transformers.logging.disable_progress_bar()
     lines = (data / "seen" / "metadata.jsonl").read_text().splitlines()

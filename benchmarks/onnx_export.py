@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning import Captioner
-from captioning.export import export
 from captioning.export.caption_onnx import OnnxCaptioner
+from captioning.export.huggingface import export
 from captioning.metrics import score
 
 BATCH = 8

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning.data.packing import pack
-from captioning.model.forward import caption_loss
-from captioning.model.loading import init_model
-from captioning.processor import make_processor
+from captioning.models.loading import init_model
+from captioning.models.loss import caption_loss
+from captioning.models.processor import make_processor
 from captioning.run import talk
 
 WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("lan", "so", "ker", "pim", "vod")]

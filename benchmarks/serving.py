@@ -85,8 +85,8 @@ def make_checkpoint(model: str, folder: Path) -> None:
     """A model of a size, with random weights."""
     import torch
 
-    from captioning.model.loading import init_model
-    from captioning.processor import make_processor
+    from captioning.models.loading import init_model
+    from captioning.models.processor import make_processor
 
     torch.manual_seed(0)
     settings = architecture(model)

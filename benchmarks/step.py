@@ -7,7 +7,7 @@ The tutorial's step: captions padded to 512 tokens that count in the loss, logit
 text, transformers' own GIT, and mixed precision where the other arm has it (bf16 for the tutorial's fp16, in which CPUs
 don't train). Both arms: forward, backward, clipping and AdamW, on tensors that are in memory, in turn; medians.
 
-The share of the limit: the step's model FLOPs (captioning.model.flops) by its time, over the rate of a layer's plain
+The share of the limit: the step's model FLOPs (captioning.models.flops) by its time, over the rate of a layer's plain
 matrix products, forward and backward, in the same precision and with as many rows.
 """
 
@@ -25,9 +25,9 @@ from measuring import architecture, of_this_process, peak_memory, with_rounds
 from rich.console import Console
 from rich.table import Table
 
-from captioning.model.flops import training_flops
-from captioning.model.forward import IGNORE_INDEX, caption_loss
-from captioning.model.git import GitForCausalLM
+from captioning.models.flops import training_flops
+from captioning.models.git import GitForCausalLM
+from captioning.models.loss import IGNORE_INDEX, caption_loss
 
 PADDED = 512  # or as many positions as the model has
 Step = Callable[[], None]

@@ -29,7 +29,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from captioning.data.batches import Sample
+    from captioning.data.dataset import Sample
     from captioning.data.rows import Row
 
 SHARD = 10_000  # rows
@@ -65,8 +65,8 @@ def make_sample(row: Row, seed: int) -> Sample:
     import numpy as np
     import torch
 
-    from captioning.data.batches import Sample
-    from captioning.data.pictures import decode, read_bytes
+    from captioning.data.dataset import Sample
+    from captioning.data.images import decode, read_bytes
 
     pixels = torch.from_numpy(np.array(decode(read_bytes(row["image"])))).permute(2, 0, 1)
     captions = row["captions"]

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning import CaptionDataModule, CaptionModule
-from captioning.model.generation import generate_captions, read_pictures
+from captioning.models.generation import generate_captions, read_pictures
 from captioning.run import default_precision, talk
 
 SIZES = {"git-tiny": (64, 32, 480), "git-base": (224, 4, 24)}  # picture side, batch, pictures

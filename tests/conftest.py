@@ -78,8 +78,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder as the Hub has them: a small GIT with its processor."""
-    from captioning.model.loading import init_model
-    from captioning.processor import make_processor
+    from captioning.models.loading import init_model
+    from captioning.models.processor import make_processor
 
     folder = tmp_path_factory.mktemp("checkpoint")
     captions = [f"a {square} square on {ground}" for ground in COLOURS for square in COLOURS]
@@ -108,7 +108,7 @@ def compose(tmp_path: Path) -> Callable[..., object]:
     """Compose the project's configuration with overrides, as the command line does."""
     import hydra
 
-    import captioning.config  # noqa: F401  its schema is part of conf/config.yaml
+    import captioning.config.schema  # noqa: F401  its schema is part of conf/config.yaml
 
     def composed(*overrides: str) -> object:
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -87,6 +87,6 @@ def write_example_sweep(folder: Path, values: Sequence[Mapping[str, Any]], skill
         (job / "report.html").write_text("<!doctype html><title>A run</title>")
     task = [f"{key}={','.join(str(one[key]) for one in values)}" for key in values[0]]
     origin = {"overrides": {"hydra": ["hydra.mode=MULTIRUN", "hydra.sweep.dir=elsewhere"], "task": task}}
-    origin["sweeper"] = {"_target_": "captioning.sweeps.optuna_sweeper.OptunaSweeper"}  # type: ignore[dict-item]
+    origin["sweeper"] = {"_target_": "captioning.sweeps.optuna.OptunaSweeper"}  # type: ignore[dict-item]
     (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": origin}))
     return folder

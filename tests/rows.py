@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from captioning.data.pictures import PictureSource
+from captioning.data.images import PictureSource
 from captioning.data.rows import Problem, Rows, row_features, rows_of_arrays
 
 

@@ -16,7 +16,9 @@ from conftest import ROOT
 
 # One process imports everything, and each run is a fork of it.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["captioning.run", "captioning.config", "matplotlib.figure", "captioning.report.page"])
+_context.set_forkserver_preload(
+    ["captioning.run", "captioning.config.schema", "matplotlib.figure", "captioning.runs.report.page"]
+)
 
 
 class Kill(L.Callback):

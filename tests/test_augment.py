@@ -19,7 +19,7 @@ from captioning.data.augment import (
     recolour,
     untrue_when_mirrored,
 )
-from captioning.data.creatures import write_creatures
+from captioning.data.creatures.dataset import write_creatures
 from captioning.errors import UserError
 
 SIDE = 96

@@ -3,12 +3,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from captioning.data.batches import IGNORE_INDEX, CaptionChoice, CaptionDataset, Collator, Sample
-from captioning.data.examine import usable
-from captioning.data.pixels import normalize
+from captioning.data.cache import usable
+from captioning.data.dataset import IGNORE_INDEX, CaptionChoice, CaptionDataset, Collator, Sample
+from captioning.data.sampler import Visit, VisitSampler
 from captioning.data.sources import read_local
-from captioning.data.visits import Visit, VisitSampler
-from captioning.processor import make_processor
+from captioning.data.transforms import normalize
+from captioning.models.processor import make_processor
 
 WORDS = ["a", "red", "cat", "dog", "sleeps"]
 

@@ -14,11 +14,11 @@ import pytest
 from started import started
 
 from captioning import Captioner
-from captioning.caption import caption
-from captioning.caption.inputs import find_pictures, read_list
-from captioning.caption.outputs import make_output
 from captioning.errors import UserError
-from captioning.interruption import INTERRUPTED
+from captioning.inference.folder import caption
+from captioning.inference.inputs import find_pictures, read_list
+from captioning.inference.outputs import make_output
+from captioning.training.signals import INTERRUPTED
 
 CAPTIONING = Path(sys.executable).with_name("captioning")
 SHORT = {"max_new_tokens": 5, "min_new_tokens": 2}

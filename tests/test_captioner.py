@@ -15,9 +15,9 @@ import transformers
 from PIL import Image
 
 from captioning import Captioner
-from captioning.captioner import PictureError
 from captioning.errors import UserError
-from captioning.model.generation import Decoding
+from captioning.inference.captioner import PictureError
+from captioning.models.generation import Decoding
 
 
 @pytest.fixture(scope="module")

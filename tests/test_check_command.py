@@ -17,12 +17,12 @@ from rows import make_rows
 from typer.testing import CliRunner, Result
 
 from captioning.cli import app
-from captioning.data.examine import Facts
-from captioning.data.findings import Inspection, find
+from captioning.data.cache import Facts
+from captioning.data.issues import Inspection, find
 from captioning.data.rows import Problem
-from captioning.data.summary import summarize
-from captioning.report.check_page import Check, render_check
-from captioning.report.sample_grid import sample_grid, wrapped
+from captioning.data.statistics import summarize
+from captioning.runs.report.check_page import Check, render_check
+from captioning.runs.report.sample_grid import sample_grid, wrapped
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)> "quoted' {{ 7 * 7 }} [red]$x^2$ 猫 🐈 قطة \x1b[31m"""
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import captioning.checkpoint_files
-from captioning.checkpoint_files import KEYS, CheckpointWriter, newest_checkpoint
+import captioning.training.checkpoints
+from captioning.training.checkpoints import KEYS, CheckpointWriter, newest_checkpoint
 
 
 def checkpoint(step: int) -> dict:
@@ -185,7 +185,7 @@ def test_one_that_is_of_no_use_is_passed_over_for_the_one_before_with_a_line(wri
 
 
 def test_the_errors_of_the_thread_are_not_lost(writer, tmp_path, monkeypatch):
-    monkeypatch.setattr(captioning.checkpoint_files, "_write", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(captioning.training.checkpoints, "_write", lambda *arguments: 1 / 0)
     writer.save_checkpoint(checkpoint(1), tmp_path / "one.ckpt")
     writer.wait()
     with pytest.raises(ZeroDivisionError):

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
-from captioning.callbacks.collapse_alarm import CollapseAlarm, find_collapse
 from captioning.errors import UserError
-from captioning.evaluation import Evaluation
 from captioning.metrics import score
 from captioning.run import train
+from captioning.training.callbacks.collapse_alarm import CollapseAlarm, find_collapse
+from captioning.training.evaluator import Evaluation
 
 LIMITS = {"top_caption": 0.5, "repetition": 0.2, "empty_captions": 0.2}
 TRUTHS = [f"a {colour} {thing}" for colour in ("red", "green") for thing in ("dog", "cat", "bird", "fish", "cow")]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from captioning.comparison import compare
 from captioning.errors import UserError
+from captioning.runs.comparison import compare
 
 COMMAND = Path(sys.executable).with_name("captioning")
 # Pictures 0 to 49 with captions of four words, no word in two of them: a caption with k words wrong has a WER of k / 4.
@@ -414,7 +414,7 @@ def test_a_json_file_in_a_missing_folder_is_refused(right, wrong, tmp_path):
 
 def test_comparing_imports_nothing_that_takes_seconds():
     code = (
-        "import captioning.compare, captioning.run_folder, sys\n"
+        "import captioning.runs.comparison_table, captioning.runs.run_folder, sys\n"
         "print({'torch', 'lightning', 'transformers', 'hydra', 'omegaconf', 'pyarrow'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

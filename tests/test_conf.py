@@ -6,8 +6,8 @@ import torch
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
+from captioning.config.messages import explain
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.mistakes import explain
 from captioning.run import default_precision, make_trainer, resolve
 
 CONF_FILES = sorted((ROOT / "conf").glob("*/*.yaml"))

@@ -16,9 +16,16 @@ from random import Random
 import pytest
 from PIL import Image, ImageChops
 
-from captioning.data.creature_drawing import Creature, draw_creature
-from captioning.data.creature_shapes import COLOURS, shade_of
-from captioning.data.creatures import OPENINGS, SLOTS, captions_of, creatures_folder, sample_creature, write_creatures
+from captioning.data.creatures.dataset import (
+    OPENINGS,
+    SLOTS,
+    captions_of,
+    creatures_folder,
+    sample_creature,
+    write_creatures,
+)
+from captioning.data.creatures.drawing import Creature, draw_creature
+from captioning.data.creatures.shapes import COLOURS, shade_of
 
 PARTS = sorted({part for slots in SLOTS.values() for slot in slots for part in slot})
 # The default set's creatures.
@@ -201,7 +208,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
 BUILD = """
 import signal, sys
 from pathlib import Path
-from captioning.data.creatures import creatures_folder
+from captioning.data.creatures.dataset import creatures_folder
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 print("ready", flush=True)
 sys.stdin.readline()

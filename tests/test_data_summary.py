@@ -1,7 +1,7 @@
 from rows import make_rows
 
 from captioning.data.rows import Problem
-from captioning.data.summary import spread, summarize
+from captioning.data.statistics import spread, summarize
 
 
 def rows_of(captions: list[list[str]]):

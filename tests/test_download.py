@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from captioning import download as downloading
-from captioning.download import NotPublicError, connect_to_public, download
+from captioning.inference import download as downloading
+from captioning.inference.download import NotPublicError, connect_to_public, download
 
 PRIVATE = (
     "127.0.0.1",

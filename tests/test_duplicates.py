@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageDraw, ImageEnhance
 
-from captioning.data.creature_drawing import Creature, draw_creature
-from captioning.data.creatures import sample_creature
+from captioning.data.creatures.dataset import sample_creature
+from captioning.data.creatures.drawing import Creature, draw_creature
 from captioning.data.duplicates import LOOK_BYTES, clusters, look, looks_like_any, near_duplicates
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import captioning.run
 from captioning import CaptionDataModule, CaptionModule
-from captioning.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.errors import UserError
+from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
 
 NAME = "model.git.embeddings.word_embeddings.weight"
 

@@ -10,11 +10,11 @@ import pytest
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
-from captioning import run_folder
-from captioning.composition import absolute_paths, start_of
+from captioning.config.compose import absolute_paths, start_of
 from captioning.errors import UserError
 from captioning.evaluate import evaluate
 from captioning.run import train
+from captioning.runs import run_folder
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
 

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from rows import make_rows
 
-from captioning.data import examine as module
-from captioning.data.examine import data_fingerprint, examine, usable
-from captioning.data.pictures import PictureSource, decode
-from captioning.data.pixels import to_pixels
+from captioning.data import cache as module
+from captioning.data.cache import data_fingerprint, examine, usable
+from captioning.data.images import PictureSource, decode
 from captioning.data.rows import Rows
+from captioning.data.transforms import to_pixels
 from captioning.errors import UserError
-from captioning.processor import fit_pictures, make_image_processor
+from captioning.models.processor import fit_pictures, make_image_processor
 
 WEB_PAGE = b"<!DOCTYPE html><title>404 Not Found</title>"
 PROCESSOR = make_image_processor(16)

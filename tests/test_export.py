@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 
 from captioning import Captioner
 from captioning.errors import UserError
-from captioning.export import export
 from captioning.export.card import cell, without_places
+from captioning.export.huggingface import export
 
 
 @pytest.fixture(scope="module")

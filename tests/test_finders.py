@@ -20,11 +20,12 @@ from test_train import train
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import captioning.run
-from captioning import CaptionModule, finders
-from captioning.callbacks.stop_between_steps import StopBetweenSteps
-from captioning.checkpoint_files import CheckpointWriter
+from captioning import CaptionModule
 from captioning.errors import UserError
-from captioning.interruption import Interrupted, Interruption
+from captioning.training import tuning as finders
+from captioning.training.callbacks.graceful_shutdown import StopBetweenSteps
+from captioning.training.checkpoints import CheckpointWriter
+from captioning.training.signals import Interrupted, Interruption
 
 ONE_EPOCH = ("trainer.accumulate_grad_batches=2", "trainer.max_epochs=1")
 
@@ -264,7 +265,7 @@ def search_batch_size(*overrides: str, available: int, folder: Path) -> subproce
     """
     code = f"""
 import runpy, sys
-from captioning import finders
+from captioning.training import tuning as finders
 real = finders.of_system
 finders.of_system = lambda file, name: {available} if name == "MemAvailable" else real(file, name)
 sys.argv = [{str(ROOT / "train.py")!r}, *sys.argv[1:]]

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from rows import make_rows
 
+from captioning.data.cache import Facts
 from captioning.data.duplicates import look
-from captioning.data.examine import Facts
-from captioning.data.findings import LEAK, LEFT_OUT, NOTICE, Finding, Inspection, find
+from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, Finding, Inspection, find
 from captioning.data.rows import Problem, Rows
-from captioning.processor import make_processor
+from captioning.models.processor import make_processor
 
 GOOD = Facts(trouble="", digest="", width=64, height=48, mode="RGB", turned=False, frames=1)
 

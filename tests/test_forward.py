@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioning.data.packing import pack
-from captioning.model.forward import IGNORE_INDEX, CaptionLoss, caption_loss, seen_by_text
-from captioning.model.generation import read_pictures
-from captioning.model.git import CaptionCache
-from captioning.model.loading import load_model
+from captioning.models.generation import read_pictures
+from captioning.models.git import CaptionCache
+from captioning.models.loading import load_model
+from captioning.models.loss import IGNORE_INDEX, CaptionLoss, caption_loss, seen_by_text
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 from test_module import data_of, trainer_of, without_dropout
 
 from captioning import CaptionModule
-from captioning.model.features import FeatureFile
-from captioning.model.forward import caption_loss
-from captioning.model.loading import load_model
+from captioning.models.feature_cache import FeatureFile
+from captioning.models.loading import load_model
+from captioning.models.loss import caption_loss
 
 
 class Forgetful(L.Callback):

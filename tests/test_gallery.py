@@ -6,10 +6,10 @@ import pytest
 from conftest import SMALL
 from PIL import Image
 
-from captioning.callbacks.gallery import Gallery
 from captioning.errors import UserError
 from captioning.run import train
-from captioning.thumbnails import read_thumbnails
+from captioning.runs.thumbnails import read_thumbnails
+from captioning.training.callbacks.gallery import Gallery
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_sanity_check_is_not_shown(compose, pictures, tmp_path):
 
 
 def test_captions_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
-    from captioning.callbacks.gallery import draw_captions
+    from captioning.training.callbacks.gallery import draw_captions
 
     captions = ["a $x_1$ dog 犬 🐕", "", "کلب " * 400]
     lines = [{"id": "x", "references": [caption or "a"] * 5, "prediction": caption} for caption in captions]

@@ -6,10 +6,10 @@ import torch
 import transformers
 
 from captioning.errors import UserError
-from captioning.model.forward import caption_loss
-from captioning.model.generation import Decoding, generate_captions, read_pictures
-from captioning.model.git import CaptionCache
-from captioning.model.loading import load_model
+from captioning.models.generation import Decoding, generate_captions, read_pictures
+from captioning.models.git import CaptionCache
+from captioning.models.loading import load_model
+from captioning.models.loss import caption_loss
 
 ROWS = 5
 DECODINGS = [

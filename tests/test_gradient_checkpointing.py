@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import captioning.run
 from captioning import CaptionDataModule, CaptionModule
-from captioning.data.batches import Batch
-from captioning.model.loading import enable_gradient_checkpointing, init_model
+from captioning.data.dataset import Batch
+from captioning.models.loading import enable_gradient_checkpointing, init_model
 
 
 def first_batch(pictures: Path, checkpoint: Path, captions: str) -> Batch:
@@ -122,7 +122,7 @@ def test_the_peak_of_memory_is_lower_by_what_the_layers_of_either_tower_hold(
 ):
     import transformers
 
-    from captioning.model.forward import caption_loss
+    from captioning.models.loss import caption_loss
 
     processor = transformers.AutoProcessor.from_pretrained(checkpoint)
     tower = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from captioning.data.hub_shards import hub_shards
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.images import decode, read_bytes
 from captioning.data.rows import Columns
 from captioning.data.shards import Shards, read_head
 from captioning.data.stream import Reader

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from captioning.model.linear import HAS_ONEDNN, Linear
+from captioning.models.linear import HAS_ONEDNN, Linear
 
 only_with_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="no oneDNN on this CPU")
 

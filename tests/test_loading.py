@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from captioning.errors import UserError
-from captioning.model.loading import init_model, load_model
-from captioning.processor import load_processor
+from captioning.models.loading import init_model, load_model
+from captioning.models.processor import load_processor
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_checkpoint_in_the_hub_cache_loads_without_a_network(checkpoint, tmp_p
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
     shutil.copytree(checkpoint, repository / "snapshots" / ("0" * 40))
-    code = "from captioning.model.loading import load_model; print(load_model('someone/git-small').num_parameters())"
+    code = "from captioning.models.loading import load_model; print(load_model('someone/git-small').num_parameters())"
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(ran.stdout) == load_model(str(checkpoint)).num_parameters()

@@ -15,15 +15,15 @@ from runs import run, said
 from test_module import data_of, trainer_of
 
 from captioning import CaptionModule
-from captioning.data.batches import Batch
+from captioning.data.dataset import Batch
 from captioning.errors import UserError
 from captioning.evaluate import evaluate
-from captioning.model.forward import caption_loss
-from captioning.model.generation import Decoding, generate_captions
-from captioning.model.git import CaptionCache, GitForCausalLM
-from captioning.model.loading import load_model
-from captioning.processor import load_processor
-from captioning.strategies import whole_network
+from captioning.models.generation import Decoding, generate_captions
+from captioning.models.git import CaptionCache, GitForCausalLM
+from captioning.models.loading import load_model
+from captioning.models.loss import caption_loss
+from captioning.models.processor import load_processor
+from captioning.training.distributed.strategies import whole_network
 
 TEXT = ("attention.self.query", "attention.self.key", "attention.self.value")
 TEXT += ("attention.output.dense", "intermediate.dense", "output.dense")

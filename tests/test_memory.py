@@ -7,7 +7,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of
 BEGIN = """
 import resource
 import torch
-from captioning.memory import keep_freed_memory, of_system
+from captioning.training.memory import keep_freed_memory, of_system
 
 keep_freed_memory()
 """

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from captioning import CaptionDataModule, CaptionModule
-from captioning.data.batches import Batch
+from captioning.data.dataset import Batch
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from captioning import Captioner
 from captioning.errors import UserError
-from captioning.on_ray import CaptionBatch, caption_with_ray
+from captioning.inference.ray import CaptionBatch, caption_with_ray
 
 pytest.importorskip("ray")
 

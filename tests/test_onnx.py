@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from captioning import Captioner
-from captioning.data.pixels import normalize
+from captioning.data.transforms import normalize
 from captioning.errors import UserError
-from captioning.export import export
 from captioning.export.caption_onnx import OnnxCaptioner
-from captioning.model.generation import Decoding, generate_tokens, read_pictures
-from captioning.processor import fit_pictures
-from captioning.run_folder import write_model
-from captioning.trained import load_trained
+from captioning.export.huggingface import export
+from captioning.inference.pretrained import load_trained
+from captioning.models.generation import Decoding, generate_tokens, read_pictures
+from captioning.models.processor import fit_pictures
+from captioning.runs.run_folder import write_model
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from test_sweep import RESUMABLE, WITNESS, Sweep
 
 from captioning.errors import UserError
-from captioning.sweeps.optuna_sweeper import make_sampler, split_overrides, tell
+from captioning.sweeps.optuna import make_sampler, split_overrides, tell
 
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2")
 

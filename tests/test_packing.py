@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioning.data.packing import IGNORE_INDEX, pack
-from captioning.processor import make_processor
+from captioning.models.processor import make_processor
 
 WORDS = ["a", "red", "cat", "dog", "sleeps"]
 CAPTION = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError, features
 
-from captioning.data.pictures import PictureSource, decode, open_picture, read_bytes
+from captioning.data.images import PictureSource, decode, open_picture, read_bytes
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 CORNERS = Image.new("RGB", (2, 2))  # red, green over blue, white

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioning.data.pixels import normalize, to_pixels
-from captioning.processor import fit_pictures, make_image_processor
+from captioning.data.transforms import normalize, to_pixels
+from captioning.models.processor import fit_pictures, make_image_processor
 
 SIDES = st.integers(min_value=20, max_value=300)
 FITS = ("crop", "pad", "squash")

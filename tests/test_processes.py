@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL
 from started import TORCHRUN, TRAIN, descendants, is_alive, srun, started, trainers, wait_for
 
 from captioning.errors import UserError
-from captioning.processes import default_run_dir, is_restart
+from captioning.training.distributed.environment import default_run_dir, is_restart
 
 # Until it is stopped, and with something written down early.
 LONG = ("trainer.max_epochs=100000", "callbacks.gallery=null", "callbacks.collapse_alarm=null", "val_every_n_steps=2")
@@ -115,7 +115,7 @@ def test_torchruns_workers_have_one_folder_and_the_same_when_started_again(tmp_p
     program = tmp_path / "worker.py"
     program.write_text("""
 import os, pathlib, sys, time
-from captioning.processes import default_run_dir
+from captioning.training.distributed.environment import default_run_dir
 time.sleep(1.1 * int(os.environ["RANK"]))  # another second, and by its own clock another folder
 print("folder", default_run_dir(), flush=True)
 count = os.environ["TORCHELASTIC_RESTART_COUNT"]

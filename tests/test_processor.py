@@ -12,7 +12,7 @@ from PIL import Image
 
 from captioning.errors import UserError
 from captioning.metrics import normalize
-from captioning.processor import load_processor, make_processor, processor_from_files, processor_to_files
+from captioning.models.processor import load_processor, make_processor, processor_from_files, processor_to_files
 
 CAPTIONS = [f"a {colour} {kind}" for colour in ("red", "green", "blue") for kind in ("cat", "dog", "caterpillar")]
 

@@ -2,9 +2,9 @@ import json
 
 from conftest import SMALL
 
-from captioning.record import with_reasons
 from captioning.run import train
-from captioning.thumbnails import read_thumbnails
+from captioning.runs.thumbnails import read_thumbnails
+from captioning.training.artifacts import with_reasons
 
 
 def test_a_number_that_is_none_is_null_with_a_reason():

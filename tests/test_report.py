@@ -15,14 +15,14 @@ from PIL import Image
 
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.metrics.meanings import MEANINGS
-from captioning.report import write_report
-from captioning.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
-from captioning.report.numbers import shown
-from captioning.report.plots import thinned
-from captioning.report.read import Series, read_run
+from captioning.metrics.metric_info import MEANINGS
+from captioning.runs.report import write_report
+from captioning.runs.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
+from captioning.runs.report.numbers import shown
+from captioning.runs.report.plots import thinned
+from captioning.runs.report.read import Series, read_run
 
-STYLE = Path(sys.modules["captioning.report"].__file__ or "").with_name("style.css")
+STYLE = Path(sys.modules["captioning.runs.report"].__file__ or "").with_name("style.css")
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def test_a_step_taken_again_by_a_resumed_run_counts_as_the_last(run):
 
 def test_a_report_starts_fast():
     code = (
-        "import sys, captioning.report.page\n"
+        "import sys, captioning.runs.report.page\n"
         "print({'torch', 'lightning', 'transformers', 'hydra', 'omegaconf', 'pandas'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL
 from runs import run, said
 
-from captioning.interruption import INTERRUPTED
+from captioning.training.signals import INTERRUPTED
 
 STEPS = 24
 # 23 pictures to train on, in batches of four: epochs of six steps, the last of which isn't full.

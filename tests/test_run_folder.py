@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from captioning import run_folder
 from captioning.errors import UserError
-from captioning.model.loading import load_model
-from captioning.processor import load_processor
-from captioning.run_folder import locked
+from captioning.models.loading import load_model
+from captioning.models.processor import load_processor
+from captioning.runs import run_folder
+from captioning.runs.run_folder import locked
 
 
 @pytest.fixture

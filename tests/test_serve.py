@@ -23,12 +23,12 @@ from PIL import Image
 from started import started, wait_for
 
 from captioning import Captioner
-from captioning.captioner import Caption
-from captioning.model.generation import Decoding
-from captioning.serve import LOOPBACK_NAMES
-from captioning.serve.app import Server, make_app
-from captioning.serve.batching import Batcher, Wish
-from captioning.serve.limits import Connection, Limits
+from captioning.inference.captioner import Caption
+from captioning.inference.serve import LOOPBACK_NAMES
+from captioning.inference.serve.app import Server, make_app
+from captioning.inference.serve.batching import Batcher, Wish
+from captioning.inference.serve.limits import Connection, Limits
+from captioning.models.generation import Decoding
 
 CAPTIONING = Path(sys.executable).with_name("captioning")
 SHORT = {"max_new_tokens": 5, "min_new_tokens": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tars import jpeg, write_shards, write_tar
 
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.images import decode, read_bytes
 from captioning.data.rows import Columns
 from captioning.data.shards import OPEN_SHARDS, Shards, read_head, read_shards
 from captioning.data.sources.tars import tar_shards

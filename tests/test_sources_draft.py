@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from captioning.data.sources.draft import Cells, Draft
+from captioning.data.sources.row_builder import Cells, Draft
 
 
 def drafted(*lines: tuple[str, str, Cells], id_expected: bool = False) -> tuple[list[tuple], list[tuple[str, str]]]:

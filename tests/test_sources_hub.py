@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.images import decode, read_bytes
 from captioning.data.rows import Columns, row_features
 from captioning.data.sources.hub import read_hub
 from captioning.errors import UserError

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from captioning.data.sources.draft import Draft
-from captioning.data.sources.lines import LineFile
+from captioning.data.sources.row_builder import Draft
+from captioning.data.sources.text_files import LineFile
 from captioning.errors import UserError
 
 COMMA = "line with more cells than columns (a caption with a comma needs double quotes)"

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.images import decode, read_bytes
 from captioning.data.rows import Columns
 from captioning.data.sources.table import read_table
 from captioning.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tars import jpeg, write_shards, write_tar
 
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.images import decode, read_bytes
 from captioning.data.rows import Columns, Problem
 from captioning.data.sources.tars import is_shards, tar_shards
 from captioning.errors import UserError

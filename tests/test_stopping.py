@@ -20,10 +20,10 @@ from started import TRAIN, started
 from test_resume import RUN, STEPS, assert_same_run, checkpoint_of, curves_of, killed, same
 
 from captioning import CaptionDataModule, CaptionModule
-from captioning.callbacks.exact_resume import ExactResume
-from captioning.callbacks.weight_averaging import ExponentialMovingAverage
-from captioning.checkpoint_files import newest_checkpoint
-from captioning.interruption import INTERRUPTED
+from captioning.training.callbacks.exact_resume import ExactResume
+from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
+from captioning.training.checkpoints import newest_checkpoint
+from captioning.training.signals import INTERRUPTED
 
 
 class Poison(L.Callback):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tars import jpeg, write_shards, write_tar
 
-from captioning.data.batches import Sample
-from captioning.data.pictures import decode, read_bytes
+from captioning.data.dataset import Sample
+from captioning.data.images import decode, read_bytes
 from captioning.data.shards import Shards
 from captioning.data.sources.tars import tar_shards
 from captioning.data.stream import Reader, StreamDataset, StreamLoader

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from captioning.cli import app
 from captioning.errors import UserError
-from captioning.report.parallel import parallel
-from captioning.report.sweep_page import render_sweep, write_sweep_page
+from captioning.sweeps.page import render_sweep, write_sweep_page
+from captioning.sweeps.parallel import parallel
 from captioning.sweeps.report import Sweep, as_json, read_sweep, short_names, value_text, write_sweep_report
 
 GRID = {"model.lr": [0.0001, 0.001, 0.01], "model.dropout": [0.0, 0.1, 0.2]}
@@ -374,7 +374,7 @@ def test_a_report_that_cannot_be_written_fails_no_sweep(grid, caplog, monkeypatc
 
 def test_the_report_needs_no_torch():
     code = (
-        "import sys, captioning.report.sweep_page, captioning.sweeps.table\n"
+        "import sys, captioning.sweeps.page, captioning.sweeps.table\n"
         "print({'torch', 'lightning', 'transformers', 'hydra', 'omegaconf', 'optuna', 'pandas'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
@@ -440,7 +440,7 @@ def test_of_many_settings_the_page_shows_ten(tmp_path):
 
 
 def test_captions_of_the_four_best_jobs_are_shown_of_eight_pictures(whole):
-    from captioning.report.sweep_captions import side_by_side
+    from captioning.sweeps.captions import side_by_side
 
     beside = side_by_side(read_sweep(whole))
     assert beside is not None
@@ -450,7 +450,7 @@ def test_captions_of_the_four_best_jobs_are_shown_of_eight_pictures(whole):
 
 
 def test_of_pictures_with_the_same_words_from_all_jobs_none_is_shown(tmp_path):
-    from captioning.report.sweep_captions import side_by_side
+    from captioning.sweeps.captions import side_by_side
 
     for number, said in enumerate((("a dog", "a cat", "a cow"), ("A dog.", "a cat", "a horse"))):
         job = write_job(tmp_path / str(number), {"seed": number}, number)
@@ -463,7 +463,7 @@ def test_of_pictures_with_the_same_words_from_all_jobs_none_is_shown(tmp_path):
 
 
 def test_words_that_no_reference_has_are_marked_in_each_caption(tmp_path):
-    from captioning.report.sweep_captions import side_by_side
+    from captioning.sweeps.captions import side_by_side
 
     for number, said in enumerate(("a red dog", "a blue dog")):
         job = write_job(tmp_path / str(number), {"seed": number}, number)
@@ -477,7 +477,7 @@ def test_words_that_no_reference_has_are_marked_in_each_caption(tmp_path):
 
 
 def test_the_best_jobs_are_compared_on_the_test_pictures(whole):
-    from captioning.report.sweep_captions import side_by_side
+    from captioning.sweeps.captions import side_by_side
 
     beside = side_by_side(read_sweep(whole))
     assert beside is not None

@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import captioning.run
 from captioning import CaptionModule
-from captioning.callbacks.progress_bar import in_words
-from captioning.model.flops import training_flops
-from captioning.model.forward import caption_loss
-from captioning.model.loading import freeze_vision_tower, load_model
-from captioning.model.lora import Lora, add_adapters
+from captioning.models.flops import training_flops
+from captioning.models.loading import freeze_vision_tower, load_model
+from captioning.models.lora import Lora, add_adapters
+from captioning.models.loss import caption_loss
+from captioning.training.callbacks.progress_bar import in_words
 
 
 def counted(model, *, pictures: int, tokens: int) -> int:

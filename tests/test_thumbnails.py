@@ -2,7 +2,7 @@ import io
 
 from PIL import Image
 
-from captioning.thumbnails import add_thumbnails, read_thumbnails
+from captioning.runs.thumbnails import add_thumbnails, read_thumbnails
 
 
 def test_thumbnails_are_small_and_keep_their_shape(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.data.visits import Visit, VisitSampler
+from captioning.data.sampler import Visit, VisitSampler
 
 lengths = st.integers(1, 60)
 batch_sizes = st.integers(1, 7)

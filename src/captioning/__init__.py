@@ -5,9 +5,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captioning.captioner import Captioner
-    from captioning.datamodule import CaptionDataModule
-    from captioning.module import CaptionModule
+    from captioning.inference.captioner import Captioner
+    from captioning.training.datamodule import CaptionDataModule
+    from captioning.training.module import CaptionModule
 
 __all__ = ["CaptionDataModule", "CaptionModule", "Captioner"]
 __version__ = version("captioning")
@@ -16,9 +16,9 @@ __version__ = version("captioning")
 def __getattr__(name: str) -> Any:
     # Imported when asked for, because torch and Lightning take seconds and `captioning --help` needs neither.
     homes = {
-        "CaptionDataModule": "captioning.datamodule",
-        "CaptionModule": "captioning.module",
-        "Captioner": "captioning.captioner",
+        "CaptionDataModule": "captioning.training.datamodule",
+        "CaptionModule": "captioning.training.module",
+        "Captioner": "captioning.inference.captioner",
     }
     if name in homes:
         return getattr(import_module(homes[name]), name)

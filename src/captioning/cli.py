@@ -54,9 +54,9 @@ def compare(
     """Tell whether runs differ, by the test captions in their folders."""
     from dataclasses import asdict
 
-    from captioning.compare import print_comparison
-    from captioning.comparison import compare as compare_runs
-    from captioning.run_folder import write_json
+    from captioning.runs.comparison import compare as compare_runs
+    from captioning.runs.comparison_table import print_comparison
+    from captioning.runs.run_folder import write_json
 
     _require_writable(json)
     comparison = compare_runs(runs, metric=metric, captions=captions)
@@ -70,7 +70,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
 ) -> None:
     """Make a run's report.html again, from its folder alone."""
-    from captioning.report import write_report
+    from captioning.runs.report import write_report
 
     typer.echo(write_report(run))
 
@@ -81,7 +81,7 @@ def sweep_report(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
 ) -> None:
     """Show the jobs of a sweep beside each other: which is best, and which settings matter. Writes its sweep.html."""
-    from captioning.run_folder import write_json
+    from captioning.runs.run_folder import write_json
     from captioning.sweeps.report import as_json, read_sweep
     from captioning.sweeps.table import print_sweep
 
@@ -90,7 +90,7 @@ def sweep_report(
     if json:
         write_json(json, as_json(sweep))
     print_sweep(sweep)
-    from captioning.report.sweep_page import write_sweep_page  # draws, which takes longest
+    from captioning.sweeps.page import write_sweep_page  # draws, which takes longest
 
     typer.echo(write_sweep_page(sweep))
 
@@ -112,7 +112,7 @@ def evaluate(
     A run is evaluated on its own data, unless data=… names others. Decoding is chosen by model.max_new_tokens,
     min_new_tokens, num_beams, length_penalty, repetition_penalty, no_repeat_ngram_size, temperature and top_p.
     """
-    from captioning.mistakes import answered_in_one_line
+    from captioning.config.messages import answered_in_one_line
 
     with answered_in_one_line():
         from captioning.evaluate import evaluate as evaluate_model
@@ -158,16 +158,16 @@ def caption(
 
     The exit status is 0 where all have a caption, 2 where some failed (they are told in the end), and 75 after Ctrl-C.
     """
-    from captioning.interruption import quit_on_signals
+    from captioning.training.signals import quit_on_signals
 
     quit_on_signals()
-    from captioning.mistakes import answered_in_one_line
+    from captioning.config.messages import answered_in_one_line
 
     with answered_in_one_line():
-        from captioning.caption import Wording, tell
-        from captioning.caption import caption as caption_all
-        from captioning.caption.inputs import find_pictures, read_list
-        from captioning.caption.outputs import make_output
+        from captioning.inference.folder import Wording, tell
+        from captioning.inference.folder import caption as caption_all
+        from captioning.inference.inputs import find_pictures, read_list
+        from captioning.inference.outputs import make_output
 
         named = [name for name in inputs or [] if name != "-"]
         is_listed = "-" in (inputs or []) or (not named and not sys.stdin.isatty())
@@ -206,7 +206,7 @@ def caption_ray(
     Each picture is a row: path, caption, score, and error where it has no caption. The exit status is 2 where some
     have none.
     """
-    from captioning.on_ray import caption_with_ray
+    from captioning.inference.ray import caption_with_ray
 
     given = _given(max_new_tokens=max_new_tokens, num_beams=num_beams)
     outcome = caption_with_ray(
@@ -232,10 +232,10 @@ def predict(
     Each picture is a line: path, caption, score, and error where it has no caption. The exit status is 2 where some
     have none.
     """
-    from captioning.mistakes import answered_in_one_line
+    from captioning.config.messages import answered_in_one_line
 
     with answered_in_one_line():
-        from captioning.predict import predict as predict_captions
+        from captioning.inference.predict import predict as predict_captions
 
         outcome = predict_captions(
             model,
@@ -275,16 +275,16 @@ def serve(
     The page takes pictures that are dropped, pasted, chosen or taken; /docs has the API. Only this machine can reach
     it unless --host says otherwise.
     """
-    from captioning.mistakes import answered_in_one_line
+    from captioning.config.messages import answered_in_one_line
     from captioning.terminal import quiet_transformers
 
     with answered_in_one_line():
         quiet_transformers()
-        from captioning.serve import read_token, require_packages
-        from captioning.serve import serve as serve_model
+        from captioning.inference.serve import read_token, require_packages
+        from captioning.inference.serve import serve as serve_model
 
         require_packages()
-        from captioning.serve.limits import Limits
+        from captioning.inference.serve.limits import Limits
 
         limits = Limits(
             body=round(max_megabytes * 1e6),
@@ -320,8 +320,8 @@ def export(
 
     As ONNX it brings a program that needs onnxruntime, and neither torch nor transformers.
     """
-    from captioning.export import export as export_model
-    from captioning.mistakes import answered_in_one_line
+    from captioning.config.messages import answered_in_one_line
+    from captioning.export.huggingface import export as export_model
     from captioning.terminal import quiet_transformers
 
     with answered_in_one_line():
@@ -349,8 +349,8 @@ def push(
 
     The login is that of `hf auth login` or HF_TOKEN. After an interruption the same command goes on.
     """
-    from captioning.mistakes import answered_in_one_line
-    from captioning.push import push as push_model
+    from captioning.config.messages import answered_in_one_line
+    from captioning.export.push import push as push_model
     from captioning.terminal import quiet_transformers
 
     with answered_in_one_line():
@@ -391,10 +391,10 @@ def check(
     Tells what would be left out and why, which pictures are in two splits, and what is worth a look, in the terminal, a
     page and a file. The exit status is 0 where a training with these settings would start, else 1.
     """
-    from captioning.mistakes import answered_in_one_line
+    from captioning.config.messages import answered_in_one_line
 
     with answered_in_one_line():
-        from captioning.check import check as check_data
+        from captioning.training.check import check as check_data
 
         ready = check_data(settings or [], folder=output_dir)
     raise typer.Exit(0 if ready else 1)

@@ -13,14 +13,15 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from captioning import record, run_folder
-from captioning.composition import absolute_paths, compose_settings, literal, quoted, start_of
-from captioning.datamodule import CaptionDataModule
+from captioning.config.compose import absolute_paths, compose_settings, literal, quoted, start_of
 from captioning.errors import UserError
-from captioning.model.generation import Decoding
-from captioning.module import CaptionModule
+from captioning.inference.pretrained import find_model, load_trained
+from captioning.models.generation import Decoding
 from captioning.run import make_trainer, resolve, talk
-from captioning.trained import find_model, load_trained
+from captioning.runs import run_folder
+from captioning.training import artifacts as record
+from captioning.training.datamodule import CaptionDataModule
+from captioning.training.module import CaptionModule
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 

@@ -23,33 +23,34 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
-from captioning import record, run_folder
-from captioning.callbacks import of_kind
-from captioning.callbacks.agreement import Agreement
-from captioning.callbacks.exact_resume import ExactResume
-from captioning.callbacks.progress_bar import ProgressBar
-from captioning.callbacks.push_to_hub import PushToHub
-from captioning.callbacks.stop_between_steps import StopBetweenSteps
-from captioning.callbacks.throughput import Throughput
-from captioning.callbacks.validate_every import ValidateEvery
-from captioning.callbacks.wandb import wandb_loggers
-from captioning.callbacks.weight_averaging import ExponentialMovingAverage
-from captioning.checkpoint_files import CheckpointWriter, writer_of
-from captioning.config import Config, schema_of
-from captioning.datamodule import CaptionDataModule
+from captioning.config.messages import answered_in_one_line
+from captioning.config.schema import Config, schema_of
 from captioning.errors import UserError, nearest
-from captioning.finders import find_settings, require_one_process
-from captioning.interruption import INTERRUPTED, Interrupted, Interruption, interruptible
-from captioning.launching import losses_explained
-from captioning.memory import keep_freed_memory
-from captioning.mistakes import answered_in_one_line
-from captioning.module import CaptionModule, NotFiniteError
-from captioning.processes import rank
-from captioning.resuming import Resumption, require_same_data, resumption
-from captioning.strategies import trainer_arguments, whole_network
+from captioning.runs import run_folder
 from captioning.sweeps.jobs import train_job
 from captioning.sweeps.process import working_for_another
 from captioning.terminal import quiet_transformers, tolerate_any_terminal
+from captioning.training import artifacts as record
+from captioning.training.callbacks import of_kind
+from captioning.training.callbacks.consistency import Agreement
+from captioning.training.callbacks.exact_resume import ExactResume
+from captioning.training.callbacks.graceful_shutdown import StopBetweenSteps
+from captioning.training.callbacks.progress_bar import ProgressBar
+from captioning.training.callbacks.push_to_hub import PushToHub
+from captioning.training.callbacks.throughput import Throughput
+from captioning.training.callbacks.validate_every import ValidateEvery
+from captioning.training.callbacks.wandb_logger import wandb_loggers
+from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
+from captioning.training.checkpoints import CheckpointWriter, writer_of
+from captioning.training.datamodule import CaptionDataModule
+from captioning.training.distributed.environment import rank
+from captioning.training.distributed.launcher import losses_explained
+from captioning.training.distributed.strategies import trainer_arguments, whole_network
+from captioning.training.memory import keep_freed_memory
+from captioning.training.module import CaptionModule, NotFiniteError
+from captioning.training.resume import Resumption, require_same_data, resumption
+from captioning.training.signals import INTERRUPTED, Interrupted, Interruption, interruptible
+from captioning.training.tuning import find_settings, require_one_process
 
 C = TypeVar("C", bound=L.Callback)
 _say = rank_zero_only(logging.getLogger(__name__).info)
@@ -71,7 +72,7 @@ def train(cfg: Config) -> dict[str, Any]:
     """Train, test with the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers.
 
     With ``cfg.resume`` a run goes on; one that has ended already gives its numbers again. One that is told to stop by a
-    signal saves where it is, and exits with the status :data:`captioning.interruption.INTERRUPTED`.
+    signal saves where it is, and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
     """
     talk()
     folder = Path(cfg.output_dir)

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from captioning.data.pictures import PictureSource
+from captioning.data.images import PictureSource
 from captioning.data.rows import OUTSIDE, USUAL, Columns, Problem, Row
 from captioning.data.shards import UNREADABLE, UNREADABLE_PICTURE, Report, Shards, digest
 from captioning.data.sources.columns import ColumnNames, class_name, class_names, find_picture_columns
-from captioning.data.sources.draft import rows_of
+from captioning.data.sources.row_builder import rows_of
 from captioning.data.sources.split_names import split_of
 from captioning.errors import UserError, reason
 from captioning.hub import CONNECT_TIMEOUT_S, snapshot

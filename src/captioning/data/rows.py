@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from uuid import uuid4
 
-from captioning.data.pictures import PictureSource
+from captioning.data.images import PictureSource
 from captioning.errors import UserError, nearest
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, and most mistakes are found before

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from captioning.data.batches import Batch, Sample
+from captioning.data.dataset import Batch, Sample
 from captioning.data.rows import Problem, Row, describe
 from captioning.data.shards import Report, Shards
 from captioning.errors import UserError

@@ -13,13 +13,13 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from captioning.inference.pretrained import find_model
 from captioning.metrics import score
-from captioning.model.generation import Decoding
-from captioning.model.git import GitForCausalLM
-from captioning.report.numbers import number_rows, shown
-from captioning.report.read import Run, read_run
-from captioning.run_folder import write_text
-from captioning.trained import find_model
+from captioning.models.generation import Decoding
+from captioning.models.git import GitForCausalLM
+from captioning.runs.report.numbers import number_rows, shown
+from captioning.runs.report.read import Run, read_run
+from captioning.runs.run_folder import write_text
 
 SAMPLES = "samples"
 TAG = "captioning"  # of all models by this project

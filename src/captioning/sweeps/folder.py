@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from captioning.errors import UserError
-from captioning.run_folder import read_mapping, write_json
+from captioning.runs.run_folder import read_mapping, write_json
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, NOT_STARTED = "running", "finished", "failed", "interrupted", "not started"
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from captioning.errors import UserError
-from captioning.run_folder import read_list, read_mapping
+from captioning.runs.run_folder import read_list, read_mapping
 from captioning.sweeps.folder import (
     FAILED,
     FINISHED,
@@ -115,7 +115,7 @@ class JobFolder:
 
     def _so_far(self, monitor: str) -> str:
         """How far it came."""
-        from captioning.report.read import read_curves  # for the few that aren't finished
+        from captioning.runs.report.read import read_curves  # for the few that aren't finished
 
         try:
             curves = read_curves(self.folder / "metrics.csv") or {}

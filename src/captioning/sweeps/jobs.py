@@ -19,13 +19,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from captioning.composition import CONF, literal
-from captioning.data.examine import available_cores
+from captioning.config.compose import CONF, literal
+from captioning.config.messages import ENVIRONMENT_VARIABLE, MISTAKES, TRACEBACK_WANTED, environment_of_a_job, explain
+from captioning.data.cache import available_cores
 from captioning.errors import UserError
-from captioning.interruption import INTERRUPTED as RESUMABLE
-from captioning.mistakes import ENVIRONMENT_VARIABLE, MISTAKES, TRACEBACK_WANTED, environment_of_a_job, explain
-from captioning.processes import under_srun, under_torchrun
-from captioning.run_folder import read_mapping
+from captioning.runs.run_folder import read_mapping
 from captioning.sweeps import share
 from captioning.sweeps.folder import (
     FAILED,
@@ -38,6 +36,8 @@ from captioning.sweeps.folder import (
     read_record,
 )
 from captioning.sweeps.process import REASON_FILE, Signals, run_process
+from captioning.training.distributed.environment import under_srun, under_torchrun
+from captioning.training.signals import INTERRUPTED as RESUMABLE
 
 JOBS_AT_ONCE = "CAPTIONING_JOBS_AT_ONCE"  # set by a launcher that knows
 # What a launcher's workers set for themselves, and jobs shall have as the sweep has it.

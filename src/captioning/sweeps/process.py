@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from captioning.interruption import SIGNALS
-from captioning.mistakes import MISTAKES, explain
-from captioning.run_folder import write_text
+from captioning.config.messages import MISTAKES, explain
+from captioning.runs.run_folder import write_text
+from captioning.training.signals import SIGNALS
 
 PARENT, REASON_FILE = "CAPTIONING_PARENT", "CAPTIONING_REASON_FILE"
 POLL = 0.2  # seconds between looks at a process that works

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from captioning.errors import UserError
-from captioning.finished_run import flat
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.report.numbers import finite
-from captioning.run_folder import read_mapping
+from captioning.runs.finished_run import flat
+from captioning.runs.report.numbers import finite
+from captioning.runs.run_folder import read_mapping
 from captioning.sweeps.folder import FINISHED, RUNNING
 from captioning.sweeps.importance import METHOD, Importance, as_number, importances
 from captioning.sweeps.job_folder import MISSING, STATUSES, JobFolder, is_ignored, is_run, job_folders
@@ -112,7 +112,7 @@ class Sweep:
 def write_sweep_report(folder: Path) -> Path | None:
     """Write ``sweep.html`` at the end of a sweep; whatever is wrong is said in a line, and never fails the sweep."""
     try:
-        from captioning.report.sweep_page import write_sweep_page
+        from captioning.sweeps.page import write_sweep_page
 
         path = write_sweep_page(read_sweep(folder))
     except Exception as error:  # a defect here must not cost the numbers of hours of training

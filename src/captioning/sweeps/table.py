@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from captioning.report.numbers import finite, shown
+from captioning.runs.report.numbers import finite, shown
 from captioning.sweeps.folder import FAILED, FINISHED
 from captioning.sweeps.importance import METHOD
 from captioning.sweeps.report import Job, Sweep, short_names, value_text

@@ -13,7 +13,7 @@ from captioning.errors import UserError
 
 
 class OptunaSweeper(Sweeper):
-    """``hydra/sweeper=optuna``; its settings are those of :class:`captioning.sweeps.optuna_sweeper.OptunaSearch`."""
+    """``hydra/sweeper=optuna``; its settings are those of :class:`captioning.sweeps.optuna.OptunaSearch`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -27,7 +27,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         try:
-            from captioning.sweeps.optuna_sweeper import search
+            from captioning.sweeps.optuna import search
         except ModuleNotFoundError as error:
             raise UserError(f"hydra/sweeper=optuna: no {error.name} here; pip install -e '.[optuna]'") from error
         return search(self, arguments, **self.settings)
@@ -43,7 +43,7 @@ else:
         """``hydra/launcher=slurm-local``: SLURM's way on this machine, all jobs at once."""
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            from captioning.sweeps.submitit_launcher import launch
+            from captioning.sweeps.submitit import launch
 
             return launch(self, job_overrides, initial_job_idx)
 
@@ -51,6 +51,6 @@ else:
         """``hydra/launcher=slurm``: a job of SLURM for each job of the sweep."""
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            from captioning.sweeps.submitit_launcher import launch
+            from captioning.sweeps.submitit import launch
 
             return launch(self, job_overrides, initial_job_idx)

@@ -8,10 +8,10 @@ from typing import Any
 
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.columns import find_columns
-from captioning.data.sources.draft import NO_PICTURE, TWO_PICTURES, UNCAPTIONED, Draft
-from captioning.data.sources.lines import Line
 from captioning.data.sources.paths import MISSING, PictureFolder
+from captioning.data.sources.row_builder import NO_PICTURE, TWO_PICTURES, UNCAPTIONED, Draft
 from captioning.data.sources.table import add_lines, read_records, read_table
+from captioning.data.sources.text_files import Line
 from captioning.errors import UserError
 
 # Where COCO's pictures are, below the folder that its archives were unpacked in.

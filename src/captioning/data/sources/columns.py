@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from captioning.data.rows import CAPTION_COLUMNS, Columns, require_columns
-from captioning.data.sources.draft import Cells
+from captioning.data.sources.row_builder import Cells
 from captioning.errors import UserError, shown
 
 # Tried in this order where data.image_column isn't given.

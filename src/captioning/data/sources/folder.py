@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from captioning.data.rows import USUAL, Columns, Rows
-from captioning.data.sources.draft import NO_PICTURE, UNCAPTIONED, Cells, Draft
-from captioning.data.sources.lines import NOT_UTF8, LineFile, open_text
 from captioning.data.sources.paths import PictureFolder, is_utf8
+from captioning.data.sources.row_builder import NO_PICTURE, UNCAPTIONED, Cells, Draft
 from captioning.data.sources.split_names import splits_of_files
 from captioning.data.sources.table import add_file
+from captioning.data.sources.text_files import NOT_UTF8, LineFile, open_text
 from captioning.errors import UserError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

@@ -1,7 +1,7 @@
 """A data set of the Hugging Face Hub, as rows."""
 
 from captioning.data.rows import USUAL, Columns, Rows
-from captioning.data.sources.parts import Part, read_parts
+from captioning.data.sources.datasets_tables import Part, read_parts
 from captioning.data.sources.paths import PictureFolder
 from captioning.errors import UserError, reason
 from captioning.hub import snapshot

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from captioning.data.pictures import picture_formats
+from captioning.data.images import picture_formats
 from captioning.data.rows import OUTSIDE
 from captioning.errors import shown
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from captioning.data.rows import USUAL, Columns, Rows
-from captioning.data.sources.parts import Part, read_parts
+from captioning.data.sources.datasets_tables import Part, read_parts
 from captioning.data.sources.paths import PictureFolder
 from captioning.errors import UserError, reason
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.columns import ColumnNames, find_columns
-from captioning.data.sources.draft import Draft
-from captioning.data.sources.lines import UNREADABLE, Line, LineFile
-from captioning.data.sources.parts import Part, read_parts
+from captioning.data.sources.datasets_tables import Part, read_parts
 from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.row_builder import Draft
 from captioning.data.sources.split_names import splits_of_files
+from captioning.data.sources.text_files import UNREADABLE, Line, LineFile
 from captioning.errors import UserError, reason
 
 if TYPE_CHECKING:

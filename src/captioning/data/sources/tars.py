@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from captioning.data.rows import CAPTION_COLUMNS, USUAL, Columns, Problem, Row
 from captioning.data.shards import UNREADABLE, Report, Shards, digest, is_file_name
 from captioning.data.sources.columns import ColumnNames, find_columns
-from captioning.data.sources.draft import Cells, rows_of
 from captioning.data.sources.paths import PictureFolder, picture_suffixes
+from captioning.data.sources.row_builder import Cells, rows_of
 from captioning.errors import UserError, reason, shown
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -1,0 +1,1 @@
+"""The configuration: its schema, how it is composed, and one-line answers to mistakes in it."""

@@ -1,0 +1,126 @@
+"""A user's mistake answered in one line: the key, the value and what would do. No traceback unless asked for."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from captioning.config.compose import with_earlier_overrides
+from captioning.errors import UserError, nearest
+from captioning.training.distributed.environment import rank, speaks
+
+ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
+TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # the extras that bring them
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+
+
+@contextmanager
+def answered_in_one_line() -> Iterator[None]:
+    """Answer a mistake made within in one line on standard error, and exit with status 1.
+
+    What isn't a mistake but a defect passes through with its traceback, and so does everything where the user set
+    ``HYDRA_FULL_ERROR=1``.
+    """
+    if TRACEBACK_WANTED:
+        yield
+        return
+    os.environ.pop(ENVIRONMENT_VARIABLE, None)  # set by main_answered; not meant for the processes that a run starts
+    try:
+        yield
+    except BrokenPipeError:  # whoever read our output wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        sys.exit(1)
+    except MISTAKES as error:
+        line = explain(error)
+        if speaks(line):
+            print(f"error{f' (process {rank()})' if rank() else ''}: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def main_answered(main: Callable[[], Any]) -> None:
+    """Call a ``hydra.main`` function, with its mistakes of composition answered in one line too."""
+    with answered_in_one_line():
+        if not TRACEBACK_WANTED:
+            os.environ[ENVIRONMENT_VARIABLE] = "1"  # Hydra then raises what it would print over several lines
+        sys.argv[1:] = with_earlier_overrides(sys.argv[1:])
+        main()
+
+
+def environment_of_a_job() -> dict[str, str]:
+    """The environment for a process that answers its own mistakes."""
+    return {name: value for name, value in os.environ.items() if TRACEBACK_WANTED or name != ENVIRONMENT_VARIABLE}
+
+
+def explain(error: Exception) -> str:
+    """The line for an error."""
+    if isinstance(error, UserError):
+        message = str(error)
+        # From a loading process it comes with its traceback as text, and itself in the last line.
+        return message.strip().splitlines()[-1].partition(": ")[2] if message.startswith("Caught ") else message
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"hydra/launcher={choice}: not installed; pip install -e '.[{LAUNCHERS[choice]}]'"
+        # Of one in a list Hydra doesn't say which there are.
+        there_are = "" if error.options is None else nearest(choice, list(error.options))
+        return f"{group}={choice}: no such choice{there_are}"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if ambiguous := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
+        return _unreadable(ambiguous.group(1))
+    # A mistake on the command line is the cause of Hydra's error, one in a file its context.
+    cause = next(
+        (e for e in (error.__cause__, error.__context__, error) if isinstance(e, OmegaConfBaseException)), None
+    )
+    if cause is not None:
+        return _explain_value(cause, composition=error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}; the run folder is set with hydra.run.dir=DIR"
+    return " ".join(str(error).split())
+
+
+def _unreadable(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: a setting is given as KEY=VALUE"
+    quoted = value.strip("'\"").replace('"', r"\"")
+    return f"""{override}: Hydra can't read this value; a text with special characters goes in two kinds of quotes: \
+'{key}="{quoted}"'"""
+
+
+def _explain_value(cause: OmegaConfBaseException, *, composition: Exception) -> str:
+    key = cause.full_key or ""
+    message = str(cause).splitlines()[0]
+    if raised := re.search(r"^UserError raised while resolving interpolation: (.*)", message):
+        return raised.group(1)
+    # Hydra names the override or the file in its own message, and OmegaConf the key in its cause.
+    override = re.search(r"(?:override |use \+?)(\S+=.*)", str(composition))
+    file = re.search(r"In '([^']+)'", str(composition))
+    setting = override.group(1) if override else f"{key} (in conf/{file.group(1)}.yaml)" if file else key
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        return f"{setting}: no such setting{_nearest_key(key, cause)}"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} is missing: set it with {key}=…"
+    if wanted := re.search(r"could not be converted to (\w+)", message):
+        return f"{setting}: {_TYPE_NAMES.get(wanted.group(1), wanted.group(1))} is needed"
+    return f"{setting}: {message}"
+
+
+_TYPE_NAMES = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "text"}
+
+
+def _nearest_key(key: str, cause: OmegaConfBaseException) -> str:
+    parent, _, name = key.rpartition(".")
+    siblings = [str(sibling) for sibling in cause.parent_node] if isinstance(cause.parent_node, DictConfig) else []
+    if not siblings:
+        return ""
+    match = nearest(name, siblings)
+    return match.replace("did you mean ", f"did you mean {parent}{parent and '.'}", 1)

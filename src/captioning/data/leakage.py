@@ -1,0 +1,44 @@
+"""What a stream must not train on, because it is validated or tested on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from captioning.data.cache import Facts
+from captioning.data.duplicates import looks_like_any
+from captioning.data.rows import Row, Rows
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of validation and test, and whatever is too close to one of them."""
+
+    ids: frozenset[str]
+    groups: frozenset[str]
+    looks: np.ndarray | None  # None: near-duplicates don't matter
+
+    @classmethod
+    def of(
+        cls,
+        rows: Rows,
+        facts: Sequence[Facts],
+        held_out: Sequence[int],
+        *,
+        further: frozenset[str] = frozenset(),
+        near_duplicates: bool,
+    ) -> "HeldOut":
+        """What the rows ``held_out``, by number, hold out, and ``further`` ids of which nothing else is known."""
+        rows_held_out = rows.select(held_out)
+        looks = np.frombuffer(b"".join(facts[row].look for row in held_out), np.uint8).reshape(len(held_out), -1)
+        groups = frozenset(group for group in rows_held_out.column("group") if group is not None)
+        return cls(further.union(rows_held_out.ids), groups, looks if near_duplicates else None)
+
+    def __call__(self, row: Row) -> bool:
+        """Whether the row is one of them, or of the group of one: known without its picture."""
+        return row["id"] in self.ids or row["group"] in self.groups
+
+    def shows(self, picture: Image.Image) -> bool:
+        """Whether the picture is a near-duplicate of one of theirs."""
+        return self.looks is not None and looks_like_any(picture, self.looks)

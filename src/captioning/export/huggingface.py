@@ -1,0 +1,110 @@
+"""A trained model as a folder that others load: with transformers alone, or with onnxruntime alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import GenerationConfig
+
+from captioning.errors import UserError, nearest
+from captioning.export.card import Card, read_card
+from captioning.export.onnx import require_packages, write_onnx
+from captioning.inference.pretrained import find_model, load_trained
+from captioning.models.generation import Decoding
+from captioning.models.git import GitForCausalLM
+from captioning.runs import run_folder
+
+TRANSFORMERS, ONNX = "transformers", "onnx"
+
+
+def export(
+    run: str,
+    folder: Path,
+    *,
+    samples: int = 4,
+    name: str | None = None,
+    license: str | None = None,  # noqa: A002  as the Hub calls it
+    data_license: str | None = None,
+    form: str = TRANSFORMERS,
+    int8: bool = False,
+) -> Card:
+    """Write a Hugging Face folder: weights in safetensors, processor, decoding and a model card; no pickle.
+
+    ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested. As
+    ONNX it brings a program that captions greedily with onnxruntime.
+
+    Args:
+        run: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
+        folder: a new one. It is there once it is whole.
+        samples: at most so many test pictures of the run, small, are shown in the card.
+        name: of the model in its card; by default the folder's.
+        license: of the model, as the Hub abbreviates it: ``mit``, ``apache-2.0``, …
+        data_license: of the pictures and captions that it was trained on.
+        form: ``transformers``, or ``onnx``: see :mod:`captioning.export.onnx`.
+        int8: of ONNX, with weights in 8 bits.
+
+    Returns:
+        What the card says.
+
+    Raises:
+        UserError: there is no such model, or there is something in the folder.
+    """
+    if form not in (TRANSFORMERS, ONNX):
+        raise UserError(f"--format {form}: no such format{nearest(form, [TRANSFORMERS, ONNX])}")
+    if int8 and form != ONNX:
+        raise UserError("--int8 goes with --format onnx: transformers quantizes a model itself as it loads it")
+    if form == ONNX:
+        require_packages()
+    find_model(run)  # before what is slow
+    with new_folder(folder) as part:
+        network, processor, decoding = load_trained(run)
+        network.generation_config = generation_config(network, decoding)
+        if form == ONNX:
+            write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
+        else:
+            run_folder.write_model(part, network=network, processor=processor)
+        card = read_card(
+            run,
+            network=network,
+            decoding=decoding,
+            samples=samples,
+            name=name or folder.resolve().name,
+            license=license,
+            data_license=data_license,
+            form=f"{form} int8" if int8 else form,
+        )
+        card.write(part)
+    return card
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Where to write what shall be in a folder once it is whole.
+
+    Raises:
+        UserError: there is something in the folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: something is in it; name a new folder")
+    part = folder.resolve().with_name(f".{folder.resolve().name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if folder.is_dir():
+            folder.rmdir()
+        part.rename(folder.resolve())
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def generation_config(network: GitForCausalLM, decoding: Decoding) -> GenerationConfig:
+    """By which plain ``generate`` chooses captions as ``decoding`` says."""
+    own = network.generation_config
+    start = own.bos_token_id if own.bos_token_id is not None else network.config.bos_token_id
+    return GenerationConfig(
+        bos_token_id=start, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, **decoding.arguments()
+    )

@@ -1,0 +1,161 @@
+"""GIT in ONNX: an encoder that reads pictures, and a decoder that goes on with captions by their keys and values."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captioning.errors import UserError
+from captioning.models.generation import Decoding
+from captioning.models.git import CaptionCache, GitForCausalLM, KeysValues
+from captioning.runs.run_folder import write_json
+
+ENCODER, DECODER, PROGRAM, SETTINGS = "encoder.onnx", "decoder.onnx", "caption.py", "captioning.json"
+
+
+class PictureEncoder(nn.Module):
+    """From normalized pictures (pictures, 3, height, width) to their keys and values in every layer of the decoder.
+
+    Each is (layers, pictures, heads, positions, width of a head).
+    """
+
+    def __init__(self, network: GitForCausalLM) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return _stacked(self.network.encode(self.network.see(pixel_values)).pictures)
+
+
+class CaptionDecoder(nn.Module):
+    """The next token of captions, and the keys and values of all tokens so far.
+
+    Takes new tokens (captions, tokens), what the encoder made of their pictures, and the keys and values of the tokens
+    before, (layers, captions, heads, tokens before, width of a head); gives the logits after the last token,
+    (captions, vocabulary), and the longer keys and values.
+    """
+
+    def __init__(self, network: GitForCausalLM) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, input_ids: Tensor, picture_keys: Tensor, picture_values: Tensor, past_keys: Tensor, past_values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        cache = CaptionCache()
+        cache.pictures = [KeysValues(*layer) for layer in zip(picture_keys, picture_values, strict=True)]
+        for number, layer in enumerate(zip(past_keys, past_values, strict=True)):
+            cache.update(*layer, number)
+        hidden = self.network.read_on(input_ids, cache)
+        after = [KeysValues(layer.keys, layer.values) for layer in cache.layers]
+        return self.network.output(hidden[:, -1]), *_stacked(after)
+
+
+def _stacked(layers: list[KeysValues]) -> tuple[Tensor, Tensor]:
+    return torch.stack([keys for keys, _ in layers]), torch.stack([values for _, values in layers])
+
+
+def require_packages() -> None:
+    """Raise a UserError where the extra isn't installed."""
+    if any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
+        raise UserError("--format onnx needs onnx and onnxruntime, which isn't installed: pip install -e '.[onnx]'")
+
+
+def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decoding: Decoding, int8: bool) -> None:
+    """Write a model as ONNX, with what captions by it: a program that needs onnxruntime, tokenizers, Pillow and NumPy.
+
+    Args:
+        folder: one that is there.
+        network: in float32, on the CPU.
+        processor: the one that it was trained with.
+        decoding: its longest and shortest caption are the program's; it is greedy.
+        int8: keep the matrices' weights in 8 bits (onnxruntime's dynamic quantization), a quarter of the size.
+    """
+    network = network.eval()
+    pictures = _example_pictures(network, processor)
+    with torch.no_grad():
+        keys, values = PictureEncoder(network)(pictures)
+    past = keys.new_zeros(*keys.shape[:3], 3, keys.shape[-1])
+    _export(
+        PictureEncoder(network), folder / ENCODER, {"pixel_values": (pictures, {0: "pictures"})}, ("keys", "values")
+    )
+    _export(
+        CaptionDecoder(network),
+        folder / DECODER,
+        {
+            "input_ids": (torch.ones(2, 2, dtype=torch.long), {0: "captions", 1: "tokens"}),
+            "picture_keys": (keys, {1: "captions"}),
+            "picture_values": (values, {1: "captions"}),
+            "past_keys": (past, {1: "captions", 3: "past"}),
+            "past_values": (past.clone(), {1: "captions", 3: "past"}),  # one tensor given twice would be one input
+        },
+        ("logits", "keys", "values"),
+    )
+    if int8:
+        for name in (ENCODER, DECODER):
+            _quantize(folder / name)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    generation = network.generation_config
+    ends = generation.eos_token_id
+    write_json(
+        folder / SETTINGS,
+        {
+            "start": generation.bos_token_id,
+            "ends": ends if isinstance(ends, list) else [] if ends is None else [ends],
+            "max_new_tokens": decoding.max_new_tokens,
+            "min_new_tokens": decoding.min_new_tokens,
+        },
+    )
+    (folder / PROGRAM).write_bytes(files("captioning.export").joinpath("caption_onnx.py").read_bytes())
+
+
+def _example_pictures(network: GitForCausalLM, processor: Any) -> Tensor:
+    crop = processor.image_processor.crop_size
+    return torch.zeros(2, 3, crop["height"], crop["width"], dtype=network.dtype)
+
+
+def _export(
+    module: nn.Module, file: Path, inputs: dict[str, tuple[Tensor, dict[int, str]]], outputs: tuple[str, ...]
+) -> None:
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # or it tells of packages that aren't needed
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(example for example, _ in inputs.values()),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes={name: dynamic for name, (_, dynamic) in inputs.items()},
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        log.setLevel(level)
+    assert program is not None
+    program.save(file)
+
+
+def _quantize(file: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = file.with_suffix(".whole")
+    file.rename(whole)
+    root = logging.getLogger()
+    level = root.level
+    try:
+        root.setLevel(logging.ERROR)  # it advises to do what changes nothing here
+        quantize_dynamic(whole, file, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    finally:
+        root.setLevel(level)
+    whole.unlink()

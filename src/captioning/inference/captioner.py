@@ -1,0 +1,416 @@
+"""Captioner: pictures in, captions out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from captioning.data.images import as_rgb, decode
+from captioning.data.transforms import normalize, to_pixels
+from captioning.errors import UserError, nearest, reason, shown
+from captioning.inference.download import download
+from captioning.inference.pretrained import load_trained
+from captioning.models.generation import (
+    Decoding,
+    generate_tokens,
+    mean_log_probabilities,
+    read_pictures,
+    texts,
+)
+from captioning.models.git import CaptionCache, GitForCausalLM
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
+BATCH_SIZES = {"cpu": 8}
+LARGE_BATCH = 32  # on all others
+
+
+class PictureError(UserError):
+    """A picture can't be opened; ``reason`` says why, without its name."""
+
+    def __init__(self, picture: Any, reason: str) -> None:
+        super().__init__(f"{_name(picture)}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the model says of a picture.
+
+    Args:
+        text: the caption.
+        score: the mean of the log-probabilities (nats) of its tokens, its end included; at most 0, the higher the
+            likelier. It is the model's own, whatever decoding chose the caption by.
+    """
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture of a stream.
+
+    Args:
+        picture: as it was given.
+        captions: the likeliest first; none if there is an error.
+        error: why the picture has no captions.
+    """
+
+    picture: Any
+    captions: list[Caption]
+    error: str | None = None
+
+
+class Outcome(NamedTuple):
+    """How many pictures there were, and how many of them have no caption."""
+
+    pictures: int
+    failed: int
+
+
+class Captioner:
+    """Captions pictures with a model that was trained.
+
+    A picture is a path, an http or https URL, the bytes of a picture file, a PIL picture, an array of uint8 (height,
+    width), (height, width, 3) or (height, width, 4), or a tensor of uint8 (3, height, width). It is turned as its EXIF
+    says, put on white where it is transparent, resized and cropped, all as in training.
+
+    Args:
+        network: a GIT.
+        processor: the one that it was trained with.
+        decoding: how captions are chosen where a call doesn't say.
+        device: where it computes; by default an accelerator (CUDA, MPS, XPU) if there is one.
+        dtype: what it computes in; by default bfloat16 where an accelerator is fast at it, float16 on older GPUs, and
+            float32 elsewhere.
+    """
+
+    def __init__(
+        self,
+        network: GitForCausalLM,
+        processor: Any,
+        *,
+        decoding: Decoding | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.dtype = dtype or default_dtype(self.device)
+        self.network = network.to(self.device, self.dtype).eval()
+        self.processor = processor
+        self.decoding = decoding or Decoding()
+        self.batch_size = BATCH_SIZES.get(self.device.type, LARGE_BATCH)
+        if network.generation_config.bos_token_id is None:
+            network.generation_config.bos_token_id = processor.tokenizer.cls_token_id
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Captioner:
+        """Load a model.
+
+        Args:
+            source: the folder of a run, which is captioned with as it was tested; a checkpoint (``.ckpt``) of one; a
+                Hugging Face folder; or a name on the Hub.
+            device: as for the class.
+            dtype: as for the class.
+
+        Raises:
+            UserError: there is no such model, or it can't be used, or there is no such device.
+        """
+        _device(device)  # before what is slow
+        network, processor, decoding = load_trained(source if isinstance(source, str) else Path(source))
+        return cls(network, processor, decoding=decoding, device=device, dtype=dtype)
+
+    def __call__(
+        self, pictures: Picture | Iterable[Picture], *, prefix: str = "", batch_size: int | None = None, **decoding: Any
+    ) -> str | list[str]:
+        """The caption of a picture, or those of several, in order.
+
+        Args:
+            pictures: one, or several.
+            prefix: what every caption begins with, for the model to go on from.
+            batch_size: pictures at once; one that doesn't fit into a GPU's memory is halved.
+            **decoding: settings of :class:`captioning.models.generation.Decoding`, such as ``num_beams=4``.
+
+        Raises:
+            PictureError: a picture can't be opened.
+            UserError: a setting that there isn't, or a wrong value.
+        """
+        several = not _is_one(pictures)
+        given: Any = pictures if several else [pictures]
+        captions = [best.text for best, *_ in self.candidates(given, prefix=prefix, batch_size=batch_size, **decoding)]
+        return captions if several else captions[0]
+
+    def candidates(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        num_captions: int = 1,
+        prefix: str = "",
+        batch_size: int | None = None,
+        **decoding: Any,
+    ) -> list[list[Caption]]:
+        """Several captions of each picture, the likeliest first.
+
+        Args:
+            pictures: one, or several; the result is a list either way.
+            num_captions: of each picture. They are the ends of as many beams, or drawn at random where there is a
+                ``temperature``, and then some may be equal.
+            prefix: as when called, like the others.
+            batch_size: pictures at once.
+            **decoding: settings.
+
+        Raises:
+            PictureError: a picture can't be opened.
+            UserError: a setting that there isn't, or a wrong value.
+        """
+        given: Any = [pictures] if _is_one(pictures) else pictures
+        result = []
+        stream = self.stream(given, num_captions=num_captions, prefix=prefix, batch_size=batch_size, **decoding)
+        for captioned in stream:
+            if captioned.error is not None:
+                raise PictureError(captioned.picture, captioned.error)
+            result.append(captioned.captions)
+        return result
+
+    def stream(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        num_captions: int = 1,
+        prefix: str = "",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        **decoding: Any,
+    ) -> Iterator[Captioned]:
+        """Caption any number of pictures, in order, in memory that doesn't grow with it.
+
+        Threads open pictures while the model is busy with those before. One that can't be opened is told by an
+        ``error`` in its place, and holds up nothing.
+
+        Args:
+            pictures: taken as they are needed, up to four batches ahead.
+            num_captions: as for :meth:`candidates`, like the others.
+            prefix: what every caption begins with.
+            batch_size: pictures at once.
+            workers: threads; by default as many as there are cores, 16 at most.
+            **decoding: settings.
+
+        Raises:
+            UserError: a setting that there isn't, or a wrong value; at once, and not when the first is asked for.
+        """
+        settings = self.settings(**decoding)
+        self.prompt(prefix, settings)
+        for name, value in (("num_captions", num_captions), ("batch_size", batch_size), ("workers", workers)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        size, threads = batch_size or self.batch_size, workers or min(16, os.cpu_count() or 1)
+        return self._stream(iter(pictures), settings, num_captions, prefix, size, threads)
+
+    def _stream(
+        self,
+        pictures: Iterator[Picture],
+        decoding: Decoding,
+        num_captions: int,
+        prefix: str,
+        batch_size: int,
+        workers: int,
+    ) -> Iterator[Captioned]:
+        pool = ThreadPoolExecutor(workers, "pictures")
+        ahead: deque[tuple[Picture, Future[Tensor | PictureError]]] = deque()
+        try:
+            while True:
+                for picture in islice(pictures, 4 * batch_size - len(ahead)):
+                    ahead.append((picture, pool.submit(self._prepared, picture)))
+                batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
+                if not batch:
+                    return
+                opened = [future.result() for _, future in batch]
+                pixels = [pixel_values for pixel_values in opened if isinstance(pixel_values, Tensor)]
+                captions = iter(
+                    self.caption_pixels(torch.stack(pixels), decoding, num_captions=num_captions, prefix=prefix)
+                    if pixels
+                    else []
+                )
+                for (picture, _), result in zip(batch, opened, strict=True):
+                    if isinstance(result, PictureError):
+                        yield Captioned(picture, [], result.reason)
+                    else:
+                        yield Captioned(picture, next(captions))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _prepared(self, picture: Picture) -> Tensor | PictureError:
+        try:
+            return self.prepare(picture)
+        except PictureError as error:
+            return error
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """Open, resize and crop a picture: (3, height, width), from 0 to 255, as :meth:`caption_pixels` takes it.
+
+        Raises:
+            PictureError: it can't be opened.
+        """
+        return prepare(picture, self.processor.image_processor)
+
+    @torch.inference_mode()
+    def caption_pixels(
+        self, pixels: Tensor, decoding: Decoding | None = None, *, num_captions: int = 1, prefix: str = ""
+    ) -> list[list[Caption]]:
+        """Captions of a batch, the likeliest of each picture first.
+
+        Args:
+            pixels: (batch, 3, height, width), from 0 to 255, as :meth:`prepare` makes them.
+            decoding: how captions are chosen; by default as ``self.decoding`` says.
+            num_captions: of each picture.
+            prefix: what every caption begins with.
+
+        Raises:
+            UserError: prefix and caption may be longer than the model can write.
+        """
+        decoding = decoding or self.decoding
+        if decoding.temperature is None and decoding.num_beams < num_captions:
+            decoding = replace(decoding, num_beams=num_captions)
+        prompt = self.prompt(prefix, decoding)
+        try:
+            return self._caption(pixels, decoding, num_captions, prompt)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+        half = len(pixels) // 2
+        return [
+            captions
+            for part in (pixels[:half], pixels[half:])
+            for captions in self.caption_pixels(part, decoding, num_captions=num_captions, prefix=prefix)
+        ]
+
+    def _caption(self, pixels: Tensor, decoding: Decoding, num_captions: int, prompt: list[int]) -> list[list[Caption]]:
+        values = normalize(pixels.to(self.device), self.processor.image_processor).to(self.dtype)
+        cache, again = read_pictures(self.network, values), CaptionCache()
+        again.pictures = cache.pictures
+        tokens = generate_tokens(self.network, cache, decoding, prompt=prompt, num_captions=num_captions)
+        scores = mean_log_probabilities(self.network, again, tokens, given=1 + len(prompt))
+        captions = [
+            Caption(text, score)
+            for text, score in zip(texts(self.processor.tokenizer, tokens), scores.tolist(), strict=True)
+        ]
+        return [
+            sorted(captions[start : start + num_captions], key=lambda caption: -caption.score)
+            for start in range(0, len(captions), num_captions)
+        ]
+
+    def settings(self, **decoding: Any) -> Decoding:
+        """``self.decoding`` with some settings changed.
+
+        Raises:
+            UserError: a setting that there isn't, or a wrong value.
+        """
+        known = [field.name for field in fields(Decoding)]
+        for name in decoding:
+            if name not in known:
+                raise UserError(f"{name}: no such setting{nearest(name, known)}")
+        return replace(self.decoding, **decoding)
+
+    def prompt(self, prefix: str, decoding: Decoding) -> list[int]:
+        """The tokens of a prefix, after which the caption goes on: without the end that a tokenizer would add.
+
+        Raises:
+            UserError: prefix and caption may be longer than the model can write.
+        """
+        tokens: list[int] = self.processor.tokenizer(prefix, add_special_tokens=False).input_ids if prefix else []
+        positions, needed = self.network.config.max_position_embeddings, 1 + len(tokens) + decoding.max_new_tokens
+        if needed > positions + 1:  # the last token needs none, because nothing follows it
+            raise UserError(
+                f"max_new_tokens={decoding.max_new_tokens} and a prefix of {len(tokens)} tokens: this model has "
+                f"positions for {positions} tokens"
+            )
+        return tokens
+
+
+def prepare(picture: Picture, image_processor: Any) -> Tensor:
+    """What :meth:`Captioner.prepare` does, with an image processor alone."""
+    try:
+        return torch.from_numpy(to_pixels(_opened(picture), image_processor))
+    except UnidentifiedImageError as error:
+        raise PictureError(picture, "not a picture") from error
+    except (OSError, ValueError) as error:
+        raise PictureError(picture, reason(error)) from error
+
+
+def is_url(name: str) -> bool:
+    """Whether a picture's name is an address on the web."""
+    return bool(re.match("https?://", name, re.IGNORECASE))
+
+
+def _is_one(pictures: Any) -> bool:
+    if isinstance(pictures, np.ndarray | Tensor):
+        return pictures.ndim < 4
+    return isinstance(pictures, str | os.PathLike | bytes | Image.Image)
+
+
+def _opened(picture: Any) -> Image.Image:
+    """In RGB; raises OSError or ValueError where that can't be had."""
+    match picture:
+        case str() if is_url(picture):
+            return decode(download(picture))
+        case str() | os.PathLike():
+            return decode(Path(picture).expanduser().read_bytes())
+        case bytes():
+            return decode(picture)
+        case Image.Image():
+            return as_rgb(picture)
+        case Tensor():
+            return _from_array(picture.detach().cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.numpy())
+        case np.ndarray():
+            return _from_array(picture)
+    raise ValueError(f"{type(picture).__name__} is no picture: give a path, a URL, bytes, a PIL picture or an array")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    is_grey, is_colour = array.ndim == 2, array.ndim == 3 and array.shape[-1] in (3, 4)
+    if array.dtype != np.uint8 or not (is_grey or is_colour) or not array.size:
+        raise ValueError(
+            f"{array.dtype} {array.shape}: an array is uint8, from 0 to 255, and (height, width), (height, width, 3) "
+            "or (height, width, 4); a tensor is (3, height, width)"
+        )
+    return as_rgb(Image.fromarray(array))
+
+
+def _name(picture: Any) -> str:
+    return shown(str(picture)) if isinstance(picture, str | os.PathLike) else f"a picture ({type(picture).__name__})"
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).strip().splitlines()[0][:100]
+        raise UserError(f"device={device}: can't be used ({why}); cpu always can") from error
+    return found
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """What a device captions in: half precision where it is fast at it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.bfloat16 if device.type == "xpu" else torch.float32

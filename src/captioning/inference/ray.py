@@ -1,0 +1,157 @@
+"""Captions by Ray Data: from a folder or bucket of pictures to Parquet, on any number of machines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.fs
+
+from captioning.data.sources.paths import picture_suffixes
+from captioning.errors import UserError, reason
+from captioning.inference.captioner import Captioner, Outcome
+from captioning.inference.pretrained import find_model
+
+CPUS_EACH = 4  # of a captioner without a GPU, if there are so many
+BATCH = 128  # pictures that a captioner is given at once, so that it can open some while it captions others
+
+
+class CaptionBatch:
+    """A callable class for ``ray.data.Dataset.map_batches``: batches with pictures to tables with captions.
+
+    Args:
+        source: a model, as for :meth:`captioning.Captioner.from_pretrained`, that every machine can read.
+        column: with the pictures: ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths.
+            It isn't in the result.
+        prefix: what every caption begins with.
+        batch_size: pictures that the model sees at once.
+        device: as for the Captioner; likewise ``dtype``.
+        dtype: what it computes in.
+        **decoding: settings of :class:`captioning.models.generation.Decoding`.
+
+    A call adds the columns ``caption`` (string), ``score`` (float32) and ``error`` (string): why a picture has none.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        column: str = "bytes",
+        prefix: str = "",
+        batch_size: int | None = None,
+        device: str | None = None,
+        dtype: Any = None,
+        **decoding: Any,
+    ) -> None:
+        self.captioner = Captioner.from_pretrained(source, device=device, dtype=dtype)
+        self.column = column
+        self.settings: dict[str, Any] = {"prefix": prefix, "batch_size": batch_size, **decoding}
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        results = list(self.captioner.stream(batch[self.column], **self.settings))
+        best = [result.captions[0] if result.captions else None for result in results]
+        others = {name: pa.array(list(values)) for name, values in batch.items() if name != self.column}
+        return pa.table(
+            {
+                **others,
+                # Typed, because in some batch all may be absent.
+                "caption": pa.array([caption and caption.text for caption in best], pa.string()),
+                "score": pa.array([caption and caption.score for caption in best], pa.float32()),
+                "error": pa.array([result.error for result in results], pa.string()),
+            }
+        )
+
+
+def caption_with_ray(
+    model: str, pictures: str, output: str, *, captioners: int | None = None, **settings: Any
+) -> Outcome:
+    """Caption all pictures of a folder or bucket, into Parquet files with their path, caption, score and error.
+
+    It connects to the cluster that ``RAY_ADDRESS`` names, or to one on this machine, or starts Ray on this machine
+    alone. One captioner has one GPU; without GPUs, some cores.
+
+    Args:
+        model: as for :class:`CaptionBatch`.
+        pictures: a folder or a URI (``s3://BUCKET/FOLDER``, ``gs://…``), read with all folders in it.
+        output: a folder or a URI for the Parquet files, where nothing is yet.
+        captioners: at most so many at once; by default as many as there are GPUs, or cores for.
+        **settings: others of :class:`CaptionBatch`.
+
+    Raises:
+        UserError: Ray isn't installed, there are no such pictures or model, or something is in the output.
+    """
+    if find_spec("ray") is None:
+        raise UserError("captioning with Ray needs Ray Data, which isn't installed: pip install -e '.[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unless the user says so
+    import ray
+
+    found = find_model(model)  # here, where a mistake is one line
+    source = str(found.absolute()) if isinstance(found, Path) else found
+    pictures, output = _whole(pictures), _whole(output)
+    if "://" not in pictures and not Path(pictures).exists():
+        raise UserError(f"{pictures}: no such folder")
+    _require_empty(output)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # it has bars in a terminal
+    try:
+        files = ray.data.read_binary_files(
+            pictures, include_paths=True, file_extensions=[suffix.lstrip(".") for suffix in picture_suffixes()]
+        )
+        captioned = files.map_batches(
+            CaptionBatch,
+            fn_constructor_args=(source,),
+            fn_constructor_kwargs=settings,
+            batch_size=BATCH,
+            **_resources(captioners),
+        )
+        captioned.write_parquet(output)
+    except (ray.exceptions.RayError, OSError, ValueError) as error:
+        cause = getattr(error, "cause", None) or error
+        raise UserError(f"{pictures}: {reason(cause)}") from error
+    errors = pyarrow.dataset.dataset(_path(output), filesystem=_filesystem(output)).scanner(columns=["error"])
+    failed = sum(len(batch) - batch["error"].null_count for batch in errors.to_batches())
+    return Outcome(errors.count_rows(), failed)
+
+
+def _resources(captioners: int | None) -> dict[str, Any]:
+    import ray
+
+    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if has.get("GPU"):
+        return {"num_gpus": 1, "compute": _pool(captioners or int(has["GPU"]))}
+    cpus = int(has.get("CPU", 1))
+    each = max(1, min(CPUS_EACH, cpus - 1))  # one is left to read
+    return {"num_cpus": each, "compute": _pool(captioners or max(1, (cpus - 1) // each))}
+
+
+def _pool(most: int) -> Any:
+    from ray.data import ActorPoolStrategy
+
+    return ActorPoolStrategy(min_size=1, max_size=most)
+
+
+def _whole(where: str) -> str:
+    """A path that holds for processes that are started elsewhere."""
+    return where if "://" in where else str(Path(where).expanduser().absolute())
+
+
+def _require_empty(output: str) -> None:
+    selector = pyarrow.fs.FileSelector(_path(output), allow_not_found=True)
+    if _filesystem(output).get_file_info(selector):
+        raise UserError(f"{output}: something is in it; name a new folder")
+
+
+def _filesystem(uri: str) -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.FileSystem.from_uri(uri)[0] if "://" in uri else pyarrow.fs.LocalFileSystem()
+
+
+def _path(uri: str) -> str:
+    return pyarrow.fs.FileSystem.from_uri(uri)[1] if "://" in uri else uri

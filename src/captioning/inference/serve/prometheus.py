@@ -1,0 +1,56 @@
+"""What a server counts, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from captioning.inference.serve.limits import App, Receive, Scope, Send
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counters and histograms of one server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        shared: dict[str, Any] = {"namespace": "captioning", "registry": registry}
+        self._requests = Counter("requests", "Requests that were answered", ["path", "status"], **shared)
+        self._seconds = Histogram("request_seconds", "From a whole request to its answer", buckets=SECONDS, **shared)
+        self._pictures = Counter("pictures", "Pictures of requests", ["outcome"], **shared)
+        self._batches = Histogram("batch_pictures", "Of a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **shared)
+        self._batch_seconds = Histogram("batch_seconds", "That the model took", buckets=SECONDS, **shared)
+        self.waiting = Gauge("waiting_pictures", "That are in no batch yet", **shared)
+
+    def observe_batch(self, pictures: int, seconds: float) -> None:
+        """A batch is done."""
+        self._batches.observe(pictures)
+        self._batch_seconds.observe(seconds)
+
+    def count(self, *, captioned: int, failed: int) -> None:
+        """A request's pictures are done."""
+        self._pictures.labels("captioned").inc(captioned)
+        self._pictures.labels("failed").inc(failed)
+
+    def timed(self, app: App) -> App:
+        """An app whose answers are counted."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            began = time.perf_counter()
+
+            async def noted(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    route = scope.get("route")  # which starlette adds; strangers' paths would be labels without end
+                    self._requests.labels(getattr(route, "path", "other"), message["status"]).inc()
+                    self._seconds.observe(time.perf_counter() - began)
+                await send(message)
+
+            await app(scope, receive, noted)
+
+        return counted

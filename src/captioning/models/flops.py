@@ -1,0 +1,54 @@
+"""How many floating-point operations training takes, by arithmetic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from captioning.models.git import GitForCausalLM
+
+
+def training_flops(model: GitForCausalLM, *, pictures: int, tokens: int) -> int:
+    """Of a forward and a backward pass: two for each multiplication with a weight or between queries, keys and values.
+
+    These are the model FLOPs of MFU (Chowdhery et al. 2022, PaLM, appendix B): what the loss takes, and nothing for
+    what is computed again or on padding that isn't there. Where weights are frozen there is no gradient of them, and
+    none for what is below them; a vision tower that is frozen as a whole isn't counted at all.
+
+    Args:
+        model: the network, with ``requires_grad`` as it is trained.
+        pictures: in the batch.
+        tokens: of a picture's text, padded.
+    """
+    text, vision = model.config, model.config.vision_config
+    width, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    patches = (vision.image_size // vision.patch_size) ** 2
+    positions = patches + 1
+    of_vision = vision.num_hidden_layers * (
+        positions * (4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size)
+        + 2 * positions**2 * vision.hidden_size
+    )
+    # All positions have keys and values; the rest of the last layer is for the text alone.
+    rows = layers * tokens + (layers - 1) * positions
+    of_decoder = 2 * layers * (positions + tokens) * width**2 + rows * (2 * width**2 + 2 * width * inner)
+    of_decoder += 2 * width * ((layers - 1) * positions**2 + layers * tokens * (positions + tokens))
+
+    tower = model.git.image_encoder.vision_model
+    sections: list[tuple[nn.Module, int]] = [
+        (tower.embeddings.patch_embedding, patches * 3 * vision.patch_size**2 * vision.hidden_size),
+        (tower.encoder, of_vision),
+        (model.git.visual_projection, positions * vision.hidden_size * width),
+        (model.git.encoder, of_decoder),
+        (model.output, (tokens - 1) * width * text.vocab_size),
+    ]
+    total, below = 0, False
+    for section, multiplications in sections:
+        trained = any(parameter.requires_grad for parameter in section.parameters())
+        inputs = below or (trained and section in (tower.encoder, model.git.encoder))  # of all layers but the first
+        weights = max(section.parameters(), key=lambda parameter: parameter.numel()).requires_grad  # no adapter's
+        below = below or trained
+        if below:
+            total += 2 * (1 + inputs + weights) * multiplications
+    return pictures * total

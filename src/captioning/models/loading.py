@@ -1,0 +1,159 @@
+"""GIT from a checkpoint, or from an architecture and random weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from captioning.errors import UserError, nearest
+from captioning.models.git import GitForCausalLM
+from captioning.models.processor import PROCESSOR_FILES, checkpoint_folder
+
+SAFE_WEIGHTS = (*PROCESSOR_FILES, "*.safetensors")
+OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
+
+
+def load_model(checkpoint: str) -> GitForCausalLM:
+    """The GIT of a Hub name or local folder, in float32 and training mode.
+
+    Weights come from safetensors, or else from an older ``pytorch_model.bin``, which is read as tensors alone. Code
+    that a checkpoint ships is never run.
+
+    Raises:
+        UserError: there is no such checkpoint, it isn't a GIT, it has adapters, or its files are damaged.
+    """
+    folder = checkpoint_folder(checkpoint, SAFE_WEIGHTS)
+    if not list(folder.glob("*.safetensors")):
+        folder = checkpoint_folder(checkpoint, OLD_WEIGHTS)
+    if (folder / "adapter_config.json").is_file():  # transformers would leave them out, or put them in if there is peft
+        raise UserError(
+            f"model.checkpoint={checkpoint}: has adapters beside the model (adapter_config.json); merge them first, as "
+            "`merge_and_unload` of peft does, or remove that file to train the model without them"
+        )
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        _require_git(config, checkpoint)
+        model: GitForCausalLM
+        model, report = GitForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=torch.float32,  # master weights; mixed precision casts them for each step
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"model.checkpoint={checkpoint}: can't be loaded ({str(error).strip().splitlines()[0]})"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"model.checkpoint={checkpoint}: {len(missing)} of its weights are missing, {missing[0]} first; "
+            "training would start from random values there"
+        )
+    model.train()  # from_pretrained leaves eval mode, which Lightning keeps: dropout would be off for the whole run
+    return model
+
+
+def init_model(architecture: Mapping[str, Any], *, processor: transformers.ProcessorMixin) -> GitForCausalLM:
+    """A GIT with random weights that fits ``processor``: its vocabulary, special tokens and picture size.
+
+    Args:
+        architecture: settings of ``transformers.GitConfig`` (git-base's by default), with ``vision_config`` within.
+            A ``vocab_size`` larger than the tokenizer's is kept, for a model of a published one's real size.
+        processor: tokenizer and image processor.
+
+    Raises:
+        UserError: a setting that GIT doesn't have, or one that contradicts the processor.
+    """
+    tokenizer = processor.tokenizer
+    image_size = processor.image_processor.crop_size["height"]
+    settings = dict(architecture)
+    vision = {"image_size": image_size, **settings.pop("vision_config", {})}
+    _require_known(settings, transformers.GitConfig, "model.architecture")
+    _require_known(vision, transformers.GitVisionConfig, "model.architecture.vision_config")
+    if vision["image_size"] != image_size or image_size % vision.get("patch_size", 16):
+        raise UserError(
+            f"model.architecture.vision_config.image_size={vision['image_size']} must equal the processor's "
+            f"{image_size} and be a multiple of patch_size={vision.get('patch_size', 16)}"
+        )
+    settings["vocab_size"] = max(settings.get("vocab_size", 0), len(tokenizer))
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    try:
+        return GitForCausalLM(transformers.GitConfig(**settings, **special, vision_config=vision))
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"model.architecture: {' '.join(str(error).split())}") from error
+
+
+def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> GitForCausalLM:
+    """A GIT as the ``to_dict()`` of its two configurations describes it, its weights yet to be loaded."""
+    model = GitForCausalLM(transformers.GitConfig.from_dict(dict(config)))
+    model.generation_config = transformers.GenerationConfig.from_dict(dict(generation_config))
+    return model
+
+
+def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
+    """Keep a layer's input alone for the backward pass, in both towers, and compute what is within once more then.
+
+    Gradients are the same, dropout's random choices included. The model's configuration knows nothing of it.
+    """
+    # Its older name is the only one until transformers 5.22, and deprecated after.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the pictures have none
+    # transformers prepares for it nonetheless, with gradients for the embedded text, to which GIT adds its positions in
+    # place: where the embeddings are frozen, autograd refuses that.
+    model.disable_input_require_grads()
+
+
+def compile_layers(model: GitForCausalLM) -> None:
+    """Let ``torch.compile`` fuse what is within the layers of both towers, at the first step.
+
+    A tower's layers are one piece of code, which is compiled once for all of them and for all lengths of captions. So
+    what is computed doesn't depend on which lengths came before, as it mustn't for a run that is resumed.
+
+    Raises:
+        UserError: there is no compiler for what it writes.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        raise UserError(
+            "model.compile=true: needs a C++ compiler, and neither g++ nor clang++ is on the PATH (Debian, Ubuntu: "
+            "apt-get install g++); CXX names another"
+        )
+    for layer in (*model.git.encoder.layer, *model.git.image_encoder.vision_model.encoder.layers):
+        layer.compile(dynamic=True, fullgraph=True)
+
+
+def freeze_vision_tower(model: GitForCausalLM) -> None:
+    """Leave the weights of the vision tower as they are."""
+    model.git.image_encoder.requires_grad_(False).eval()
+
+
+def _require_git(config: Any, checkpoint: str) -> None:
+    if config.model_type != "git":
+        raise UserError(
+            f"model.checkpoint={checkpoint} is a {config.model_type!r} model; this project trains GIT, such as "
+            "microsoft/git-base or a folder that a run left in its model/"
+        )
+    if config.num_image_with_embedding is not None:
+        raise UserError(f"model.checkpoint={checkpoint} is a GIT for video; captioning pictures needs one for images")
+
+
+def _require_known(settings: Mapping[str, Any], config_class: type, where: str) -> None:
+    known = [name for name in vars(config_class()) if not name.startswith("_")]
+    for name in settings:
+        if name not in known:
+            raise UserError(f"{where}.{name}: GIT has no such setting{nearest(name, known)}")

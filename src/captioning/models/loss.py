@@ -1,0 +1,94 @@
+"""The forward pass of a training step, with the loss over the tokens of captions and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from captioning.models.git import CaptionCache, GitForCausalLM
+
+IGNORE_INDEX = -100
+
+
+class CaptionLoss(NamedTuple):
+    """Sums over a batch, so that they can be added over batches and processes before they are divided."""
+
+    loss: Tensor  # summed cross-entropy in nats, float32 scalar
+    correct: Tensor  # next tokens whose logit was the largest, int64 scalar
+    tokens: Tensor  # next tokens that count, int64 scalar
+
+
+def caption_loss(
+    model: GitForCausalLM,
+    *,
+    pixel_values: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    position_ids: Tensor | None = None,
+    caption_index: Tensor | None = None,
+    pictures: CaptionCache | None = None,
+    features: Tensor | None = None,
+) -> CaptionLoss:
+    """Next-token cross-entropy of captions given their pictures, teacher-forced.
+
+    Equal to ``model(..., labels=labels).loss`` times the number of tokens, without logits at the positions of the
+    picture, which are most of them and which no loss reads.
+
+    With ``position_ids`` and ``caption_index`` a sequence holds several captions of its picture, which is encoded once
+    for all of them. Loss and gradients are then the sums of what each caption has by itself: GIT's picture sees no
+    text, and so it is the same for every caption.
+
+    Args:
+        model: the network.
+        pixel_values: (batch, 3, height, width).
+        input_ids: (batch, text length).
+        attention_mask: (batch, text length), 0 on padding.
+        labels: (batch, text length), IGNORE_INDEX where nothing is to be predicted; where captions are packed that
+            includes the first token of each.
+        position_ids: (batch, text length), from 0 in each packed caption.
+        caption_index: (batch, text length), the number of the caption that a token is of, -1 on padding.
+        pictures: an empty cache, to be filled with the pictures' keys and values, from which ``generate_captions`` goes
+            on: a picture needn't be read again for its caption.
+        features: what ``model.see(pixel_values)`` is, where it is known already.
+
+    Raises:
+        ValueError: only one of ``position_ids`` and ``caption_index`` is given.
+    """
+    if (position_ids is None) != (caption_index is None):
+        raise ValueError("packed captions need both position_ids and caption_index")
+    seen = seen_by_text(attention_mask, caption_index)
+    embedded = model.git.embeddings(input_ids, position_ids=position_ids)
+    text, kept = model.encode(model.see(pixel_values) if features is None else features, embedded, seen)
+    if pictures is not None:
+        pictures.pictures = kept
+    text = text[:, :-1]  # the last position has no next token
+    logits = model.output(text).float()
+    targets = labels[:, 1:]
+    counted = targets != IGNORE_INDEX
+    # Flat, because on a GPU the loss of (batch, classes, length) has no deterministic implementation.
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    correct = (logits.argmax(-1) == targets) & counted
+    return CaptionLoss(loss, correct.sum(), counted.sum())
+
+
+def seen_by_text(attention_mask: Tensor, caption_index: Tensor | None = None) -> Tensor:
+    """Which tokens a token sees: those of its own caption, up to itself.
+
+    Args:
+        attention_mask: (batch, text length), 0 on padding.
+        caption_index: (batch, text length), the number of the caption that a token is of, where they are packed.
+
+    Returns:
+        (batch, 1, text length, text length) over queries and keys, True where seen.
+    """
+    length = attention_mask.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    seen = seen & attention_mask.bool()[:, None, :]
+    if caption_index is not None:
+        seen = seen & (caption_index[:, :, None] == caption_index[:, None, :])
+    return seen[:, None]

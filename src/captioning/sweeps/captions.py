@@ -1,0 +1,140 @@
+"""Captions of the best jobs of a sweep, of the same test pictures beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyarrow import ArrowInvalid
+
+from captioning.data.statistics import spread
+from captioning.errors import UserError
+from captioning.metrics import normalize
+from captioning.metrics.error_rates import nearest_first
+from captioning.runs.comparison import RANKABLE, Comparison, compare
+from captioning.runs.finished_run import read_predictions
+from captioning.runs.report.captions import Part, clipped, differences, equals_a_reference
+from captioning.runs.report.data_uris import data_uris
+from captioning.runs.thumbnails import read_thumbnails
+from captioning.sweeps.report import Job, Sweep
+
+if TYPE_CHECKING:
+    from captioning.training.evaluator import Prediction
+
+BEST, PICTURES = 4, 8
+
+
+class Said(NamedTuple):
+    """A job's caption: in parts, of which those differ that the nearest reference lacks."""
+
+    parts: list[Part]
+    empty: bool
+    equal: bool
+
+
+class Pictured(NamedTuple):
+    """A test picture with its references and the caption of each job; ``image`` is a ``data:`` URI."""
+
+    id: str
+    image: str | None
+    references: list[str]
+    captions: list[Said]
+
+
+class SideBySide(NamedTuple):
+    """The best jobs, a few test pictures with their captions, and what has to be said of both.
+
+    ``common`` counts the test pictures of all these jobs, ``differing`` those whose captions aren't all in the same
+    words.
+    """
+
+    jobs: list[Job]
+    verdicts: list[str]
+    pictures: list[Pictured]
+    common: int
+    differing: int
+    notes: list[str]
+
+
+def side_by_side(sweep: Sweep) -> SideBySide | None:
+    """The captions of the best jobs; None where no job has any."""
+    predictions, notes = _predictions(sweep.ranked)
+    if not predictions:
+        return None
+    jobs = [job for job in sweep.ranked if job.name in predictions]
+    first, *others = (predictions[job.name] for job in jobs)
+    common = [picture for picture in first if all(picture in other for other in others)]
+    differing = [
+        picture
+        for picture in common
+        if len({normalize(predictions[job.name][picture]["prediction"]) for job in jobs}) > 1
+    ]
+    pool = differing or common
+    chosen = [pool[place] for place in spread(range(len(pool)), PICTURES)]
+    images = _images(jobs, chosen)
+    pictures = [
+        _pictured(picture, images.get(picture), [predictions[job.name][picture] for job in jobs]) for picture in chosen
+    ]
+    verdicts, trouble = _verdicts(jobs, sweep.monitor)
+    return SideBySide(jobs, verdicts, pictures, len(common), len(differing), notes + trouble)
+
+
+def _predictions(ranked: Sequence[Job]) -> tuple[dict[str, dict[str, Prediction]], list[str]]:
+    """The test captions of the best jobs that have any, by job, and what is wrong with those of others."""
+    found: dict[str, dict[str, Prediction]] = {}
+    notes = []
+    for job in ranked:
+        if len(found) == BEST:
+            break
+        try:
+            found[job.name] = read_predictions(job.folder)
+        except (UserError, OSError) as error:
+            notes.append(f"Job {job.name} isn't shown: {error}")
+    return found, notes
+
+
+def _pictured(picture: str, image: str | None, lines: Sequence[Prediction]) -> Pictured:
+    references = lines[0]["references"]
+    said = []
+    for line in lines:
+        caption = line["prediction"]
+        parts, _ = differences(caption, nearest_first(caption, references)[0])
+        said.append(Said(parts, not caption.strip(), equals_a_reference(caption, references)))
+    return Pictured(picture, image, [clipped(reference) for reference in references], said)
+
+
+def _images(jobs: Sequence[Job], ids: Sequence[str]) -> dict[str, str]:
+    """Small pictures from whichever job has them; a run folder keeps those that its own report shows."""
+    images: dict[str, str] = {}
+    for job in jobs:
+        lacking = [("test", name) for name in ids if name not in images]
+        if not lacking:
+            break
+        try:
+            images |= {name: uri for (_, name), uri in data_uris(read_thumbnails(job.folder), lacking).items()}
+        except (ArrowInvalid, OSError):  # pictures are only beside the point
+            continue
+    return images
+
+
+def _verdicts(jobs: Sequence[Job], monitor: str) -> tuple[list[str], list[str]]:
+    """For each job how its test captions compare with the first one's, by the paired bootstrap; what hinders that."""
+    if len(jobs) < 2:
+        return [""] * len(jobs), []
+    name = monitor.partition("/")[2]
+    metric = name if name in RANKABLE else "wer"
+    try:
+        comparison = compare([job.folder for job in jobs], metric=metric, captions=0)
+    except (UserError, OSError) as error:
+        return [""] * len(jobs), [f"Not compared with each other: {error}"]
+    return _in_words(comparison, metric), [f"Test captions: {warning}" for warning in comparison.warnings]
+
+
+def _in_words(comparison: Comparison, metric: str) -> list[str]:
+    words = [""]
+    for run in comparison.runs[1:]:
+        difference = run.differences[metric]
+        is_tested = difference.p is not None and run.changed_captions
+        p = f", p = {difference.p:.2g}" if is_tested else ""
+        words.append(f"test {metric} {difference.value:+.3f}: {difference.verdict}{p}")
+    return words

@@ -1,0 +1,1 @@
+"""Lightning: the data module, the module, the trainer, and everything around a training."""

@@ -1,0 +1,159 @@
+"""What a run writes into its folder: at its start what it stands on, at its end what it found."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from captioning.models.git import GitForCausalLM
+from captioning.runs import run_folder
+from captioning.runs.report import write_report
+from captioning.runs.report.captions import chosen
+from captioning.runs.summary import print_summary
+from captioning.runs.thumbnails import add_thumbnails
+from captioning.training.callbacks.csv_logger import CaptionCSVLogger
+from captioning.training.callbacks.wandb_logger import wandb_loggers
+from captioning.training.datamodule import CaptionDataModule
+from captioning.training.evaluator import Evaluation
+from captioning.training.module import CaptionModule
+from captioning.training.resume import Resumption, overrides_given
+
+_log = logging.getLogger(__name__)
+OF_THE_TEST = ("metrics.json", "predictions.jsonl", "report.html")
+RESULTS = (*OF_THE_TEST, "metrics.csv", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "not_finite.json")
+SHOWN = 8  # best and worst captions sent to the tracker, each
+
+
+def begin(
+    folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule, cfg: Any, overrides: Sequence[str] | None = None
+) -> None:
+    """Write what the run stands on: settings, versions, machine, splits, and what the data look like."""
+    _clear(folder)
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    write_settings(folder, cfg, overrides_given() if overrides is None else overrides, hydra)
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in datamodule.splits.items())
+    _log.info(f"{counts} pictures; run folder {folder}")
+    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+    ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.tested}
+    run_folder.write_json(folder / "environment.json", run_folder.environment(devices=devices, **ground))
+    ids, summary = datamodule.split_ids, datamodule.summary
+    run_folder.write_json(folder / "splits.json", ids)
+    run_folder.write_json(folder / "data.json", summary)
+    split = summary["samples"][0]["split"]
+    rows = {name: row for row, name in enumerate(ids[split])}
+    names = [sample["id"] for sample in summary["samples"]]
+    add_thumbnails(folder, split, {name: datamodule.picture(split, rows[name]) for name in names})
+
+
+def write_settings(folder: Path, cfg: Any, overrides: Sequence[str], hydra: Any = None) -> None:
+    """Write ``.hydra``, as Hydra itself would: the settings as composed, what was given, and Hydra's own settings."""
+    where = folder / ".hydra"
+    where.mkdir(parents=True, exist_ok=True)
+    run_folder.write_text(where / "config.yaml", OmegaConf.to_yaml(cfg))
+    run_folder.write_text(where / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
+    if hydra is not None:
+        run_folder.write_text(where / "hydra.yaml", OmegaConf.to_yaml({"hydra": hydra}))
+
+
+def go_on(trainer: L.Trainer, cfg: Any, resumption: Resumption) -> None:
+    """Write that the run goes on, and take back what it wrote after the checkpoint that it goes on from."""
+    folder, found = resumption.folder, resumption.found
+    resumption.begin()
+    for part in (folder / "checkpoints").glob(".*.part"):  # of a process that was killed while it wrote
+        part.unlink()
+    for name in OF_THE_TEST:
+        (folder / name).unlink(missing_ok=True)
+    write_settings(folder, cfg, resumption.overrides)
+    environment = run_folder.read_mapping(folder / "environment.json") or {}
+    ground = {name: environment[name] for name in ("data_fingerprint", "evaluated_split", "devices")}
+    now = run_folder.environment(**ground)
+    _warn_of_versions(environment, now)
+    again = {"resumed": now["started"], "step": found.step, "command": now["command"], "hostname": now["hostname"]}
+    environment["resumed"] = [*environment.get("resumed", []), again]
+    run_folder.write_json(folder / "environment.json", environment)
+    for logger in trainer.loggers:
+        if isinstance(logger, CaptionCSVLogger):
+            logger.go_on(before=found.step)
+    for tracker in wandb_loggers(trainer):
+        tracker.go_on()
+    _log.info(f"going on after step {found.step:,}, from {found.path}")
+
+
+def _warn_of_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name, version in now["packages"].items():
+        if (was := before["packages"].get(name)) != version:
+            _log.warning(f"the run began with {name} {was} and goes on with {version}: its numbers may differ")
+
+
+def tell_again(folder: Path) -> dict[str, Any]:
+    """The numbers of a run that has ended, which are told. A report that it was stopped before is written now."""
+    metrics = run_folder.read_mapping(folder / "metrics.json") or {}
+    _log.info(f"{folder}: this run has ended, and there is nothing that changes; its numbers are in metrics.json")
+    if not (folder / "report.html").is_file():
+        write_report(folder)
+        _log.info(f"what there is to look at is in {folder / 'report.html'}")
+    return metrics
+
+
+def finish(
+    folder: Path,
+    trainer: L.Trainer,
+    datamodule: CaptionDataModule,
+    module: CaptionModule,
+    metrics: Mapping[str, Any],
+    *,
+    network: GitForCausalLM | None = None,
+    model_folder: Path | None,
+) -> None:
+    """Write what the run found, its ``network`` too where ``model_folder`` is given, and show it in the terminal."""
+    evaluation = module.evaluations["test"]
+    run_folder.write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
+    if model_folder:
+        run_folder.write_model(model_folder, network=network, processor=module.processor)
+    worst_first = evaluation.scores.worst_first()
+    _add_test_thumbnails(folder, datamodule, evaluation, worst_first)
+    for tracker in wandb_loggers(trainer):
+        for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
+            predictions = [evaluation.predictions[index] for index in indices]
+            pictures = [datamodule.picture(datamodule.tested, evaluation.rows[index]) for index in indices]
+            tracker.log_captions(name, trainer.global_step, predictions, pictures)
+        tracker.log_results(metrics, model_folder)
+    run_folder.write_json(folder / "metrics.json", with_reasons(metrics))  # last: with it the run has ended
+    write_report(folder)
+    print_summary(metrics, evaluation, folder, split=datamodule.tested)
+
+
+def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers fit for JSON, which has no NaN: one that isn't finite is null, and ``notes`` says why."""
+    broken = {
+        name: f"was {value}: the loss or the weights overflowed, and captions from such weights mean nothing"
+        for name, value in metrics.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    finite = {name: None if name in broken else value for name, value in metrics.items()}
+    return {**finite, "notes": broken} if broken else finite
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run found, or it would pass for what this one did."""
+    if earlier := [folder / name for name in RESULTS if (folder / name).exists()]:
+        _log.warning(f"{folder} holds an earlier run, whose results are replaced: {', '.join(p.name for p in earlier)}")
+    for path in earlier:
+        path.unlink()
+
+
+def _add_test_thumbnails(
+    folder: Path, datamodule: CaptionDataModule, evaluation: Evaluation, worst_first: list[int]
+) -> None:
+    """The pictures that the report shows."""
+    pictures = {
+        evaluation.predictions[index]["id"]: datamodule.picture(datamodule.tested, evaluation.rows[index])
+        for index in chosen(worst_first)
+    }
+    add_thumbnails(folder, "test", pictures)

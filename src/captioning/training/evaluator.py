@@ -1,0 +1,77 @@
+"""The captions of a validation or a test, gathered from all processes and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch.distributed
+
+from captioning.data.dataset import Batch
+from captioning.metrics import Scores, score
+
+
+class Prediction(TypedDict):
+    """A line of ``predictions.jsonl``."""
+
+    id: str
+    references: list[str]
+    prediction: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every evaluated picture once, in the order of the data, however many processes had a part in it."""
+
+    rows: list[int]  # numbers in the split
+    predictions: list[Prediction]
+    scores: Scores
+    numbers: dict[str, float]  # every metric, the teacher-forced two first
+
+    def metrics(self, phase: str) -> dict[str, Any]:
+        """The numbers as ``metrics.json`` has them: ``test/wer``, and beside it its interval ``test/wer_ci95``."""
+        intervals = self.scores.intervals()
+        metrics: dict[str, Any] = {}
+        for name, value in self.numbers.items():
+            metrics[f"{phase}/{name}"] = value
+            if name in intervals:
+                metrics[f"{phase}/{name}_ci95"] = list(intervals[name])
+        return metrics
+
+
+class Judge:
+    """Collects the captions of one process, batch by batch, as text: some hundred bytes a picture, and no tensor."""
+
+    def __init__(self) -> None:
+        self.numbered: list[tuple[int, Prediction]] = []
+
+    def add(self, batch: Batch, predictions: Sequence[str]) -> None:
+        """Take note of the captions of a batch, its fillers left out."""
+        for row, caption in enumerate(predictions):
+            if batch["counts"][row]:
+                prediction = Prediction(id=batch["id"][row], references=batch["references"][row], prediction=caption)
+                self.numbered.append((batch["row"][row], prediction))
+
+    def conclude(
+        self, *, teacher_forced: Mapping[str, float], world_size: int, training_captions: Set[str] | None = None
+    ) -> Evaluation:
+        """Judge the captions of all processes together; each of them gets the same answer, to the last digit.
+
+        Args:
+            teacher_forced: numbers that don't come from captions, to stand beside those that do.
+            world_size: number of processes; all have to call this.
+            training_captions: normalized, where they are known.
+        """
+        parts = [self.numbered]
+        if world_size > 1:
+            parts = [[] for _ in range(world_size)]
+            torch.distributed.all_gather_object(parts, self.numbered)
+        numbered = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+        predictions = [prediction for _, prediction in numbered]
+        scores = score(
+            [prediction["prediction"] for prediction in predictions],
+            [prediction["references"] for prediction in predictions],
+            training_captions=training_captions,
+        )
+        return Evaluation([row for row, _ in numbered], predictions, scores, {**teacher_forced, **scores.values()})

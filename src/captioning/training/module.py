@@ -1,0 +1,461 @@
+"""CaptionModule: GIT as it is trained, validated by the captions that it generates, and tested."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+import transformers
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import SumMetric
+
+from captioning.data.dataset import Batch
+from captioning.errors import UserError, nearest
+from captioning.models.feature_cache import FeatureFile
+from captioning.models.generation import Decoding, generate_captions
+from captioning.models.git import CaptionCache, GitForCausalLM
+from captioning.models.loading import (
+    compile_layers,
+    enable_gradient_checkpointing,
+    freeze_vision_tower,
+    init_model,
+    load_model,
+    model_from_config,
+)
+from captioning.models.lora import Lora, add_adapters
+from captioning.models.loss import CaptionLoss, caption_loss
+from captioning.models.processor import load_processor, processor_from_files, processor_to_files
+from captioning.training.datamodule import CaptionDataModule
+from captioning.training.evaluator import Evaluation, Judge
+
+LR_SCHEDULES = ("linear", "cosine", "constant")
+# A step returns the summed loss over this, near the size of a mean, so that fp16 gradients stay in range. A power of
+# two, so that dividing by it and multiplying it back changes no digit.
+LOSS_SCALE = 256.0
+
+
+class Seen(NamedTuple):
+    """A micro-batch of the step under way."""
+
+    ids: list[str]
+    input_ids: Tensor
+    loss: Tensor  # summed over its tokens
+
+
+class NotFiniteError(UserError):
+    """The loss or the gradients of a step aren't finite; the weights are as they were before it.
+
+    ``batches`` are the micro-batches to blame, fit for JSON.
+    """
+
+    def __init__(self, name: str, value: float, *, step: int, batches: list[dict[str, Any]], lr: float) -> None:
+        ids = [name for batch in batches for name in batch["ids"]]
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        super().__init__(
+            f"{name} is {value} at step {step}, at {len(ids)} pictures ({some}). Likely model.lr={lr:g} is too high, "
+            "or trainer.precision=16-mixed overflowed (32-true doesn't)"
+        )
+        self.record = {"step": step, name: str(value), "batches": batches}
+
+
+class CaptionModule(L.LightningModule):
+    """A causal language model over pictures and captions.
+
+    Args:
+        checkpoint: GIT to fine-tune, a Hub name or a folder; null starts from random weights.
+        architecture: settings of ``transformers.GitConfig`` for a model from random weights.
+        lr: peak learning rate of AdamW.
+        weight_decay: on matrices alone; biases, norms and single vectors are left as they are.
+        warmup_fraction: share of the optimizer steps over which the learning rate rises from 0.
+        lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
+        freeze_vision: leave the vision tower as it is. What it makes of a picture is then computed once and kept on
+            the disk, unless the picture is another at each visit.
+        lora_rank: of adapters (LoRA), which are trained in place of the weights; 0 is none. This and the next three are
+            described in :class:`captioning.models.lora.Lora`. A vision tower without adapters is left as it is, too.
+        lora_alpha: null is twice the rank.
+        lora_dropout: of the adapters' inputs.
+        lora_towers: ``text``, ``vision`` or both.
+        gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
+            the backward pass instead of being kept.
+        compile: let ``torch.compile`` fuse what training computes within layers; its first step takes a while.
+        max_new_tokens: of the captions that are judged; this and the rest are described in
+            :class:`captioning.models.generation.Decoding`.
+        min_new_tokens: shortest caption.
+        num_beams: 1 is greedy.
+        length_penalty: of beams.
+        repetition_penalty: 1 is none.
+        no_repeat_ngram_size: 0 is none.
+        temperature: null doesn't sample.
+        top_p: of sampling.
+
+    After a validation or a test, ``evaluations["val"]`` or ``["test"]`` holds its captions and their scores.
+    """
+
+    model: GitForCausalLM | None
+    window: Tensor  # loss and tokens summed since the last optimizer step; no buffer, or DDP would overwrite it
+    scale: Tensor  # from the gradients that Lightning has summed up to those of the mean over tokens
+    wishes: dict[str, bool]  # what this process wishes to happen after a step, which all do if one wishes it
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str | None = "microsoft/git-base",
+        architecture: dict[str, Any] | None = None,
+        lr: float = 5e-5,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.05,
+        lr_schedule: str = "linear",
+        freeze_vision: bool = False,
+        lora_rank: int = Lora.rank,
+        lora_alpha: int | None = Lora.alpha,
+        lora_dropout: float = Lora.dropout,
+        lora_towers: tuple[str, ...] = ("text",),
+        gradient_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002  # as torch and Lightning have it
+        max_new_tokens: int = Decoding.max_new_tokens,
+        min_new_tokens: int = Decoding.min_new_tokens,
+        num_beams: int = Decoding.num_beams,
+        length_penalty: float = Decoding.length_penalty,
+        repetition_penalty: float = Decoding.repetition_penalty,
+        no_repeat_ngram_size: int = Decoding.no_repeat_ngram_size,
+        temperature: float | None = Decoding.temperature,
+        top_p: float = Decoding.top_p,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise UserError(f"model.lr must be above 0, got {lr}")
+        if weight_decay < 0:
+            raise UserError(f"model.weight_decay must be 0 or more, got {weight_decay}")
+        if not 0 <= warmup_fraction <= 1:
+            raise UserError(f"model.warmup_fraction is a share of the steps, between 0 and 1, got {warmup_fraction}")
+        if lr_schedule not in LR_SCHEDULES:
+            raise UserError(
+                f"model.lr_schedule={lr_schedule}: no such schedule{nearest(lr_schedule, list(LR_SCHEDULES))}"
+            )
+        self.save_hyperparameters(logger=False)
+        self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
+        self.lora = Lora(**{field.name: self.hparams[f"lora_{field.name}"] for field in fields(Lora)})
+        if freeze_vision and lora_rank and "vision" in lora_towers:
+            raise UserError(
+                f"model.freeze_vision=true leaves the vision tower as it is, and model.lora_towers={list(lora_towers)} "
+                "trains adapters in it; leave one of them out"
+            )
+        self.model = None
+        self.processor: Any = None
+        # What CaptionLoss sums, over batches and processes; a sum that isn't finite stays so.
+        self.total_loss, self.total_correct, self.total_tokens = (SumMetric(nan_strategy="disable") for _ in range(3))
+        self.judge = Judge()
+        self.evaluations: dict[str, Evaluation] = {}
+        self.restored_metrics: dict[str, float] = {}  # of the last validation before the training was resumed
+        self.training_captions: frozenset[str] | None = None  # normalized, once they are known
+        self.features: dict[str, FeatureFile] = {}  # of splits, where the vision tower is frozen
+        self.wishes = {"stop": False, "save": False, "give_up": False}
+        self.agreed = dict(self.wishes)  # of all processes, in the last step
+        self.seen: list[Seen] = []
+
+    # ------------------------------------------------------------ the network
+
+    def load(self, processor: Any = None) -> None:
+        """Load the network, or start it from random weights; done once, however often it is called.
+
+        Args:
+            processor: the one that prepares the batches; by default the checkpoint's own.
+
+        Raises:
+            UserError: the checkpoint or the architecture can't be used.
+        """
+        if self.model is not None:
+            return
+        checkpoint = self.hparams["checkpoint"]
+        if checkpoint is not None:
+            self.processor = processor or load_processor(checkpoint)
+            self.model = load_model(checkpoint)
+        elif processor is not None:
+            self.processor = processor
+            self.model = init_model(self.hparams["architecture"] or {}, processor=processor)
+        else:
+            raise UserError("model.checkpoint=null starts from random weights and needs a processor: load(processor)")
+        self._prepare(self.model)
+        generation = self.model.generation_config
+        if generation.bos_token_id is None:
+            generation.bos_token_id = self.processor.tokenizer.cls_token_id
+        positions = self.model.config.max_position_embeddings
+        if self.decoding.max_new_tokens > positions:
+            raise UserError(
+                f"model.max_new_tokens={self.decoding.max_new_tokens}: this model has positions for {positions} tokens"
+            )
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the network and the processor from a checkpoint, whose weights a Trainer loads: nothing else is needed.
+
+        Args:
+            checkpoint: as :meth:`on_save_checkpoint` leaves it.
+        """
+        self.processor = processor_from_files(checkpoint["processor_files"])
+        self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
+        self._prepare(self.model)
+
+    def _prepare(self, network: GitForCausalLM) -> None:
+        if self.hparams["gradient_checkpointing"]:
+            enable_gradient_checkpointing(network)
+        if self.lora.rank:
+            add_adapters(network, self.lora)
+        if self.is_vision_frozen:
+            freeze_vision_tower(network)
+        if self.hparams["compile"]:
+            compile_layers(network)
+
+    @property
+    def is_vision_frozen(self) -> bool:
+        """Whether nothing in the vision tower learns, so that it makes the same of a picture at each visit."""
+        return self.hparams["freeze_vision"] or bool(self.lora.rank and "vision" not in self.lora.towers)
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self.load(getattr(datamodule, "processor", None))
+        self._require_positions(datamodule)
+        if stage == "fit" and isinstance(datamodule, CaptionDataModule):
+            self._keep_features(datamodule)
+            self.training_captions = datamodule.normalized_captions(set(datamodule.split_ids["train"]))
+
+    def _keep_features(self, datamodule: CaptionDataModule) -> None:
+        """Make room for what a frozen tower will make of the pictures that come again as they were."""
+        # Divided among processes, the tower is computed by all of them at once, and not by one that lacks a picture.
+        if not self.is_vision_frozen or isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        kept = ["val"] if datamodule.augment or datamodule.shards else ["train", "val"]
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.features = {split: FeatureFile(folder, len(datamodule.splits[split])) for split in kept}
+
+    def teardown(self, stage: str) -> None:
+        self.features = {}
+
+    def _require_positions(self, datamodule: Any) -> None:
+        positions = self.network.config.max_position_embeddings
+        if isinstance(datamodule, CaptionDataModule) and datamodule.hparams["max_caption_tokens"] > positions:
+            raise UserError(
+                f"data.max_caption_tokens={datamodule.hparams['max_caption_tokens']}: this model has positions for "
+                f"{positions} tokens"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.
+        checkpoint["git_config"] = self.network.config.to_dict()
+        checkpoint["generation_config"] = self.network.generation_config.to_dict()
+        validation = self.evaluations.get("val")
+        checkpoint["metrics"] = (
+            {f"val/{name}": value for name, value in validation.numbers.items()}
+            if validation
+            else self.restored_metrics
+        )
+        checkpoint["processor_files"] = processor_to_files(self.processor)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.restored_metrics = checkpoint["metrics"]
+        if self._trainer is not None and not self.trainer.training:
+            checkpoint["callbacks"] = {}  # a test is of the weights; what callbacks know is of all of the training
+        if self.model is None:
+            self.restore(checkpoint)
+
+    @property
+    def network(self) -> GitForCausalLM:
+        """The GIT itself."""
+        if self.model is None:
+            raise RuntimeError("the network isn't loaded yet: call load(), or let a Trainer do it")
+        return self.model
+
+    # ------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        self.window = torch.zeros(2, device=self.device)
+        self.seen.clear()
+        self._apply_settings()
+
+    def _apply_settings(self) -> None:
+        """Let the settings hold, where a checkpoint brought the optimizer of others; else this changes no digit."""
+        optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        decays = (self.hparams["weight_decay"], 0.0)
+        scheduler.base_lrs = [self.hparams["lr"]] * len(decays)
+        for group, decay, factor in zip(optimizer.param_groups, decays, scheduler.lr_lambdas, strict=True):
+            lr = self.hparams["lr"] * factor(scheduler.last_epoch)
+            group.update(weight_decay=decay, initial_lr=self.hparams["lr"], lr=lr)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        result = self._loss(batch)
+        self.window += torch.stack([result.loss.detach(), result.tokens])
+        self.seen.append(Seen(batch["id"], batch["input_ids"], result.loss.detach()))
+        return result.loss / LOSS_SCALE
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Find what turns summed gradients into those of the mean over every caption token that went into this step.
+
+        A mean of means would weigh tokens by how many others their micro-batch or process happens to hold. So the sum
+        is divided once, by the tokens of all accumulated micro-batches of all processes.
+        """
+        # What processes wish rides along, so that they agree on it at no cost.
+        wishes = torch.tensor([float(wish) for wish in self.wishes.values()], device=self.device)
+        summed = self.trainer.strategy.reduce(torch.cat([self.window, wishes]), reduce_op="sum")
+        loss, tokens = summed[:2]
+        self.agreed = {name: wished > 0 for name, wished in zip(self.wishes, summed[2:].tolist(), strict=True)}
+        if not loss.isfinite():
+            raise self._not_finite("train/loss", loss / tokens)
+        # What Lightning divided by on the way: accumulated micro-batches, and, in DDP's mean, processes.
+        divided_by = LOSS_SCALE * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        self.scale = divided_by / tokens.clamp(min=1)
+        self.log("train/loss", loss / tokens.clamp(min=1), prog_bar=True)
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.window.zero_()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale and clip gradients in one pass over them, and let none that isn't finite into the weights."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if isinstance(norm, DTensor):  # of gradients that are divided among processes
+            norm = norm.full_tensor()
+        norm = norm * self.scale
+        # A scaler of 16-mixed finds such gradients itself, leaves the step out, and scales less.
+        if self._scaler is None and not norm.isfinite():
+            raise self._not_finite("train/grad_norm", norm)
+        self.log("train/grad_norm", norm)
+        scale = self.scale
+        if gradient_clip_val and gradient_clip_algorithm != "value":
+            scale = scale * (gradient_clip_val / (norm + 1e-6)).clamp(max=1)  # as torch clips
+        torch._foreach_mul_(gradients, scale)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        self.seen.clear()
+
+    def _not_finite(self, name: str, value: Tensor) -> NotFiniteError:
+        """The error for all processes, with the micro-batches of all: those to blame, or all where that isn't known."""
+        tokenizer = self.processor.tokenizer
+        batches = [
+            {
+                "process": self.global_rank,
+                "loss": str(seen.loss.item()),  # JSON knows no NaN
+                "ids": seen.ids,
+                "captions": tokenizer.batch_decode(seen.input_ids, skip_special_tokens=True),
+            }
+            for seen in self.seen
+        ]
+        everyones: list[Any] = [batches] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(everyones, batches)
+        every = [batch for own in everyones for batch in own]
+        blamed = [batch for batch in every if not math.isfinite(float(batch["loss"]))] or every
+        return NotFiniteError(
+            name, value.item(), step=self.trainer.global_step + 1, batches=blamed, lr=self.hparams["lr"]
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.hparams["weight_decay"]},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        # Fused is one pass over weights and moments; but it undoes a scaler's factor itself, after the clipping.
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], fused=self._scaler is None)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            if self.hparams["lr_schedule"] != "constant":
+                raise UserError(
+                    f"model.lr_schedule={self.hparams['lr_schedule']} needs to know when training ends: set "
+                    "trainer.max_epochs or trainer.max_steps, or model.lr_schedule=constant"
+                )
+            steps = 0
+        name = "constant_with_warmup" if self.hparams["lr_schedule"] == "constant" else self.hparams["lr_schedule"]
+        scheduler = transformers.get_scheduler(
+            name,
+            optimizer,
+            num_warmup_steps=round(self.hparams["warmup_fraction"] * steps),
+            num_training_steps=int(steps),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _scaler(self) -> Any:
+        """Of losses, in 16-mixed."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _loss(self, batch: Batch, split: str = "train", pictures: CaptionCache | None = None) -> CaptionLoss:
+        features = self.features.get(split)
+        return caption_loss(
+            self.network,
+            features=features.of(batch["row"], batch["pixel_values"], self.network.see) if features else None,
+            pixel_values=batch["pixel_values"],
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+            position_ids=batch.get("position_ids"),
+            caption_index=batch.get("caption_index"),
+            pictures=pictures,
+        )
+
+    # ------------------------------------------------------------ validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin()
+
+    def on_test_epoch_start(self) -> None:
+        self._begin()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._conclude("test")
+
+    def _begin(self) -> None:
+        self.judge = Judge()
+        for total in (self.total_loss, self.total_correct, self.total_tokens):
+            total.reset()
+
+    def _evaluate(self, batch: Batch, phase: str) -> None:
+        """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
+        pictures = CaptionCache()
+        tokenizer, in_step = self.processor.tokenizer, isinstance(self, FSDPModule)
+        # Each token makes the keys longer: compiled layers would be compiled again and again.
+        with torch.compiler.set_stance("force_eager") if self.hparams["compile"] else nullcontext():
+            result = self._loss(batch, phase, pictures)
+            captions = generate_captions(self.network, tokenizer, pictures, self.decoding, in_step=in_step)
+        self.judge.add(batch, captions)
+        self.total_loss.update(result.loss)
+        self.total_correct.update(result.correct)
+        self.total_tokens.update(result.tokens)
+
+    def _conclude(self, phase: str) -> None:
+        tokens = self.total_tokens.compute()
+        evaluation = self.judge.conclude(
+            teacher_forced={
+                "loss": (self.total_loss.compute() / tokens).item(),
+                "token_accuracy": (self.total_correct.compute() / tokens).item(),
+            },
+            world_size=self.trainer.world_size,
+            training_captions=self.training_captions,
+        )
+        self.evaluations[phase] = evaluation
+        for name, value in evaluation.numbers.items():
+            self.log(f"{phase}/{name}", value, prog_bar=name in ("loss", "wer"))
