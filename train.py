@@ -7,8 +7,8 @@ if __name__ == "__main__":
 
 import hydra
 
+from captioning.config.messages import run_main
 from captioning.config.schema import Config
-from captioning.config.messages import main_answered
 from captioning.run import run
 
 
@@ -19,4 +19,4 @@ def main(cfg: Config) -> float | None:
 
 
 if __name__ == "__main__":
-    main_answered(main)
+    run_main(main)

@@ -1,11 +1,11 @@
 """Captions for a folder of JPEGs, beside the model alone on tensors, and beside a plain loop.
 
-    python benchmarks/caption_folder.py FOLDER                  500 pictures of 640 x 480, made there; git-base's size
-    python benchmarks/caption_folder.py FOLDER --device cuda --pictures 20000
+    python benchmarks/caption_folder.py FOLDER                  500 images of 640 x 480, made there; git-base's size
+    python benchmarks/caption_folder.py FOLDER --device cuda --images 20000
 
-Three arms caption a part of the pictures in turn, in every round another part, greedily, in captions of exactly so
+Three arms caption a part of the images in turn, in every round another part, greedily, in captions of exactly so
 many tokens: files to rows of JSONL as ``captioning caption`` makes them; the model alone, with pixels in memory, in
-batches of the same size; and a loop of transformers' processor and ``generate``, picture by picture, over a fifth of
+batches of the same size; and a loop of transformers' processor and ``generate``, image by image, over a fifth of
 them. Weights are random. In the end the whole command, its start among it.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="git-base", help="a choice of conf/model; its architecture is taken")
-    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--side", type=int, default=640, help="pixels, of the longer one")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--tokens", type=int, default=12, help="of each caption")
@@ -47,8 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    folder = arguments.folder / f"{arguments.pictures}-of-{arguments.side}"
-    make(folder, arguments.pictures, (arguments.side, arguments.side * 3 // 4))
+    folder = arguments.folder / f"{arguments.images}-of-{arguments.side}"
+    make(folder, arguments.images, (arguments.side, arguments.side * 3 // 4))
     with tempfile.TemporaryDirectory() as scratch:
         rounds, whole = measure(arguments, sorted(map(str, folder.glob("*.jpg"))), Path(scratch))
     table = Table("arm", "captions/s (each round)", "times as fast is the first arm (each round)")
@@ -57,7 +57,7 @@ def main() -> None:
         rates = [each[number] for each in rounds]
         table.add_row(arm, with_rounds(rates), with_rounds([a / b for a, b in zip(ours, rates, strict=True)]))
     Console(width=140).print(table)
-    print(f"the whole command: {arguments.pictures / whole:.2f} captions/s, {whole:.1f} s")
+    print(f"the whole command: {arguments.images / whole:.2f} captions/s, {whole:.1f} s")
 
 
 def measure(
@@ -81,7 +81,7 @@ def measure(
         with rows.reserved():
             for captioned in captioner.stream(part, batch_size=batch_size, **length):
                 best = captioned.captions[0]
-                rows.write(Row(captioned.picture, best.text, best.score))
+                rows.write(Row(captioned.image, best.text, best.score))
 
     def alone(pixels: torch.Tensor) -> None:
         for batch in pixels.split(batch_size):

@@ -1,4 +1,4 @@
-"""Captions per second, beside transformers' plain ``generate`` on the same weights and pictures.
+"""Captions per second, beside transformers' plain ``generate`` on the same weights and images.
 
     python benchmarks/captions.py                       git-base's size, random weights
     python benchmarks/captions.py --device cuda --batch-size 1 16 64
@@ -18,7 +18,7 @@ from measuring import architecture
 from rich.console import Console
 from rich.table import Table
 
-from captioning.models.generation import Decoding, read_pictures
+from captioning.models.generation import Decoding, prefill
 from captioning.models.git import GitForCausalLM
 
 
@@ -38,14 +38,14 @@ def main() -> None:
     ours = GitForCausalLM(config).eval().to(arguments.device)
     ours.load_state_dict(plain.state_dict())
     title = f"{arguments.model}'s size, {arguments.tokens} tokens, {arguments.device}"
-    table = Table("pictures at a time", "beams", "plain generate", "ours", "ratio (each round)", "same", title=title)
+    table = Table("images at a time", "beams", "plain generate", "ours", "ratio (each round)", "same", title=title)
     for beams in arguments.beams:
-        for pictures in arguments.batch_size:
+        for images in arguments.batch_size:
             size = config.vision_config.image_size
-            pixel_values = torch.randn(pictures, 3, size, size).to(arguments.device)
+            pixel_values = torch.randn(images, 3, size, size).to(arguments.device)
             length = {"max_new_tokens": arguments.tokens, "min_new_tokens": arguments.tokens}
             decoding = Decoding(num_beams=beams, **length)
-            table.add_row(str(pictures), str(beams), *compare(plain, ours, pixel_values, decoding, arguments.rounds))
+            table.add_row(str(images), str(beams), *compare(plain, ours, pixel_values, decoding, arguments.rounds))
     Console(width=120).print(table)
 
 
@@ -57,13 +57,13 @@ def compare(
     decoding: Decoding,
     rounds: int,
 ) -> list[str]:
-    """Of the table, for a number of pictures and beams."""
+    """Of the table, for a number of images and beams."""
 
     def theirs_once() -> torch.Tensor:
         return plain.generate(pixel_values=pixel_values, **decoding.arguments())
 
     def ours_once() -> torch.Tensor:
-        cache = read_pictures(ours, pixel_values)
+        cache = prefill(ours, pixel_values)
         start = torch.full((len(pixel_values), 1), ours.generation_config.bos_token_id, device=pixel_values.device)
         return ours.generate(
             input_ids=start, attention_mask=torch.ones_like(start), past_key_values=cache, **decoding.arguments()

@@ -19,7 +19,7 @@ class Clock(L.Callback):
         self.file = Path(file)
         self.record = Record()
         self._began = 0.0  # the validation, or the test
-        self._pictures = 0  # since the last step, or since then
+        self._images = 0  # since the last step, or since then
         self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -29,32 +29,32 @@ class Clock(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.record.begin_epoch()
-        self._pictures = 0
+        self._images = 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._pictures += len(batch["id"]) * trainer.world_size
+        self._images += len(batch["id"]) * trainer.world_size
         if trainer.global_step > self._step:
-            self.record.end_step(self._pictures)
-            self._step, self._pictures = trainer.global_step, 0
+            self.record.end_step(self._images)
+            self._step, self._images = trainer.global_step, 0
 
     def on_validation_start(self, *_: Any) -> None:
         self.record.pause()
-        self._began, self._pictures = self.record.now(), 0
+        self._began, self._images = self.record.now(), 0
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._pictures += len(batch["id"]) * trainer.world_size
+        self._images += len(batch["id"]) * trainer.world_size
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.record.evaluations.append((self.record.now() - self._began, self._pictures))
-        self._pictures = 0
+            self.record.evaluations.append((self.record.now() - self._began, self._images))
+        self._images = 0
 
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
 
     def on_test_end(self, *_: Any) -> None:
-        self.record.captioning = (self.record.now() - self._began, self._pictures)
+        self.record.captioning = (self.record.now() - self._began, self._images)

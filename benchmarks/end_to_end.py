@@ -1,23 +1,23 @@
-"""From pictures on the disk to captions and numbers: train.py beside the tutorial as it stands (`tutorial.py`).
+"""From images on the disk to captions and numbers: train.py beside the tutorial as it stands (`tutorial.py`).
 
     python benchmarks/end_to_end.py                        git-base's size: half an hour on two cores, 12 GB of disk
     python benchmarks/end_to_end.py --precision fp32 --arms ours
-    python benchmarks/end_to_end.py --device cuda --pictures 400 --batch-size 32
+    python benchmarks/end_to_end.py --device cuda --images 400 --batch-size 32
 
 Drawn creatures of 1280 x 1280 as JPEGs, each with one caption, and a checkpoint of random weights are made first; both
-arms load that checkpoint. They train on the same number of pictures, with the same batch size, accumulation, learning
+arms load that checkpoint. They train on the same number of images, with the same batch size, accumulation, learning
 rate and schedule, judge a tenth as many after each epoch, and caption so many in the end, up to 50 tokens. Each runs in
 a process of its own, in turn. Nothing is in a cache but the files themselves: each run has an empty CAPTIONING_CACHE
 or HF_DATASETS_CACHE of its own, and what it takes to fill that is in its time.
 
-Ours does more at each evaluation: it generates a caption for each picture and computes all numbers, where the tutorial
-decodes the likeliest token at each position. Ours tests on pictures that it didn't choose the checkpoint by, and writes
-a report; the tutorial captions its validation pictures. Random weights say captions to the longest, in both.
+Ours does more at each evaluation: it generates a caption for each image and computes all numbers, where the tutorial
+decodes the likeliest token at each position. Ours tests on images that it didn't choose the checkpoint by, and writes
+a report; the tutorial captions its validation images. Random weights say captions to the longest, in both.
 
 bf16 is ours in bf16-mixed, beside the tutorial's own fp16=True, which a CPU computes in 32 bits (see `tutorial.py`).
 
-End to end: pictures trained on, over the time from the command to the end of the process. Training: those of optimizer
-steps over their time, the reading of pictures in it, evaluation and saving not. Memory: the most that the process had;
+End to end: images trained on, over the time from the command to the end of the process. Training: those of optimizer
+steps over their time, the reading of images in it, evaluation and saving not. Memory: the most that the process had;
 on a GPU, that its tensors took there.
 
 --device cuda needs one GPU and no network: the project's own wheels, with the build of torch that PyPI has for Linux or
@@ -55,15 +55,15 @@ class Row(NamedTuple):
 
 
 def rate(parts: list[tuple[float, int]]) -> float:
-    """Pictures a second."""
-    return sum(pictures for _, pictures in parts) / sum(seconds for seconds, _ in parts)
+    """Images a second."""
+    return sum(images for _, images in parts) / sum(seconds for seconds, _ in parts)
 
 
 ROWS = (
-    Row("end to end", "pictures/s", lambda figures: figures["trained"] / figures["seconds"]),
-    Row("training alone", "pictures/s", lambda figures: rate(figures["steps"])),
-    Row("evaluation alone", "pictures/s", lambda figures: rate(figures["evaluations"])),
-    Row("captions in the end", "pictures/s", lambda figures: rate([figures["captioning"]])),
+    Row("end to end", "images/s", lambda figures: figures["trained"] / figures["seconds"]),
+    Row("training alone", "images/s", lambda figures: rate(figures["steps"])),
+    Row("evaluation alone", "images/s", lambda figures: rate(figures["evaluations"])),
+    Row("captions in the end", "images/s", lambda figures: rate([figures["captioning"]])),
     Row("from command to end", "s", lambda figures: figures["seconds"], more_is_better=False),
     Row("to the end of the first step", "s", lambda figures: figures["first_step"], more_is_better=False),
     Row("peak memory", "MB", lambda figures: figures["peak_memory"] / 1e6, more_is_better=False),
@@ -74,26 +74,26 @@ def main() -> None:
     """Print a table for each precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="git-base", help="a choice of conf/model; its architecture is taken")
-    parser.add_argument("--pictures", type=int, default=40, help="of which a tenth is judged")
-    parser.add_argument("--side", type=int, default=1280, help="of the pictures, in pixels")
+    parser.add_argument("--images", type=int, default=40, help="of which a tenth is judged")
+    parser.add_argument("--side", type=int, default=1280, help="of the images, in pixels")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--precision", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where pictures and checkpoint stay for the next time")
+    parser.add_argument("--folder", type=Path, help="where images and checkpoint stay for the next time")
     parser.add_argument("--json", type=Path, help="a file for all figures of each round")
     arguments = parser.parse_args()
-    if min(arguments.pictures - 1, arguments.epochs, arguments.batch_size, arguments.rounds) < 1:
-        parser.error("--pictures must be at least 2, and --epochs, --batch-size and --rounds 1")
+    if min(arguments.images - 1, arguments.epochs, arguments.batch_size, arguments.rounds) < 1:
+        parser.error("--images must be at least 2, and --epochs, --batch-size and --rounds 1")
     size = architecture(arguments.model)
     all_figures = {}
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="end-to-end-") as scratch:
         made = (arguments.folder or Path(scratch)).absolute()
-        data = made / f"creatures-{arguments.pictures}-{arguments.side}"
-        checkpoint = made / f"checkpoint-{arguments.model}-{arguments.pictures}"  # it knows these captions' words
-        make_pictures(data, arguments.pictures, arguments.side)
+        data = made / f"creatures-{arguments.images}-{arguments.side}"
+        checkpoint = made / f"checkpoint-{arguments.model}-{arguments.images}"  # it knows these captions' words
+        make_images(data, arguments.images, arguments.side)
         make_checkpoint(checkpoint, size, data)
         for precision in arguments.precision:
             rounds = [
@@ -117,14 +117,14 @@ def one_round(
             command = ARMS[arm](arguments, precision, data, checkpoint, Path(folder, "run"))
             seconds = run(*command, **caches, HF_HUB_OFFLINE="1")
             measured = json.loads(Path(folder, "run", "figures.json").read_text())
-            trained = arguments.epochs * trained_pictures(arguments.pictures)
+            trained = arguments.epochs * trained_images(arguments.images)
             figures[arm] = {**measured, "seconds": seconds, "trained": trained}
     return figures
 
 
 def tutorial(arguments: argparse.Namespace, precision: str, data: Path, checkpoint: Path, folder: Path) -> list[str]:
     """The command of the tutorial."""
-    micro_batches = math.ceil(trained_pictures(arguments.pictures) / arguments.batch_size)
+    micro_batches = math.ceil(trained_images(arguments.images) / arguments.batch_size)
     return [
         *(str(ROOT / "benchmarks" / "tutorial.py"), str(checkpoint), str(data / "seen"), str(folder)),
         *("--epochs", str(arguments.epochs), "--batch-size", str(arguments.batch_size)),
@@ -151,10 +151,8 @@ ARMS = {"tutorial": tutorial, "ours": ours}
 
 def table(arguments: argparse.Namespace, precision: str, rounds: list[dict[str, Figures]]) -> Table:
     """Medians over rounds, and how many times better ours was in each of them."""
-    trained = trained_pictures(arguments.pictures)
-    title = (
-        f"{arguments.model}'s size, {precision}, {arguments.epochs} epochs of {trained} pictures, {arguments.device}"
-    )
+    trained = trained_images(arguments.images)
+    title = f"{arguments.model}'s size, {precision}, {arguments.epochs} epochs of {trained} images, {arguments.device}"
     both = len(arguments.arms) == len(ARMS)
     result = Table("", *arguments.arms, *(["times better (each round)"] if both else []), title=title)
     for row in ROWS:
@@ -170,22 +168,22 @@ def table(arguments: argparse.Namespace, precision: str, rounds: list[dict[str, 
 # ------------------------------------------------------------ what both arms begin with
 
 
-def judged_pictures(pictures: int) -> int:
+def judged_images(images: int) -> int:
     """How many of them `train_test_split` keeps apart."""
-    return math.ceil(0.1 * pictures)
+    return math.ceil(0.1 * images)
 
 
-def trained_pictures(pictures: int) -> int:
+def trained_images(images: int) -> int:
     """How many of them are left."""
-    return pictures - judged_pictures(pictures)
+    return images - judged_images(images)
 
 
-def make_pictures(folder: Path, count: int, side: int) -> None:
-    """So many pictures in ``seen``, of which a part is for validation, and as many as that in ``unseen`` for our test.
+def make_images(folder: Path, count: int, side: int) -> None:
+    """So many images in ``seen``, of which a part is for validation, and as many as that in ``unseen`` for our test.
 
     The tutorial cuts its own tenth off ``seen``, by chance, and knows nothing of the rest.
     """
-    judged = judged_pictures(count)
+    judged = judged_images(count)
     splits = ["train"] * (count - judged) + ["val"] * judged
     for name, numbers, given in (
         ("seen", range(count), splits),
@@ -196,7 +194,7 @@ def make_pictures(folder: Path, count: int, side: int) -> None:
             continue
         metadata.parent.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor() as pool:
-            captions = list(pool.map(make_picture, repeat(metadata.parent), numbers, repeat(side)))
+            captions = list(pool.map(make_image, repeat(metadata.parent), numbers, repeat(side)))
         lines = [
             {"file_name": f"{number:06}.jpg", "text": caption, "split": split}
             for number, caption, split in zip(numbers, captions, given, strict=True)
@@ -204,7 +202,7 @@ def make_pictures(folder: Path, count: int, side: int) -> None:
         metadata.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def make_picture(folder: Path, number: int, side: int) -> str:
+def make_image(folder: Path, number: int, side: int) -> str:
     """Draw a creature; its caption."""
     from captioning.data.creatures.dataset import captions_of, sample_creature
     from captioning.data.creatures.drawing import draw_creature

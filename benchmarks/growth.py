@@ -1,9 +1,9 @@
-"""How training scales: with pictures, with the batch, with the length of captions, and with processes.
+"""How training scales: with images, with the batch, with the length of captions, and with processes.
 
     python benchmarks/growth.py                            git-tiny's size: ten minutes on two cores
-    python benchmarks/growth.py --pictures 100 1000000 --batch-size --tokens --processes     one table, further
+    python benchmarks/growth.py --images 100 1000000 --batch-size --tokens --processes     one table, further
 
-Each number is of `train.py` in a process of its own, for --steps optimizer steps. Pictures are JPEGs of 64 pixels,
+Each number is of `train.py` in a process of its own, for --steps optimizer steps. Images are JPEGs of 64 pixels,
 noise, each with one caption of so many tokens. A first start reads, checks, compares and caches all of them; a second
 one finds that in the cache. Both learn a tokenizer, and end with the first optimizer step. The rate is of the other
 steps; memory is the most that the process had, or the first one of several. Each process has one thread: a small model
@@ -33,17 +33,17 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="git-tiny", help="a choice of conf/model; its architecture is taken")
-    parser.add_argument("--pictures", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--batch-size", type=int, nargs="*", default=[1, 4, 16, 64])
     parser.add_argument("--tokens", type=int, nargs="*", default=[8, 16, 32, 64], help="of each caption")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of each training")
     parser.add_argument("--usual", type=int, nargs=3, default=[1000, 16, 16], help="what isn't varied: these three")
     arguments = parser.parse_args()
-    pictures, batch_size, tokens = arguments.usual
-    if min(arguments.steps - 1, pictures, batch_size, tokens - 2, *(each - 2 for each in arguments.tokens)) < 1:
-        parser.error("it takes 2 steps, a picture, a batch of 1 and captions of 3 tokens (start, a word, end) at least")
-    usual = {"pictures": pictures, "batch_size": batch_size, "tokens": tokens, "processes": 1}
+    images, batch_size, tokens = arguments.usual
+    if min(arguments.steps - 1, images, batch_size, tokens - 2, *(each - 2 for each in arguments.tokens)) < 1:
+        parser.error("it takes 2 steps, an image, a batch of 1 and captions of 3 tokens (start, a word, end) at least")
+    usual = {"images": images, "batch_size": batch_size, "tokens": tokens, "processes": 1}
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="growth-") as folder:
         trainings = Trainings(Path(folder), arguments)
         for name in usual:
@@ -55,7 +55,7 @@ def main() -> None:
 
 def table(name: str, values: list[int], rows: list[list[str]], *, title: str) -> Table:
     """Of one thing that grows."""
-    columns = ("first start", "second start", "pictures/s", "peak memory, first", "second")
+    columns = ("first start", "second start", "images/s", "peak memory, first", "second")
     result = Table(name.replace("_", " "), title=title.replace("_", " "))
     for column in columns:
         result.add_column(column, justify="right")
@@ -78,13 +78,13 @@ class Trainings:
 
     def row(self, sizes: dict[str, int]) -> list[str]:
         """Of the table: two trainings with the same data, of which the first finds nothing in the cache."""
-        data = self.folder / f"{sizes['pictures']}-pictures-{sizes['tokens']}-tokens"
+        data = self.folder / f"{sizes['images']}-images-{sizes['tokens']}-tokens"
         if not data.is_dir():
-            write_pictures(data, count=sizes["pictures"], tokens=sizes["tokens"])
+            write_images(data, count=sizes["images"], tokens=sizes["tokens"])
         with tempfile.TemporaryDirectory(dir=self.folder) as cache:
             first, second = (self.figures(data, sizes, cache) for _ in range(2))
         steps = second["steps"][1:]
-        rate = sum(pictures for _, pictures in steps) / sum(seconds for seconds, _ in steps)
+        rate = sum(images for _, images in steps) / sum(seconds for seconds, _ in steps)
         return [
             *(f"{figures['first_step']:.1f} s" for figures in (first, second)),
             f"{rate:,.0f}",
@@ -111,8 +111,8 @@ class Trainings:
         ]
 
 
-def write_pictures(folder: Path, *, count: int, tokens: int) -> None:
-    """Noise of eight by eight colours, as JPEGs, and captions of words that a tokenizer learns whole."""
+def write_images(folder: Path, *, count: int, tokens: int) -> None:
+    """Noise of eight by eight colors, as JPEGs, and captions of words that a tokenizer learns whole."""
     folder.mkdir(parents=True)
     with (folder / "metadata.jsonl").open("w") as metadata:
         for number, (content, caption) in enumerate(pairs(count, tokens)):
@@ -123,12 +123,12 @@ def write_pictures(folder: Path, *, count: int, tokens: int) -> None:
 
 
 def pairs(count: int, tokens: int) -> Iterator[tuple[bytes, str]]:
-    """Pictures, encoded, with their captions, which a start and an end are added to."""
+    """Images, encoded, with their captions, which a start and an end are added to."""
     chance, noise = Random(0), np.random.default_rng(0)
     for _ in range(count):
-        picture = Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        image = Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         file = io.BytesIO()
-        picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+        image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
         yield file.getvalue(), " ".join(chance.choices(WORDS, k=tokens - 2))
 
 

@@ -46,9 +46,9 @@ class Record:
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.first_step: float | None = None  # its end, in seconds of the process
-        self.steps: list[tuple[float, int]] = []  # seconds and pictures of each
+        self.steps: list[tuple[float, int]] = []  # seconds and images of each
         self.evaluations: list[tuple[float, int]] = []
-        self.captioning = (0.0, 0)  # of the test pictures, in the end
+        self.captioning = (0.0, 0)  # of the test images, in the end
         self._mark: float | None = None
 
     def now(self) -> float:
@@ -65,11 +65,11 @@ class Record:
     def pause(self) -> None:
         self._mark = None
 
-    def end_step(self, pictures: int) -> None:
+    def end_step(self, images: int) -> None:
         now = self.now()
         self.first_step = self.first_step or age()
         if self._mark is not None:
-            self.steps.append((now - self._mark, pictures))
+            self.steps.append((now - self._mark, images))
         self._mark = now
 
     def write(self, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""What judging captions costs: seconds and memory for 5,000 pictures with 5 references each, as COCO's splits have.
+"""What judging captions costs: seconds and memory for 5,000 images with 5 references each, as COCO's splits have.
 
     python benchmarks/metrics.py
 
@@ -8,7 +8,7 @@ pycocoevalcap on the same captions, where that is installed (`pip install pycoco
 process of its own.
 
 The captions are made up. Lengths are about COCO's: 10.5 words on the average, 7 at least. Words are drawn by Zipf's law
-from a vocabulary of 10,000, and the captions of a picture have most of theirs in common.
+from a vocabulary of 10,000, and the captions of an image have most of theirs in common.
 """
 
 import os
@@ -20,19 +20,19 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from time import perf_counter
 
-PICTURES = 5000
+IMAGES = 5000
 REFERENCES = 5
 VOCABULARY = 10_000
-WORDS_OF_A_PICTURE = 20
+WORDS_OF_A_IMAGE = 20
 
 
 def captions() -> tuple[list[str], list[list[str]]]:
-    """A prediction for each picture, and its references."""
+    """A prediction for each image, and its references."""
     chance = random.Random(0)
     weights = [1 / rank for rank in range(1, VOCABULARY + 1)]
     predictions, references = [], []
-    for _ in range(PICTURES):
-        seen = [f"word{number}" for number in chance.choices(range(VOCABULARY), weights, k=WORDS_OF_A_PICTURE)]
+    for _ in range(IMAGES):
+        seen = [f"word{number}" for number in chance.choices(range(VOCABULARY), weights, k=WORDS_OF_A_IMAGE)]
         prediction, *truths = (
             " ".join(chance.choices(seen, k=7 + min(int(chance.expovariate(1 / 4)), 13))) for _ in range(1 + REFERENCES)
         )
@@ -94,7 +94,7 @@ ARMS = {"captioning": judge_by_ours, "pycocoevalcap": judge_by_coco}
 def main() -> None:
     """Run each arm in a process of its own, on one thread."""
     for arm in filter(find_spec, ARMS):
-        print(f"{arm}, {PICTURES:,} pictures with {REFERENCES} references each", flush=True)
+        print(f"{arm}, {IMAGES:,} images with {REFERENCES} references each", flush=True)
         subprocess.run([sys.executable, __file__, arm], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
 
 

@@ -1,9 +1,9 @@
 """What a run's captions lose in ONNX and in 8 bits, and what it gains: numbers, size and speed.
 
-    python benchmarks/onnx_export.py outputs/DATE/TIME PICTURES
+    python benchmarks/onnx_export.py outputs/DATE/TIME IMAGES
 
-PICTURES is the folder that the run was trained on; its test pictures are captioned greedily by torch, by ONNX, and by
-ONNX with weights of 8 bits, in batches of 8 files. Intervals are 95 % bootstraps over pictures.
+IMAGES is the folder that the run was trained on; its test images are captioned greedily by torch, by ONNX, and by
+ONNX with weights of 8 bits, in batches of 8 files. Intervals are 95 % bootstraps over images.
 """
 
 import argparse
@@ -30,14 +30,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in (arguments.run / "predictions.jsonl").read_text().splitlines()]
-    files = [arguments.pictures / row["id"] for row in rows]
+    files = [arguments.images / row["id"] for row in rows]
     references = [row["references"] for row in rows]
     table = Table("", "files", "CIDEr-D [95 %]", "WER", "same captions", "captions/s (each round)")
-    table.title = f"{len(files)} test pictures"
+    table.title = f"{len(files)} test images"
     with tempfile.TemporaryDirectory() as scratch:
         expected: list[str] = []
         for name, size, caption in arms(arguments.run, Path(scratch)):
@@ -68,7 +68,7 @@ def arms(run: Path, scratch: Path) -> Iterator[tuple[str, int, Caption]]:
 
 
 def timed(caption: Caption, files: list[Path], rounds: int) -> tuple[list[str], list[float]]:
-    """The captions, and files per second of each round, pictures opened and resized in the same time."""
+    """The captions, and files per second of each round, images opened and resized in the same time."""
     rates = []
     for _ in range(rounds):
         began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""What it saves to encode a picture once for all of its captions.
+"""What it saves to encode an image once for all of its captions.
 
-    python benchmarks/packing.py                    git-base's size, random weights, 2 pictures with 5 captions each
+    python benchmarks/packing.py                    git-base's size, random weights, 2 images with 5 captions each
     python benchmarks/packing.py --captions 1 2 5 10
 
-Time: the loss and its gradients for all captions of the same pictures, in turn packed (one pass) and separately (a pass
-for the first caption of every picture, a pass for the second, and so on), with dropout as in training. Gradients:
+Time: the loss and its gradients for all captions of the same images, in turn packed (one pass) and separately (a pass
+for the first caption of every image, a pass for the second, and so on), with dropout as in training. Gradients:
 those of both without dropout, compared parameter by parameter: the norm of the difference over the norm of the
 gradient. The biases of attention's keys have no gradient (they add the same to all scores that a softmax compares),
 only its rounding, and are held against the gradient of the query's bias beside them.
@@ -24,7 +24,7 @@ from captioning.data.packing import pack
 from captioning.models.loading import init_model
 from captioning.models.loss import caption_loss
 from captioning.models.processor import make_processor
-from captioning.run import talk
+from captioning.run import setup_logging
 
 WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("lan", "so", "ker", "pim", "vod")]
 
@@ -32,12 +32,12 @@ WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tu", "re") for b in ("lan", "so"
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--captions", type=int, nargs="*", default=[5], help="of each picture")
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--captions", type=int, nargs="*", default=[5], help="of each image")
     parser.add_argument("--tokens", type=int, default=12, help="of a caption, about, with its start and end")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    talk()
+    setup_logging()
     processor = make_processor(WORDS, image_size=224, max_caption_tokens=40)
     model = init_model(architecture("git-base"), processor=processor)
     table = Table(
@@ -45,11 +45,11 @@ def main() -> None:
     )
     for captions in arguments.captions:
         packed, separately = arms(
-            model, processor.tokenizer, pictures=arguments.pictures, captions=captions, tokens=arguments.tokens
+            model, processor.tokenizer, images=arguments.images, captions=captions, tokens=arguments.tokens
         )
         difference = largest_difference(model, packed, separately)
         rounds = [(seconds(model, separately), seconds(model, packed)) for _ in range(arguments.rounds + 1)][1:]
-        slow, fast = (arguments.pictures * captions / median(each) for each in zip(*rounds, strict=True))
+        slow, fast = (arguments.images * captions / median(each) for each in zip(*rounds, strict=True))
         ratios = with_rounds([a / b for a, b in rounds])
         table.add_row(
             str(captions),
@@ -61,15 +61,15 @@ def main() -> None:
     Console(width=120).print(table)
 
 
-def arms(model, tokenizer, *, pictures: int, captions: int, tokens: int):
+def arms(model, tokenizer, *, images: int, captions: int, tokens: int):
     """Two functions that add the gradients of all captions to the model's: in one pass, and in a pass for each."""
     chance = random.Random(0)
     texts = [
         [" ".join(chance.choices(WORDS, k=tokens - 2 + chance.randint(-3, 3))) for _ in range(captions)]
-        for _ in range(pictures)
+        for _ in range(images)
     ]
-    pixel_values = torch.randn(pictures, 3, 224, 224)
-    of_all = {"tokenizer": tokenizer, "max_caption_tokens": 40, "counts": [True] * pictures}
+    pixel_values = torch.randn(images, 3, 224, 224)
+    of_all = {"tokenizer": tokenizer, "max_caption_tokens": 40, "counts": [True] * images}
     batch = pack(texts, **of_all)
     passes = [pack([[captions[number]] for captions in texts], **of_all) for number in range(captions)]
     for one in passes:

@@ -1,10 +1,10 @@
-"""How long pictures take from file to batch: at first, in later epochs, and in the check alone.
+"""How long images take from file to batch: at first, in later epochs, and in the check alone.
 
     python benchmarks/reading.py FOLDER          makes some 2 GB of JPEGs in FOLDER at first
 
-First pass: 833 pictures of 1280 x 1280 are read, checked, resized and cached by `CaptionDataModule.setup`; beside it,
+First pass: 833 images of 1280 x 1280 are read, checked, resized and cached by `CaptionDataModule.setup`; beside it,
 in turn, one core decodes and resizes them with PIL and does nothing else. Later epochs: all batches of an epoch, from
-the cache, in the process itself. Check: 10,000 pictures of 500 x 375 without the cache, and the peak memory of a
+the cache, in the process itself. Check: 10,000 images of 500 x 375 without the cache, and the peak memory of a
 process that checks them, and of one that checks a tenth of them.
 """
 
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning import CaptionDataModule
-from captioning.run import talk
+from captioning.run import setup_logging
 
 SIDE = 224
 WORDS = [
@@ -62,15 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", type=int, default=833, help="pictures of 1280 x 1280")
-    parser.add_argument("--small", type=int, default=10_000, help="pictures of 500 x 375")
+    parser.add_argument("--large", type=int, default=833, help="images of 1280 x 1280")
+    parser.add_argument("--small", type=int, default=10_000, help="images of 500 x 375")
     parser.add_argument("--check", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     small = arguments.folder / "500x375"
     if arguments.check:
         report_check(small, arguments.check)
         return
-    talk()
+    setup_logging()
     large = arguments.folder / "1280x1280"
     make(large, arguments.large, (1280, 1280))
     make(small, arguments.small, (500, 375))
@@ -79,18 +79,18 @@ def main() -> None:
 
 def passes(folder: Path, *, rounds: int) -> Table:
     """The table of first passes and later epochs."""
-    table = Table("round", "plain, s", "first pass, s", "times as fast", "epoch, s", "of the first", "pictures/s")
+    table = Table("round", "plain, s", "first pass, s", "times as fast", "epoch, s", "of the first", "images/s")
     for number in range(1, rounds + 1):
         plain = timed(lambda: [decode_and_resize(path) for path in sorted(folder.glob("*.jpg"))])
         with tempfile.TemporaryDirectory() as cache:
             data = datamodule(folder, cache_dir=cache)
             first = timed(data.setup)
             epochs = epochs_of(data.train_dataloader(), 5)
-            pictures = len(data.splits["train"])
-        epoch = median(epochs) * sum(map(len, data.splits.values())) / pictures
+            images = len(data.splits["train"])
+        epoch = median(epochs) * sum(map(len, data.splits.values())) / images
         table.add_row(
             *(str(number), f"{plain:.2f}", f"{first:.2f}", f"{plain / first:.2f}"),
-            *(f"{epoch:.3f}", f"{epoch / first:.2%}", f"{pictures / median(epochs):,.0f}"),
+            *(f"{epoch:.3f}", f"{epoch / first:.2%}", f"{images / median(epochs):,.0f}"),
         )
     return table
 
@@ -102,7 +102,7 @@ def epochs_of(loader, count: int) -> list[float]:
 
 def checks(folder: Path, count: int) -> Table:
     """The table of checks, each in a process of its own."""
-    table = Table("pictures", "check, s", "peak of the process, MB")
+    table = Table("images", "check, s", "peak of the process, MB")
     for some in (count // 10, count):
         command = [sys.executable, __file__, str(folder), "--check", str(some)]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -120,12 +120,12 @@ def report_check(folder: Path, count: int) -> None:
 
 
 def datamodule(folder: Path, **settings: object) -> CaptionDataModule:
-    """The pictures of a folder, for git-base's size."""
+    """The images of a folder, for git-base's size."""
     return CaptionDataModule(path=str(folder), processor=None, image_size=SIDE, num_workers=0, **settings)
 
 
 def decode_and_resize(path: Path) -> Image.Image:
-    """What a picture costs at the least."""
+    """What an image costs at the least."""
     return Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
@@ -148,12 +148,12 @@ def make(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def make_one(folder: Path, number: int, size: tuple[int, int]) -> None:
-    """One of the pictures."""
+    """One of the images."""
     rng = np.random.default_rng(number)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     grain = rng.integers(-12, 13, (size[1], size[0], 1))
-    picture = Image.fromarray((np.asarray(coarse, np.int16) + grain).clip(0, 255).astype(np.uint8))
-    picture.save(folder / f"{number:05}.jpg", quality=85)
+    image = Image.fromarray((np.asarray(coarse, np.int16) + grain).clip(0, 255).astype(np.uint8))
+    image.save(folder / f"{number:05}.jpg", quality=85)
 
 
 def captions(count: int) -> Iterator[str]:

@@ -5,7 +5,7 @@
 
 Each round trains once by one process, once by two that train together (DDP over gloo), and once by two that have
 nothing to do with each other, at the same time: what these add up to is the machine's own ceiling, since cores share
-memory and clock. Rates are those of `metrics.json`: pictures over the time between micro-batches, without validation.
+memory and clock. Rates are those of `metrics.json`: images over the time between micro-batches, without validation.
 """
 
 import argparse
@@ -39,9 +39,9 @@ def main() -> None:
         *("callbacks.checkpoint=null", "callbacks.last=null", "data.num_workers=0"),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        rates([settings], Path(folder))  # draws the pictures and keeps their pixels
+        rates([settings], Path(folder))  # draws the images and keeps their pixels
         rounds = [one_round(settings, Path(folder)) for _ in range(arguments.rounds)]
-    table = Table("", "pictures/s", "times one process (each round)", title=f"{arguments.model}'s size, 1 thread each")
+    table = Table("", "images/s", "times one process (each round)", title=f"{arguments.model}'s size, 1 thread each")
     names = ("one process", "two processes that train together", "two that train alone, together")
     for name, of_name in zip(names, zip(*rounds, strict=True), strict=True):
         times = [rate / one[0] for rate, one in zip(of_name, rounds, strict=True)]
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def one_round(settings: list[str], folder: Path) -> tuple[float, float, float]:
-    """Pictures a second: of one process, of two together, and of two alone at the same time."""
+    """Images a second: of one process, of two together, and of two alone at the same time."""
     one = [*settings, "trainer.devices=1"]
     return (
         sum(rates([one], folder)),
@@ -61,7 +61,7 @@ def one_round(settings: list[str], folder: Path) -> tuple[float, float, float]:
 
 
 def rates(trainings: list[list[str]], folder: Path) -> list[float]:
-    """Pictures a second of trainings that run at the same time."""
+    """Images a second of trainings that run at the same time."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     runs, processes = [], []
     for settings in trainings:
@@ -71,7 +71,7 @@ def rates(trainings: list[list[str]], folder: Path) -> list[float]:
         runs.append(run)
     if any(process.wait() for process in processes):
         sys.exit("a training failed, as it says above")
-    return [json.loads((run / "metrics.json").read_text())["train/pictures_per_second"] for run in runs]
+    return [json.loads((run / "metrics.json").read_text())["train/images_per_second"] for run in runs]
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python benchmarks/serving.py --hostile 10000        and requests that no server should be hurt by
 
 The server is a process of its own (`captioning serve`), the clients are another, on the same machine and cores. Each
-client sends a picture as soon as it has the caption of the one before. The batch's own time is that of the model for
-as many pictures as there are clients, measured before, with nothing else at work.
+client sends an image as soon as it has the caption of the one before. The batch's own time is that of the model for
+as many images as there are clients, measured before, with nothing else at work.
 """
 
 import argparse
@@ -96,14 +96,14 @@ def make_checkpoint(model: str, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def time_of_a_batch(folder: Path, pictures: int, length: dict[str, int]) -> tuple[float, float]:
-    """Seconds of the model alone, and of opening the pictures, too; medians of five."""
+def time_of_a_batch(folder: Path, images: int, length: dict[str, int]) -> tuple[float, float]:
+    """Seconds of the model alone, and of opening the images, too; medians of five."""
     import torch
 
     from captioning import Captioner
 
     captioner = Captioner.from_pretrained(folder)
-    files = [picture(number) for number in range(pictures)]
+    files = [image(number) for number in range(images)]
     pixels = torch.stack([captioner.prepare(file) for file in files])
 
     def seconds(work: Callable[[], object]) -> float:
@@ -116,11 +116,11 @@ def time_of_a_batch(folder: Path, pictures: int, length: dict[str, int]) -> tupl
 
     return (
         seconds(lambda: captioner.caption_pixels(pixels, captioner.settings(**length))),
-        seconds(lambda: captioner(files, batch_size=pictures, **length)),
+        seconds(lambda: captioner(files, batch_size=images, **length)),
     )
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     """A photo's worth of noise, as a JPEG file."""
     noise = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -144,13 +144,13 @@ def served(folder: Path, *options: str) -> Iterator[tuple[str, int]]:
 
 async def ask_at_once(address: str, clients: int, requests: int, length: dict[str, int]) -> dict[str, list[float]]:
     """Seconds of each request, by what came of it; the first ones of each client are left out."""
-    files = [picture(number) for number in range(16)]
+    files = [image(number) for number in range(16)]
     seconds: dict[str, list[float]] = {}
 
     async def ask(session: aiohttp.ClientSession, count: int, keep: bool) -> None:
         for number in range(count):
             form = aiohttp.FormData({name: str(value) for name, value in length.items()})
-            form.add_field("pictures", files[number % len(files)], filename="a.jpg")
+            form.add_field("images", files[number % len(files)], filename="a.jpg")
             began = time.perf_counter()
             async with session.post(f"{address}/v1/captions/upload", data=form) as answer:
                 content = await answer.json()
@@ -166,9 +166,9 @@ async def ask_at_once(address: str, clients: int, requests: int, length: dict[st
 
 
 def histogram(address: str) -> dict[str, int]:
-    """How many batches had how many pictures, by the server's own metrics."""
+    """How many batches had how many images, by the server's own metrics."""
     said = httpx.get(f"{address}/metrics", trust_env=False).text
-    bounds = re.findall(r'captioning_batch_pictures_bucket\{le="([^"]+)"\} ([\d.]+)', said)
+    bounds = re.findall(r'captioning_batch_images_bucket\{le="([^"]+)"\} ([\d.]+)', said)
     counts, before, lowest = {}, 0, 0
     for bound, below in bounds:
         if int(float(below)) > before:
@@ -186,12 +186,12 @@ def print_waiting(
     table = Table("", "", title=f"{arguments.model}, {arguments.clients} clients, {os.cpu_count()} cores")
     for name, value in {
         "what came of the requests": ", ".join(f"{len(some)} {name}" for name, some in seconds.items()),
-        "pictures per second": f"{len(of_all) / sum(of_all) * arguments.clients:.0f}",
+        "images per second": f"{len(of_all) / sum(of_all) * arguments.clients:.0f}",
         "seconds of a request, p50": f"{p50:.3f}",
         "seconds of a request, p99": f"{p99:.3f}",
         f"a batch of {arguments.clients} by itself, model alone": f"{own[0]:.3f}; p99 is {p99 / own[0]:.2f} x that",
         f"a batch of {arguments.clients} by itself, from files": f"{own[1]:.3f}; p99 is {p99 / own[1]:.2f} x that",
-        "batches, by their pictures": "\n".join(f"{name}: {count}" for name, count in batches.items()),
+        "batches, by their images": "\n".join(f"{name}: {count}" for name, count in batches.items()),
     }.items():
         table.add_row(name, value)
     Console(width=110).print(table)
@@ -216,7 +216,7 @@ KINDS = (
     "body",
     "settings",
     "multipart",
-    "huge picture",
+    "huge image",
     "large body",
     "path",
     "private address",
@@ -237,9 +237,9 @@ async def hostile(client: httpx.AsyncClient, address: str, kind: str, chance: ra
         case "settings":
             value = chance.choice([-1, 10**400, "x", None, [], {}, "\ud800", True, 1e308, "9" * 10_000])
             name = chance.choice(
-                ["num_beams", "num_captions", "temperature", "prefix", "pictures", "\ud800", "max_new_tokens"]
+                ["num_beams", "num_captions", "temperature", "prefix", "images", "\ud800", "max_new_tokens"]
             )
-            content = json.dumps({"pictures": [{"data": ""}], name: value}).encode()
+            content = json.dumps({"images": [{"data": ""}], name: value}).encode()
             answer = await client.post(
                 f"{address}/v1/captions", content=content, headers={"content-type": "application/json"}
             )
@@ -250,15 +250,15 @@ async def hostile(client: httpx.AsyncClient, address: str, kind: str, chance: ra
             )
             headers = [(b"content-type", kind_of.encode("latin-1"))]
             answer = await client.post(f"{address}/v1/captions/upload", content=content, headers=headers)
-        case "huge picture":
+        case "huge image":
             data = base64.b64encode(bomb(chance.choice([20_000, 60_000]))).decode()
-            answer = await client.post(f"{address}/v1/captions", json={"pictures": [{"data": data}]})
+            answer = await client.post(f"{address}/v1/captions", json={"images": [{"data": data}]})
         case "large body":
             answer = await client.post(
                 f"{address}/v1/captions", content=bytes(20_000_001 + chance.randrange(1_000_000))
             )
         case "private address":
-            answer = await client.post(f"{address}/v1/captions", json={"pictures": [{"url": chance.choice(PRIVATE)}]})
+            answer = await client.post(f"{address}/v1/captions", json={"images": [{"url": chance.choice(PRIVATE)}]})
         case "path":
             head = f"GET {chance.choice(PATHS)} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
             return await raw(host, int(port), head)

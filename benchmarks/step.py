@@ -1,9 +1,9 @@
 """A training step beside the tutorial's, and beside what the machine can multiply.
 
-    python benchmarks/step.py                            git-base's size, random weights, 4 pictures
+    python benchmarks/step.py                            git-base's size, random weights, 4 images
     python benchmarks/step.py --device cuda --batch-size 32
 
-The tutorial's step: captions padded to 512 tokens that count in the loss, logits for every position of picture and
+The tutorial's step: captions padded to 512 tokens that count in the loss, logits for every position of image and
 text, transformers' own GIT, and mixed precision where the other arm has it (bf16 for the tutorial's fp16, in which CPUs
 don't train). Both arms: forward, backward, clipping and AdamW, on tensors that are in memory, in turn; medians.
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="*", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    title = f"{arguments.model}'s size, {arguments.batch_size} pictures, {arguments.tokens} tokens, {arguments.device}"
+    title = f"{arguments.model}'s size, {arguments.batch_size} images, {arguments.tokens} tokens, {arguments.device}"
     names = ("precision", "tutorial's", "ours", "ratio (each round)", "share of matmul's rate", "memory")
     table = Table(*names, title=title)
     for precision in arguments.precision:
@@ -57,12 +57,12 @@ def row(arguments: argparse.Namespace, precision: str) -> list[str]:
     rounds = [(tutorial.seconds(), ours.seconds()) for _ in range(arguments.rounds + 1)][1:]
     slow, fast = (median(each) for each in zip(*rounds, strict=True))
     rate = matmul_rate(arguments, precision)
-    operations = training_flops(ours.model, pictures=arguments.batch_size, tokens=arguments.tokens)
+    operations = training_flops(ours.model, images=arguments.batch_size, tokens=arguments.tokens)
     share = operations / fast / rate
     peaks = [in_a_process(memory_of_steps, name, arguments, precision) for name in ("tutorial", "ours")]
     return [
-        f"{slow / arguments.batch_size:.3f} s/picture",
-        f"{fast / arguments.batch_size:.3f} s/picture",
+        f"{slow / arguments.batch_size:.3f} s/image",
+        f"{fast / arguments.batch_size:.3f} s/image",
         with_rounds([a / b for a, b in rounds]),
         f"{share:.0%} of {rate / 1e9:,.0f} GFLOP/s",
         f"{peaks[0] / 1e6:,.0f} MB, {peaks[1] / 1e6:,.0f} MB",

@@ -4,7 +4,7 @@
 
 Writes WebDataset shards of 10,000 rows and of so many, each row a small JPEG (about 1.5 KB) with a caption, into a
 temporary folder (about 3.5 GB for a million rows, since a tar pads each member to 512 bytes), streams each of them once
-through a DataLoader, pictures decoded, and prints a table. Each line of it is measured in a process of its own. Memory
+through a DataLoader, images decoded, and prints a table. Each line of it is measured in a process of its own. Memory
 is the most that the process had, and the most that one of its workers had, imports and all. The last column is how fast
 rows are passed over when a training is resumed: read, but not decoded.
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SHARD = 10_000  # rows
 BATCH = 32
-SIDE = 64  # of the pictures, in pixels
+SIDE = 64  # of the images, in pixels
 FEW = 10_000  # rows to compare with
 
 
@@ -43,16 +43,16 @@ def write_shards(folder: Path, rows: int) -> None:
     import numpy as np
     from PIL import Image
 
-    pictures = []
+    images = []
     for seed in range(1000):
         noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
-        pictures.append(file.getvalue())
+        images.append(file.getvalue())
     first = folder / "000000.tar"
     with tarfile.open(first, "w") as tar:
         for row in range(min(SHARD, rows)):
-            for suffix, content in (("jpg", pictures[row % 1000]), ("txt", b"a picture of eight by eight colours")):
+            for suffix, content in (("jpg", images[row % 1000]), ("txt", b"an image of eight by eight colors")):
                 member = tarfile.TarInfo(f"{row:06d}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -61,7 +61,7 @@ def write_shards(folder: Path, rows: int) -> None:
 
 
 def make_sample(row: Row, seed: int) -> Sample:
-    """The decoded picture and its caption."""
+    """The decoded image and its caption."""
     import numpy as np
     import torch
 

@@ -1,13 +1,13 @@
-"""Hugging Face's image captioning tutorial as it stands, on a checkpoint and pictures that are here, by the clock.
+"""Hugging Face's image captioning tutorial as it stands, on a checkpoint and images that are here, by the clock.
 
-    python benchmarks/tutorial.py CHECKPOINT PICTURES OUTPUT
+    python benchmarks/tutorial.py CHECKPOINT IMAGES OUTPUT
 
-CHECKPOINT is a folder with a GIT and its processor; PICTURES one with pictures and their metadata.jsonl. OUTPUT gets
+CHECKPOINT is a folder with a GIT and its processor; IMAGES one with images and their metadata.jsonl. OUTPUT gets
 the tutorial's checkpoints, and figures.json. It needs accelerate, which `transformers.Trainer` is built on.
 
 What differs from the tutorial: the numbers that are arguments here, jiwer itself in place of `evaluate.load("wer")`,
 which is jiwer inside but comes from the Hub, and nothing is pushed there. Its evaluation judges by the logits for every
-position of picture and text, padding included; captions are generated for the test pictures in the end alone, one at a
+position of image and text, padding included; captions are generated for the test images in the end alone, one at a
 time, as its inference does.
 
 --precision fp16 is the tutorial's own `fp16=True`. On a CPU that changes nothing, and nothing says so: accelerate 1.15
@@ -29,13 +29,13 @@ class Clock(TrainerCallback):
 
     Args:
         record: to write to.
-        pictures: of an epoch.
-        window: pictures of an optimizer step.
+        images: of an epoch.
+        window: images of an optimizer step.
     """
 
-    def __init__(self, record: Record, *, pictures: int, window: int) -> None:
+    def __init__(self, record: Record, *, images: int, window: int) -> None:
         self.record = record
-        self.windows = [min(window, pictures - start) for start in range(0, pictures, window)]
+        self.windows = [min(window, images - start) for start in range(0, images, window)]
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         self.record.begin_epoch()
@@ -48,10 +48,10 @@ class Clock(TrainerCallback):
 
 
 def main() -> None:
-    """Train, caption the test pictures, and write the figures."""
+    """Train, caption the test images, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
-    for folder, file in ((arguments.checkpoint, "config.json"), (arguments.pictures, "metadata.jsonl")):
+    for folder, file in ((arguments.checkpoint, "config.json"), (arguments.images, "metadata.jsonl")):
         if not (folder / file).is_file():
             parser.error(f"{folder} has no {file}")
     record = Record(arguments.device)
@@ -70,10 +70,10 @@ def main() -> None:
 
 def follow(arguments: argparse.Namespace, record: Record) -> None:
     """The tutorial, from its data to its inference."""
-    ds = load_dataset("imagefolder", data_dir=str(arguments.pictures))
+    ds = load_dataset("imagefolder", data_dir=str(arguments.images))
     ds = ds["train"].train_test_split(test_size=0.1, seed=arguments.seed)
     train_ds, test_ds = ds["train"], ds["test"]
-    test_pictures = test_ds.with_format(None)  # a copy: the other is transformed below
+    test_images = test_ds.with_format(None)  # a copy: the other is transformed below
     processor = AutoProcessor.from_pretrained(arguments.checkpoint)
 
     def transforms(example_batch: dict[str, Any]) -> Any:
@@ -102,13 +102,13 @@ def follow(arguments: argparse.Namespace, record: Record) -> None:
         train_dataset=train_ds,
         eval_dataset=test_ds,
         compute_metrics=compute_metrics,
-        callbacks=[Clock(record, pictures=len(train_ds), window=window)],
+        callbacks=[Clock(record, images=len(train_ds), window=window)],
     )
     trainer.train()
     evaluated = [line["eval_runtime"] for line in trainer.state.log_history if "eval_runtime" in line]
     record.evaluations = [(seconds, len(test_ds)) for seconds in evaluated]
     began = record.now()
-    for example in test_pictures:
+    for example in test_images:
         pixel_values = processor(images=example["image"], return_tensors="pt").to(model.device).pixel_values
         generated_ids = model.generate(pixel_values=pixel_values, max_length=50)
         processor.batch_decode(generated_ids, skip_special_tokens=True)

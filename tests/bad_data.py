@@ -1,6 +1,6 @@
 """What goes wrong in data that people collect: one bad thing at a time, in a data set that is good otherwise.
 
-Each kind is a function that lays out, below an empty folder, a data set of twelve good pictures with the one bad thing
+Each kind is a function that lays out, below an empty folder, a data set of twelve good images with the one bad thing
 in it. Decorators say what must come of it: ``harmless`` (it is read, and right), ``bad`` (it alone is left out, and
 named) or ``hopeless`` (nothing can be read). Outside of the data set lie secrets that nothing may open.
 """
@@ -25,15 +25,15 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 NAMES = ("kite", "boat", "lamp", "fern", "door", "drum", "coin", "leaf", "sock", "bell", "moth", "pear")
-ODD = 99  # the seed of the picture that the bad thing happens to
+ODD = 99  # the seed of the image that the bad thing happens to
 SECRET = 77
 ODD_CAPTION = "a drawing of something odd"
 SECRET_CAPTION = "a secret that nobody may read"
 
 
 @lru_cache
-def picture(seed: int) -> Image.Image:
-    """36 coloured fields, unlike those of any other seed."""
+def image(seed: int) -> Image.Image:
+    """36 colored fields, unlike those of any other seed."""
     fields = Image.frombytes("RGB", (6, 6), random.Random(seed).randbytes(108))
     return fields.resize((48, 48), Image.Resampling.NEAREST)
 
@@ -46,14 +46,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 @lru_cache
 def png(seed: int) -> bytes:
-    return encoded(picture(seed))
+    return encoded(image(seed))
 
 
 def caption_of(name: str) -> str:
     return f"a drawing of a {name}"
 
 
-GOOD = {caption_of(name): seed for seed, name in enumerate(NAMES)}  # each good caption, and the seed of its picture
+GOOD = {caption_of(name): seed for seed, name in enumerate(NAMES)}  # each good caption, and the seed of its image
 FILES = {f"{name}.png": caption_of(name) for name in NAMES}
 
 
@@ -63,7 +63,7 @@ class Planted(NamedTuple):
     path: Path | str  # what data.path is set to
     name: str = ""  # must be in the report; empty where nothing is left out
     caption: str = ODD_CAPTION  # of the row that the thing is in, where that can be read
-    picture: Image.Image = picture(ODD)  # of the same row
+    image: Image.Image = image(ODD)  # of the same row
     split: str | None = None  # that the data give the same row
     settings: Mapping[str, object] = MappingProxyType({})  # further ones of the data module
 
@@ -129,7 +129,7 @@ def as_bytes(each: object) -> bytes:
 
 
 def files(root: Path, more: dict[str, bytes]) -> Path:
-    """The good pictures, and further files by name."""
+    """The good images, and further files by name."""
     contents = {f"{name}.png": png(seed) for seed, name in enumerate(NAMES)} | more
     for name, content in contents.items():
         path = root / "data" / name
@@ -144,8 +144,8 @@ def in_metadata(root: Path, *lines: object, **more: bytes) -> Path:
     return files(root, {"metadata.jsonl": b"".join(as_bytes(each) + b"\n" for each in everything)} | more)
 
 
-def as_picture(root: Path, name: str, content: bytes) -> Planted:
-    """A folder with metadata.jsonl, and one more picture in it."""
+def as_image(root: Path, name: str, content: bytes) -> Planted:
+    """A folder with metadata.jsonl, and one more image in it."""
     return Planted(in_metadata(root, line(name), **{name: content}), name)
 
 
@@ -157,7 +157,7 @@ def in_csv(root: Path, *lines: str, start: str = "file_name,text") -> Path:
 
 
 def beside(root: Path, more: dict[str, bytes]) -> Path:
-    """A folder with a text file beside each picture, and further files."""
+    """A folder with a text file beside each image, and further files."""
     return files(root, {f"{name}.txt": caption_of(name).encode() for name in NAMES} | more)
 
 
@@ -174,7 +174,7 @@ def in_coco(root: Path, images: Sequence[object] = (), annotations: Sequence[obj
 
 
 def in_karpathy(root: Path, *images: object) -> Path:
-    """Karpathy's split of captioned pictures, and these beside them."""
+    """Karpathy's split of captioned images, and these beside them."""
     good = [
         {"filename": f"{name}.png", "split": "train", "sentences": [{"raw": caption_of(name)}]}
         if number < 8
@@ -195,12 +195,12 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], features: Mapping[st
 
 
 def within(seed: int, caption: object, **more: object) -> dict[str, object]:
-    """A row of a table that holds its picture."""
+    """A row of a table that holds its image."""
     return {"image": {"bytes": png(seed), "path": None}, "text": caption, **more}
 
 
-def in_table(root: Path, *rows: dict[str, object], name: str = "pictures.parquet") -> Path:
-    """A Parquet table with the pictures in it: the good rows, and these between them."""
+def in_table(root: Path, *rows: dict[str, object], name: str = "images.parquet") -> Path:
+    """A Parquet table with the images in it: the good rows, and these between them."""
     good = [within(seed, caption) for caption, seed in GOOD.items()]
     write_table(root / "data" / name, [*good[:7], *rows, *good[7:]])
     return root / "data" / name
@@ -271,27 +271,27 @@ def in_last_shard(root: Path, content: bytes) -> Path:
     return root / "data"
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @bad("can't be read")
 def a_truncated_jpeg(root: Path) -> Planted:
-    return as_picture(root, "odd.jpg", encoded(picture(ODD), "JPEG")[:-300])
+    return as_image(root, "odd.jpg", encoded(image(ODD), "JPEG")[:-300])
 
 
 @bad("can't be read")
 def a_truncated_png(root: Path) -> Planted:
-    return as_picture(root, "odd.png", encoded(Image.effect_noise((48, 48), 90))[:-300])
+    return as_image(root, "odd.png", encoded(Image.effect_noise((48, 48), 90))[:-300])
 
 
-@bad("not a picture")
+@bad("not an image")
 def a_web_page_named_jpg(root: Path) -> Planted:
-    return as_picture(root, "odd.jpg", b"<!DOCTYPE html><html><title>404 Not Found</title></html>")
+    return as_image(root, "odd.jpg", b"<!DOCTYPE html><html><title>404 Not Found</title></html>")
 
 
 @bad("empty file")
 def zero_bytes(root: Path) -> Planted:
-    return as_picture(root, "odd.png", b"")
+    return as_image(root, "odd.png", b"")
 
 
 @bad("can't be read")
@@ -301,89 +301,89 @@ def a_decompression_bomb(root: Path) -> Planted:
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(100_000)))
-    return as_picture(root, "odd.png", b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    return as_image(root, "odd.png", b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
 
 
-@bad("not a picture")
+@bad("not an image")
 def a_vector_graphic(root: Path) -> Planted:
-    return as_picture(root, "odd.png", b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>')
+    return as_image(root, "odd.png", b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>')
 
 
-@bad("not a picture")
+@bad("not an image")
 def a_drawing_program(root: Path) -> Planted:
-    return as_picture(root, "odd.png", encoded(picture(ODD), "EPS"))
+    return as_image(root, "odd.png", encoded(image(ODD), "EPS"))
 
 
-@bad("not a picture")
+@bad("not an image")
 def a_pointer_that_git_lfs_left(root: Path) -> Planted:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
-    return as_picture(root, "odd.png", pointer)
+    return as_image(root, "odd.png", pointer)
 
 
 @harmless(notice="a side under 32 pixels")
-def a_picture_of_one_pixel(root: Path) -> Planted:
+def a_image_of_one_pixel(root: Path) -> Planted:
     dot = Image.new("RGB", (1, 1), "teal")
-    return as_picture(root, "odd.png", encoded(dot))._replace(picture=dot)
+    return as_image(root, "odd.png", encoded(dot))._replace(image=dot)
 
 
 @harmless(notice="times as long as wide")
-def a_picture_of_20000_by_10(root: Path) -> Planted:
-    strip = picture(ODD).resize((20_000, 10), Image.Resampling.NEAREST)
-    return as_picture(root, "odd.png", encoded(strip))._replace(picture=strip)
+def a_image_of_20000_by_10(root: Path) -> Planted:
+    strip = image(ODD).resize((20_000, 10), Image.Resampling.NEAREST)
+    return as_image(root, "odd.png", encoded(strip))._replace(image=strip)
 
 
 @harmless(notice="CMYK")
 def a_cmyk_jpeg(root: Path) -> Planted:
-    return as_picture(root, "odd.jpg", encoded(picture(ODD).convert("CMYK"), "JPEG", quality=95))
+    return as_image(root, "odd.jpg", encoded(image(ODD).convert("CMYK"), "JPEG", quality=95))
 
 
 @harmless(notice="I;16")
 def a_png_of_16_bit_grey(root: Path) -> Planted:
-    grey = picture(ODD).convert("L")
-    deep = Image.frombytes("I;16", grey.size, b"".join(bytes((level, level)) for level in grey.tobytes()))
-    return as_picture(root, "odd.png", encoded(deep))._replace(picture=grey.convert("RGB"))
+    gray = image(ODD).convert("L")
+    deep = Image.frombytes("I;16", gray.size, b"".join(bytes((level, level)) for level in gray.tobytes()))
+    return as_image(root, "odd.png", encoded(deep))._replace(image=gray.convert("RGB"))
 
 
 @harmless()
 def a_jpeg_with_broken_exif(root: Path) -> Planted:
     tags = Image.Exif()
     tags[0x010E] = "a description"
-    content = encoded(picture(ODD), "JPEG", quality=95, exif=tags)
+    content = encoded(image(ODD), "JPEG", quality=95, exif=tags)
     first_directory = content.index(b"Exif\0\0") + 10
     content = content[:first_directory] + b"\x7f\xff\xff\xff" + content[first_directory + 4 :]
-    return as_picture(root, "odd.jpg", content)
+    return as_image(root, "odd.jpg", content)
 
 
 @harmless()
 def a_palette_with_transparency(root: Path) -> Planted:
-    palette = picture(ODD).quantize(64)
+    palette = image(ODD).quantize(64)
     corner = palette.getpixel((0, 0))
     seen = palette.convert("RGB")
     seen.paste("white", mask=palette.point([255 * (index == corner) for index in range(256)], "L"))
-    return as_picture(root, "odd.png", encoded(palette, transparency=corner))._replace(picture=seen)
+    return as_image(root, "odd.png", encoded(palette, transparency=corner))._replace(image=seen)
 
 
 @harmless(notice="animated")
 def an_animated_png(root: Path) -> Planted:
-    return as_picture(root, "odd.png", encoded(picture(ODD), save_all=True, append_images=[picture(98)]))
+    return as_image(root, "odd.png", encoded(image(ODD), save_all=True, append_images=[image(98)]))
 
 
 @harmless(notice="animated")
 def an_animated_gif(root: Path) -> Planted:
-    return as_picture(root, "odd.gif", encoded(picture(ODD), "GIF", save_all=True, append_images=[picture(98)]))
+    return as_image(root, "odd.gif", encoded(image(ODD), "GIF", save_all=True, append_images=[image(98)]))
 
 
 @harmless()
 def a_png_named_jpg(root: Path) -> Planted:
-    return as_picture(root, "odd.jpg", png(ODD))
+    return as_image(root, "odd.jpg", png(ODD))
 
 
 @harmless(notice="turned upright")
-def a_picture_that_lies_on_its_side(root: Path) -> Planted:
+def a_image_that_lies_on_its_side(root: Path) -> Planted:
     tags = Image.Exif()
     tags[0x0112] = 6  # to be turned right by a quarter
-    turned = picture(ODD).transpose(Image.Transpose.ROTATE_90)
-    return as_picture(root, "odd.jpg", encoded(turned, "JPEG", quality=95, exif=tags))
+    turned = image(ODD).transpose(Image.Transpose.ROTATE_90)
+    return as_image(root, "odd.jpg", encoded(turned, "JPEG", quality=95, exif=tags))
 
 
 # ---------------------------------------------------------------- names, links, and what is no file
@@ -409,7 +409,7 @@ def a_directory_named_png_beside_a_text_file(root: Path) -> Planted:
 
 
 @bad("")
-def a_picture_named_by_a_list(root: Path) -> Planted:
+def a_image_named_by_a_list(root: Path) -> Planted:
     return Planted(in_metadata(root, line(["odd.png", "kite.png"], ["one caption"])), "line 8")
 
 
@@ -584,20 +584,20 @@ def an_absolute_path_outside(root: Path) -> Planted:
 
 
 @bad("outside of the data folder")
-def a_coco_picture_that_climbs_out(root: Path) -> Planted:
+def a_coco_image_that_climbs_out(root: Path) -> Planted:
     image = {"id": 50, "file_name": "../outside/secret.png"}
     return Planted(in_coco(root, [image], [annotation(50)]), "../outside/secret.png")
 
 
 @bad("outside of the data folder")
-def a_picture_of_a_table_that_climbs_out(root: Path) -> Planted:
+def a_image_of_a_table_that_climbs_out(root: Path) -> Planted:
     climbing = {"image": {"bytes": None, "path": "../outside/secret.png"}, "text": ODD_CAPTION}
     return Planted(in_table(root, climbing), "../outside/secret.png")
 
 
 @bad("can't be read", skip=os.geteuid() == 0)
 def a_file_without_permission_to_read(root: Path) -> Planted:
-    planted = as_picture(root, "odd.png", png(ODD))
+    planted = as_image(root, "odd.png", png(ODD))
     (root / "data/odd.png").chmod(0)
     return planted
 
@@ -675,7 +675,7 @@ def a_line_without_a_caption(root: Path) -> Planted:
 
 
 @bad("caption")
-def a_picture_that_no_line_names(root: Path) -> Planted:
+def a_image_that_no_line_names(root: Path) -> Planted:
     return Planted(in_metadata(root, **{"odd.png": png(ODD)}), "odd.png")
 
 
@@ -696,7 +696,7 @@ def the_same_line_twice(root: Path) -> Planted:
 
 
 @bad("split")
-def the_same_picture_with_two_splits(root: Path) -> Planted:
+def the_same_image_with_two_splits(root: Path) -> Planted:
     lines = (line(split="train"), line(split="test"))
     return Planted(in_metadata(root, *lines, **{"odd.png": png(ODD)}), "odd.png")
 
@@ -798,8 +798,8 @@ def a_csv_line_with_too_many_cells(root: Path) -> Planted:
     return Planted(in_csv(root, "odd.png,red, and a cat"), "metadata.csv line 9")
 
 
-@bad("caption without a picture")
-def a_text_file_beside_no_picture(root: Path) -> Planted:
+@bad("caption without an image")
+def a_text_file_beside_no_image(root: Path) -> Planted:
     return Planted(beside(root, {"odd.txt": ODD_CAPTION.encode()}), "odd.txt")
 
 
@@ -837,7 +837,7 @@ def a_header_with_an_open_quote(root: Path) -> Planted:
     return Planted(in_csv(root, start='file_name,"text'), "metadata.csv")
 
 
-@hopeless("picture without a caption")
+@hopeless("image without a caption")
 def metadata_without_a_line(root: Path) -> Planted:
     path = files(root, {"metadata.csv": b""})
     return Planted(path, str(path))
@@ -849,7 +849,7 @@ def a_folder_without_a_file(root: Path) -> Planted:
 
 
 @hopeless("no file of captions")
-def a_picture_instead_of_a_data_set(root: Path) -> Planted:
+def a_image_instead_of_a_data_set(root: Path) -> Planted:
     return Planted(files(root, {}) / "kite.png", "kite.png")
 
 
@@ -871,13 +871,13 @@ def annotation(image_id: object, caption: object = ODD_CAPTION) -> dict[str, obj
 ODD_IMAGE = {"id": 50, "file_name": "odd.png"}
 
 
-@bad("caption without a picture")
-def a_coco_annotation_of_no_picture(root: Path) -> Planted:
+@bad("caption without an image")
+def a_coco_annotation_of_no_image(root: Path) -> Planted:
     return Planted(in_coco(root, annotations=[annotation(4321)]), "4321")
 
 
-@bad("picture without a caption")
-def a_coco_picture_without_annotations(root: Path) -> Planted:
+@bad("image without a caption")
+def a_coco_image_without_annotations(root: Path) -> Planted:
     return Planted(in_coco(root, [ODD_IMAGE]), "odd.png")
 
 
@@ -887,7 +887,7 @@ def a_coco_caption_that_is_null(root: Path) -> Planted:
 
 
 @bad("")
-def a_coco_picture_without_a_name(root: Path) -> Planted:
+def a_coco_image_without_a_name(root: Path) -> Planted:
     return Planted(in_coco(root, [{"id": 5050}], [annotation(5050)]), "images[12]")
 
 
@@ -896,13 +896,13 @@ def a_coco_annotation_that_is_no_object(root: Path) -> Planted:
     return Planted(in_coco(root, annotations=["a caption alone"]), "captions.json")
 
 
-@bad("caption without a picture")
+@bad("caption without an image")
 def a_coco_annotation_whose_image_id_is_a_list(root: Path) -> Planted:
     return Planted(in_coco(root, annotations=[annotation([4321])]), "4321")
 
 
 @bad("")
-def two_coco_pictures_with_one_id(root: Path) -> Planted:
+def two_coco_images_with_one_id(root: Path) -> Planted:
     again = {"id": 50, "file_name": "again.png"}
     path = in_coco(root, [ODD_IMAGE, again], [annotation(50)])
     (path.parent / "again.png").write_bytes(png(98))
@@ -918,7 +918,7 @@ def a_coco_file_cut_in_half(root: Path) -> Planted:
 
 @hopeless("")
 def an_annotation_file_of_no_known_form(root: Path) -> Planted:
-    return Planted(files(root, {"captions.json": b'{"pictures": 3}'}) / "captions.json", "captions.json")
+    return Planted(files(root, {"captions.json": b'{"images": 3}'}) / "captions.json", "captions.json")
 
 
 @hopeless("JSON")
@@ -936,7 +936,7 @@ def lists_of_unequal_length(root: Path) -> Planted:
 
 
 @bad("caption")
-def a_karpathy_picture_without_sentences(root: Path) -> Planted:
+def a_karpathy_image_without_sentences(root: Path) -> Planted:
     return Planted(in_karpathy(root, karpathy_image(sentences=[])), "odd.png")
 
 
@@ -955,15 +955,15 @@ def karpathy_sentences_that_are_numbers(root: Path) -> Planted:
 
 @hopeless("caption isn't text")
 def a_table_with_numbers_for_captions(root: Path) -> Planted:
-    path = root / "data/pictures.parquet"
+    path = root / "data/images.parquet"
     write_table(path, [within(seed, seed) for seed in range(12)])
-    return Planted(path, "pictures.parquet")
+    return Planted(path, "images.parquet")
 
 
 @hopeless("Parquet")
 def a_table_that_is_not_parquet(root: Path) -> Planted:
-    path = files(root, {"pictures.parquet": b"file_name,text\nkite.png,a kite\n"})
-    return Planted(path / "pictures.parquet", "pictures.parquet")
+    path = files(root, {"images.parquet": b"file_name,text\nkite.png,a kite\n"})
+    return Planted(path / "images.parquet", "images.parquet")
 
 
 @bad("file can't be read")
@@ -997,14 +997,14 @@ def one_of_many_tables_that_links_out_of_the_folder(root: Path) -> Planted:
 
 @hopeless("Parquet")
 def a_table_that_is_damaged_within(root: Path) -> Planted:
-    return Planted(damage(in_table(root)), "pictures.parquet")
+    return Planted(damage(in_table(root)), "images.parquet")
 
 
 @hopeless("can't be read")
 def a_table_of_file_names_that_is_damaged_within(root: Path) -> Planted:
     path = files(root, {})
-    write_table(path / "pictures.parquet", GOOD_LINES)
-    return Planted(damage(path / "pictures.parquet"), "pictures.parquet")
+    write_table(path / "images.parquet", GOOD_LINES)
+    return Planted(damage(path / "images.parquet"), "images.parquet")
 
 
 @bad("UTF-8")
@@ -1014,25 +1014,25 @@ def a_caption_of_a_table_that_is_not_utf_8(root: Path) -> Planted:
 
 @bad("UTF-8")
 def a_caption_of_a_table_of_file_names_that_is_not_utf_8(root: Path) -> Planted:
-    path = files(root, {"odd.png": png(ODD)}) / "pictures.parquet"
+    path = files(root, {"odd.png": png(ODD)}) / "images.parquet"
     write_table(path, [*GOOD_LINES, line(text="a café")])
-    return Planted(with_latin_text(path), "pictures.parquet row 12")
+    return Planted(with_latin_text(path), "images.parquet row 12")
 
 
 @hopeless("Parquet")
 def a_table_whose_description_is_damaged(root: Path) -> Planted:
-    path = root / "data/pictures.parquet"
+    path = root / "data/images.parquet"
     write_table(path, [within(ODD, ODD_CAPTION)], {"image": {"_type": "Image"}, "text": {"_type": "Value"}})
-    return Planted(path, "pictures.parquet")
+    return Planted(path, "images.parquet")
 
 
 def labelled(root: Path, label: int) -> Path:
-    """A table whose splits are numbers that stand for names; the odd picture has this number."""
+    """A table whose splits are numbers that stand for names; the odd image has this number."""
     names = {"split": {"names": ["train", "val", "test"], "_type": "ClassLabel"}}
     features = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}} | names
     good = [within(seed, caption, split=seed % 3) for caption, seed in GOOD.items()]
-    write_table(root / "data/pictures.parquet", [*good, within(ODD, ODD_CAPTION, split=label)], features)
-    return root / "data/pictures.parquet"
+    write_table(root / "data/images.parquet", [*good, within(ODD, ODD_CAPTION, split=label)], features)
+    return root / "data/images.parquet"
 
 
 @harmless()
@@ -1042,17 +1042,17 @@ def a_class_label_of_minus_one_which_is_none(root: Path) -> Planted:
 
 @bad("split")
 def a_class_label_that_is_no_class(root: Path) -> Planted:
-    return Planted(labelled(root, 7), "pictures.parquet row 12")
+    return Planted(labelled(root, 7), "images.parquet row 12")
 
 
 @bad("")
-def a_picture_of_a_table_that_is_null(root: Path) -> Planted:
+def a_image_of_a_table_that_is_null(root: Path) -> Planted:
     empty = {"image": {"bytes": None, "path": None}, "text": ODD_CAPTION}
     return Planted(in_table(root, empty), "7")
 
 
 @bad("empty file")
-def a_picture_of_a_table_without_bytes(root: Path) -> Planted:
+def a_image_of_a_table_without_bytes(root: Path) -> Planted:
     return Planted(in_table(root, {"image": {"bytes": b"", "path": None}, "text": ODD_CAPTION}), "7")
 
 
@@ -1090,30 +1090,30 @@ def a_saved_data_set_that_is_cut_off(root: Path) -> Planted:
 
 
 def with_ids(root: Path, odd_ids: Sequence[str | None]) -> Path:
-    """A CSV table of pictures with ids; its odd pictures have these."""
+    """A CSV table of images with ids; its odd images have these."""
     rows = [[f"{name}.png", caption_of(name), f"id-{name}"] for name in NAMES]
     rows += [[f"odd-{number}.png", ODD_CAPTION, odd_id] for number, odd_id in enumerate(odd_ids)]
     text = io.StringIO()
     csv.writer(text).writerows([["file_name", "text", "id"], *rows])
     odd = {f"odd-{number}.png": png(ODD + number) for number in range(len(odd_ids))}
-    return files(root, {"pictures.csv": text.getvalue().encode(), **odd}) / "pictures.csv"
+    return files(root, {"images.csv": text.getvalue().encode(), **odd}) / "images.csv"
 
 
-@bad("one id with two pictures")
-def two_pictures_with_one_id(root: Path) -> Planted:
+@bad("one id with two images")
+def two_images_with_one_id(root: Path) -> Planted:
     return Planted(with_ids(root, ["id-odd", "id-odd"]), "id-odd", settings={"id_column": "id"})
 
 
 @bad("id is missing")
-def a_picture_without_an_id(root: Path) -> Planted:
+def a_image_without_an_id(root: Path) -> Planted:
     return Planted(with_ids(root, [None]), "line 14", settings={"id_column": "id"})
 
 
 # ---------------------------------------------------------------- tar shards
 
 
-@bad("not a picture")
-def a_shard_with_a_member_that_is_no_picture(root: Path) -> Planted:
+@bad("not an image")
+def a_shard_with_a_member_that_is_no_image(root: Path) -> Planted:
     members = [Member("odd.jpg", b"<html>404</html>"), Member("odd.txt", ODD_CAPTION.encode())]
     return Planted(in_shard(root, *members), "odd")
 
@@ -1157,8 +1157,8 @@ def a_sample_of_a_shard_without_a_caption(root: Path) -> Planted:
     return Planted(in_shard(root, Member("odd.png", png(ODD))), "odd")
 
 
-@bad("picture")
-def a_sample_of_a_shard_without_a_picture(root: Path) -> Planted:
+@bad("image")
+def a_sample_of_a_shard_without_a_image(root: Path) -> Planted:
     return Planted(in_shard(root, Member("odd.txt", ODD_CAPTION.encode())), "odd")
 
 

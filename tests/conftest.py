@@ -1,4 +1,4 @@
-"""Small real things that tests share: pictures, a checkpoint, a composed configuration."""
+"""Small real things that tests share: images, a checkpoint, a composed configuration."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-COLOURS = ("red", "green", "blue", "yellow", "black", "white")
+COLORS = ("red", "green", "blue", "yellow", "black", "white")
 # What makes a run small: a GIT of 60 thousand weights, one epoch, no worker processes.
 SMALL = (
     "model=git-tiny",
@@ -59,16 +59,16 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """29 pictures, an odd number, each a coloured square on a coloured ground, with one or two captions."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pairs = [(ground, square) for ground in COLOURS for square in COLOURS if ground != square][:29]
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """29 images, an odd number, each a colored square on a colored ground, with one or two captions."""
+    folder = tmp_path_factory.mktemp("images")
+    pairs = [(ground, square) for ground in COLORS for square in COLORS if ground != square][:29]
     lines = []
     for ground, square in pairs:
-        picture = Image.new("RGB", (40, 36), ground)
-        picture.paste(square, (10, 8, 30, 28))
+        image = Image.new("RGB", (40, 36), ground)
+        image.paste(square, (10, 8, 30, 28))
         name = f"{square}-on-{ground}.png"
-        picture.save(folder / name)
+        image.save(folder / name)
         captions = [f"a {square} square on {ground}", f"a {square} square"]
         lines.append({"file_name": name, "text": captions if len(lines) % 2 else captions[0]})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -82,7 +82,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from captioning.models.processor import make_processor
 
     folder = tmp_path_factory.mktemp("checkpoint")
-    captions = [f"a {square} square on {ground}" for ground in COLOURS for square in COLOURS]
+    captions = [f"a {square} square on {ground}" for ground in COLORS for square in COLORS]
     processor = make_processor(captions, image_size=32, max_caption_tokens=32)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     with torch.random.fork_rng():  # the same weights, whatever tests ran before
@@ -96,9 +96,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """What the project says in the terminal; its ``text``."""
-    from captioning.run import talk
+    from captioning.run import setup_logging
 
-    talk()  # which keeps messages from where pytest listens
+    setup_logging()  # which keeps messages from where pytest listens
     monkeypatch.setattr(logging.getLogger("captioning"), "propagate", True)
     return caplog
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from captioning.metrics import score
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "bar")
 PLACES = ("on the left", "on the right", "in the middle")
 
@@ -22,20 +22,20 @@ PLACES = ("on the left", "on the right", "in the middle")
 def drawing(number: int) -> tuple[Image.Image, list[str]]:
     """A shape on a ground, and two captions of it."""
     generator = random.Random(number)
-    ground, colour = generator.sample(COLOURS, 2)
+    ground, color = generator.sample(COLORS, 2)
     shape, place = generator.choice(SHAPES), generator.choice(PLACES)
-    picture = Image.new("RGB", (128, 96), ground)
+    image = Image.new("RGB", (128, 96), ground)
     left = 10 + 32 * ("on the left", "in the middle", "on the right").index(place)
     box = (left, 30, left + 40, 40 if shape == "bar" else 70)
-    (ImageDraw.Draw(picture).ellipse if shape == "circle" else ImageDraw.Draw(picture).rectangle)(box, fill=colour)
-    return picture, [f"a {colour} {shape} {place}, on a {ground} ground", f"a {colour} {shape}"]
+    (ImageDraw.Draw(image).ellipse if shape == "circle" else ImageDraw.Draw(image).rectangle)(box, fill=color)
+    return image, [f"a {color} {shape} {place}, on a {ground} ground", f"a {color} {shape}"]
 
 
-def jpeg(picture: Image.Image, side: int = 128) -> bytes:
-    picture = picture.convert("RGB")
-    picture.thumbnail((side, side))
+def jpeg(image: Image.Image, side: int = 128) -> bytes:
+    image = image.convert("RGB")
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
@@ -54,15 +54,15 @@ def write_example_run(
     test: int = 8,
     steps: int = 60,
     validations: int = 4,
-    pictures: Sequence[tuple[Image.Image, list[str]]] | None = None,
+    images: Sequence[tuple[Image.Image, list[str]]] | None = None,
     all_numbers: bool = False,
     skill: float = 0.85,
 ) -> Path:
-    """Write a whole run folder; ``pictures`` take the place of drawn ones, and with ``skill`` 1 no test is failed."""
+    """Write a whole run folder; ``images`` take the place of drawn ones, and with ``skill`` 1 no test is failed."""
     generator = random.Random(0)
-    pairs = list(pictures or map(drawing, range(test + 12)))
+    pairs = list(images or map(drawing, range(test + 12)))
     vocabulary = sorted({word for _, captions in pairs for word in captions[0].split()})
-    names = [f"picture-{number:03}.png" for number in range(len(pairs))]
+    names = [f"image-{number:03}.png" for number in range(len(pairs))]
 
     def guess(caption: str, skill: float) -> str:
         """The caption with words mistaken, left out and said twice, the fewer the greater the skill."""
@@ -101,7 +101,7 @@ def write_example_run(
                 "step": step - 1,  # Lightning's loggers start at 0
                 "train/loss": 6 * 0.02**progress * generator.uniform(0.7, 1.4),
                 "train/lr": 1e-3 * min(10 * progress, 1 - progress),
-                "train/pictures_per_second": 400 * generator.uniform(0.9, 1.05),
+                "train/images_per_second": 400 * generator.uniform(0.9, 1.05),
                 "train/seconds_per_step": 0.08 * generator.uniform(0.9, 1.1),
                 "train/data_wait_share": 0.04 * generator.uniform(0.5, 2),
             }
@@ -145,7 +145,7 @@ def write_example_run(
                 "step": 15,
                 "split": "val",
                 "kind": "one caption for everything",
-                "message": "9 of 10 pictures get one caption; lower model.lr",
+                "message": "9 of 10 images get one caption; lower model.lr",
             }
         ],
     )
@@ -154,10 +154,10 @@ def write_example_run(
         json.dumps(
             {
                 "splits": {
-                    split: {"pictures": len(ids), "captions": 2 * len(ids), **facts} for split, ids in splits.items()
+                    split: {"images": len(ids), "captions": 2 * len(ids), **facts} for split, ids in splits.items()
                 },
                 "findings": [
-                    {"severity": "left out", "kind": "picture can't be read: not a picture", "names": ["notes.png"]}
+                    {"severity": "left out", "kind": "image can't be read: not an image", "names": ["notes.png"]}
                 ],
                 "samples": [
                     {"split": "train", "id": key, "captions": pairs[names.index(key)][1]}
@@ -169,6 +169,6 @@ def write_example_run(
     owner = {key: split for split, keys in splits.items() for key in keys}
     write_thumbnails(
         folder / "thumbnails.parquet",
-        [(owner[key], key, jpeg(picture)) for key, (picture, _) in zip(names, pairs, strict=True)],
+        [(owner[key], key, jpeg(image)) for key, (image, _) in zip(names, pairs, strict=True)],
     )
     return folder

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from captioning.data.images import PictureSource
+from captioning.data.images import ImageSource
 from captioning.data.rows import Problem, Rows, row_features, rows_of_arrays
 
 
 def make_rows(
     *,
     ids: list[str],
-    images: list[PictureSource],
+    images: list[ImageSource],
     captions: list[list[str]],
     splits: list[str | None],
     groups: list[str | None] | None = None,

@@ -48,7 +48,7 @@ def _run(overrides: Sequence[str], environment: dict[str, str], log: str) -> Non
     os.dup2(said, 1)
     os.dup2(said, 2)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of what loads pictures, as it is outside of a fork server
+    multiprocessing.set_start_method("fork", force=True)  # of what loads images, as it is outside of a fork server
     sys.argv = [str(ROOT / "train.py"), *overrides]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

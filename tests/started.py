@@ -14,7 +14,7 @@ from conftest import ROOT
 
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-PATIENCE = 120  # seconds for what takes a few on an idle machine
+ORPHAN_TIMEOUT_S = 120  # seconds for what takes a few on an idle machine
 
 
 class Started:
@@ -23,14 +23,14 @@ class Started:
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str | None]) -> None:
         self.file = folder / f"said-{time.monotonic_ns()}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        kept["PYTHONPATH"] = str(Path(__file__).parent)  # for SeenPictures
+        kept["PYTHONPATH"] = str(Path(__file__).parent)  # for SeenImages
         kept |= {name: value for name, value in environment.items() if value is not None}
         with self.file.open("w") as file:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=kept, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
             )
 
-    def ended(self, within: float = PATIENCE) -> int:
+    def ended(self, within: float = ORPHAN_TIMEOUT_S) -> int:
         """Its exit status."""
         try:
             return self.process.wait(within)
@@ -136,7 +136,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], within: float = PATIENCE, *, of: Started | None = None) -> None:
+def wait_for(condition: Callable[[], object], within: float = ORPHAN_TIMEOUT_S, *, of: Started | None = None) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -144,8 +144,8 @@ def wait_for(condition: Callable[[], object], within: float = PATIENCE, *, of: S
         time.sleep(0.1)
 
 
-class SeenPictures(L.Callback):
-    """Writes down which pictures each optimizer step trains on, in a file for each process."""
+class SeenImages(L.Callback):
+    """Writes down which images each optimizer step trains on, in a file for each process."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

@@ -10,9 +10,9 @@ from PIL import Image
 
 
 @lru_cache
-def jpeg(colour: str = "red") -> bytes:
+def jpeg(color: str = "red") -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(file, "JPEG")
+    Image.new("RGB", (8, 8), color).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -28,7 +28,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes | str]], mode: str 
     return path
 
 
-def write_shards(folder: Path, *sizes: int, picture: bytes | None = None) -> Path:
+def write_shards(folder: Path, *sizes: int, image: bytes | None = None) -> Path:
     """Shards of so many rows each, ``0/000``, ``0/001`` and so on, as webdataset would write them."""
     for shard, size in enumerate(sizes):
         write_tar(
@@ -36,7 +36,7 @@ def write_shards(folder: Path, *sizes: int, picture: bytes | None = None) -> Pat
             (
                 (f"{row:03d}.{suffix}", content)
                 for row in range(size)
-                for suffix, content in (("jpg", picture or jpeg()), ("txt", f"row {row} of shard {shard}"))
+                for suffix, content in (("jpg", image or jpeg()), ("txt", f"row {row} of shard {shard}"))
             ),
         )
     return folder

@@ -15,17 +15,17 @@ from captioning.data.augment import (
     Augmentation,
     Augmenter,
     blur,
+    color_jitter,
     crop,
-    recolour,
     untrue_when_mirrored,
 )
 from captioning.data.creatures.dataset import write_creatures
 from captioning.errors import UserError
 
 SIDE = 96
-ALL_ON = Augmentation(crop=0.2, colour=0.2, blur=0.5, flip=0.5)
+ALL_ON = Augmentation(crop=0.2, color=0.2, blur=0.5, flip=0.5)
 SEEDS = range(1000)
-CLEAR = ["a bird with big eyes"]  # true of a mirrored picture too
+CLEAR = ["a bird with big eyes"]  # true of a mirrored image too
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ print(Augmenter({ALL_ON}).draw(7))
     return ran.stdout.splitlines()
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def to_picture(pixels: Tensor) -> Image.Image:
+def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
@@ -81,13 +81,13 @@ def test_nothing_is_augmented_by_default():
     assert Augmentation().is_off
 
 
-@pytest.mark.parametrize("name", ["crop", "colour", "blur", "flip"])
+@pytest.mark.parametrize("name", ["crop", "color", "blur", "flip"])
 def test_augmentation_with_any_setting_is_not_off(name):
     assert not Augmentation(**{name: 0.1}).is_off
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "most"), [("crop", 0.6, 0.5), ("colour", -0.1, 0.5), ("blur", 2, 1), ("flip", float("nan"), 1)]
+    ("name", "value", "most"), [("crop", 0.6, 0.5), ("color", -0.1, 0.5), ("blur", 2, 1), ("flip", float("nan"), 1)]
 )
 def test_a_setting_out_of_its_range_is_answered_with_its_name_value_and_range(name, value, most):
     with pytest.raises(UserError, match=rf"^data\.augment_{name}={value}: must be between 0 \(off\) and {most}$"):
@@ -153,7 +153,7 @@ def test_a_caption_with_such_letters_inside_other_words_stays_true_when_mirrored
     assert not untrue_when_mirrored(caption)
 
 
-def test_one_caption_of_several_is_enough_to_keep_a_picture_unmirrored(pixels):
+def test_one_caption_of_several_is_enough_to_keep_a_image_unmirrored(pixels):
     captions = [[*CLEAR, "a bird that looks to the left"], CLEAR]
     result = Augmenter(Augmentation(flip=1))(pixels[:2], [0, 1], captions)
     assert torch.equal(result[0], pixels[0].float())
@@ -162,7 +162,7 @@ def test_one_caption_of_several_is_enough_to_keep_a_picture_unmirrored(pixels):
 # What is done
 
 
-def test_a_mirrored_picture_is_the_picture_flipped_bit_for_bit(pixels):
+def test_a_mirrored_image_is_the_image_flipped_bit_for_bit(pixels):
     assert torch.equal(augmented(pixels, Augmentation(flip=1)), pixels.flip(-1).float())
 
 
@@ -175,12 +175,12 @@ def test_a_crop_keeps_at_least_what_the_setting_leaves():
     assert 0.8 <= min(areas) < 0.81
 
 
-def test_crops_go_up_to_the_whole_picture():
+def test_crops_go_up_to_the_whole_image():
     assert 0.99 < max(change.box[2] * change.box[3] for change in changes(crop=0.2)) <= 1
 
 
 @pytest.mark.parametrize("setting", [0.05, 0.5])
-def test_a_crop_lies_inside_the_picture(setting):
+def test_a_crop_lies_inside_the_image(setting):
     for left, top, width, height in (change.box for change in changes(crop=setting)):
         assert left >= 0
         assert top >= 0
@@ -193,7 +193,7 @@ def test_a_crop_hardly_changes_the_ratio_of_sides():
     assert 1 / STRETCH <= min(ratios) < 1 < max(ratios) <= STRETCH
 
 
-def test_a_crop_shows_what_lies_in_its_box_and_fills_the_picture():
+def test_a_crop_shows_what_lies_in_its_box_and_fills_the_image():
     # Each pixel says where it is: its column in red, its row in green.
     height, width = 41, 81
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -207,14 +207,14 @@ def test_a_crop_shows_what_lies_in_its_box_and_fills_the_picture():
 
 
 def test_factors_of_colour_stay_within_the_setting_and_use_all_of_it():
-    factors = torch.tensor([change.colours for change in changes(colour=0.2)])
+    factors = torch.tensor([change.colors for change in changes(color=0.2)])
     torch.testing.assert_close(factors.amin(0), torch.full((3,), 0.8), atol=0.01, rtol=0)
     torch.testing.assert_close(factors.amax(0), torch.full((3,), 1.2), atol=0.01, rtol=0)
     assert bool(((factors >= 0.8) & (factors <= 1.2)).all())
 
 
 def test_colours_with_factors_of_one_stay(pixels):
-    torch.testing.assert_close(recolour(pixels.float(), torch.ones(6, 3)), pixels.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(color_jitter(pixels.float(), torch.ones(6, 3)), pixels.float(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -223,14 +223,14 @@ def test_colours_with_factors_of_one_stay(pixels):
 def test_colours_change_as_in_pillow(pixels, number, enhance):
     factors = torch.ones(1, 3)
     factors[0, number] = 0.8
-    expected = to_tensor(enhance(to_picture(pixels[0])).enhance(0.8))
+    expected = to_tensor(enhance(to_image(pixels[0])).enhance(0.8))
     # Pillow rounds greys and results to whole numbers, the latter towards 0.
-    torch.testing.assert_close(recolour(pixels[:1].float(), factors)[0], expected.float(), atol=1.6, rtol=0)
+    torch.testing.assert_close(color_jitter(pixels[:1].float(), factors)[0], expected.float(), atol=1.6, rtol=0)
 
 
-def test_a_picture_without_colour_gets_none(pixels):
-    grey = pixels[:, :1].expand(-1, 3, -1, -1)
-    result = augmented(grey, Augmentation(colour=0.5))
+def test_a_image_without_colour_gets_none(pixels):
+    gray = pixels[:, :1].expand(-1, 3, -1, -1)
+    result = augmented(gray, Augmentation(color=0.5))
     torch.testing.assert_close(result[:, 0], result[:, 1], atol=1e-3, rtol=0)
 
 
@@ -256,7 +256,7 @@ def test_a_blur_is_gaussian_with_its_deviation_in_shorter_sides():
     assert variance == pytest.approx(2**2, rel=0.05)  # cut off after three deviations
 
 
-def test_a_blur_keeps_the_mean_grey_of_an_even_picture():
+def test_a_blur_keeps_the_mean_grey_of_an_even_image():
     even = torch.full((1, 3, 32, 32), 77.0)
     blur(even, torch.tensor([0.008]))
     torch.testing.assert_close(even, torch.full((1, 3, 32, 32), 77.0))
@@ -265,21 +265,21 @@ def test_a_blur_keeps_the_mean_grey_of_an_even_picture():
 # Whose doing it is: the seed's alone
 
 
-def test_a_picture_is_changed_the_same_alone_and_in_a_batch(pixels):
+def test_a_image_is_changed_the_same_alone_and_in_a_batch(pixels):
     together = augmented(pixels, ALL_ON)
     alone = torch.cat([augmented(pixels[row : row + 1], ALL_ON, [row]) for row in range(6)])
     torch.testing.assert_close(together, alone, atol=0, rtol=0)  # bit for bit on one thread, which tests run on
 
 
-def test_a_picture_is_changed_the_same_among_other_pictures(pixels):
+def test_a_image_is_changed_the_same_among_other_images(pixels):
     assert torch.equal(augmented(pixels, ALL_ON)[2:5], augmented(pixels[2:5], ALL_ON, [2, 3, 4]))
 
 
-def test_the_same_seed_gives_the_same_picture_again(pixels):
+def test_the_same_seed_gives_the_same_image_again(pixels):
     assert torch.equal(augmented(pixels, ALL_ON), augmented(pixels, ALL_ON))
 
 
-def test_another_seed_gives_another_picture(pixels):
+def test_another_seed_gives_another_image(pixels):
     assert not torch.equal(augmented(pixels, ALL_ON), augmented(pixels, ALL_ON, range(6, 12)))
 
 
@@ -289,7 +289,7 @@ def test_a_seed_draws_the_same_change_in_another_process(another_process):
 
 def test_a_setting_leaves_the_effects_of_the_others_as_they_are():
     assert [change.box for change in changes(crop=0.2)] == [
-        change.box for change in changes(crop=0.2, colour=0.3, blur=0.5, flip=0.5)
+        change.box for change in changes(crop=0.2, color=0.3, blur=0.5, flip=0.5)
     ]
 
 
@@ -310,17 +310,17 @@ def test_no_global_random_numbers_are_used_or_moved(pixels):
 # Tensors
 
 
-def test_pictures_come_out_as_float32_of_the_same_shape_in_their_range():
-    pictures = torch.randint(0, 256, (8, 3, 30, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    result = augmented(pictures, Augmentation(crop=0.5, colour=0.5, blur=1, flip=1))
-    assert (result.shape, result.dtype) == (pictures.shape, torch.float32)
+def test_images_come_out_as_float32_of_the_same_shape_in_their_range():
+    images = torch.randint(0, 256, (8, 3, 30, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    result = augmented(images, Augmentation(crop=0.5, color=0.5, blur=1, flip=1))
+    assert (result.shape, result.dtype) == (images.shape, torch.float32)
     assert 0 <= float(result.min()) <= float(result.max()) <= 255
 
 
-def test_the_pictures_given_stay_as_they_are(pixels):
-    pictures = pixels.float()
-    augmented(pictures, Augmentation(flip=1, blur=1))
-    assert torch.equal(pictures, pixels.float())
+def test_the_images_given_stay_as_they_are(pixels):
+    images = pixels.float()
+    augmented(images, Augmentation(flip=1, blur=1))
+    assert torch.equal(images, pixels.float())
 
 
 def test_no_gradient_is_recorded(pixels):

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_data import GOOD, KINDS, Kind, Planted, in_metadata, line, picture
+from bad_data import GOOD, KINDS, Kind, Planted, image, in_metadata, line
 from PIL import Image
 
 from captioning import CaptionDataModule
 from captioning.errors import UserError
 
-PATIENCE = 20  # seconds; nothing here takes as long
+ORPHAN_TIMEOUT_S = 20  # seconds; nothing here takes as long
 
 
 def kinds(*outcomes: str) -> list[Any]:
@@ -34,9 +34,9 @@ def data(planted: Planted, **settings: Any) -> CaptionDataModule:
 
 
 def found_in(module: CaptionDataModule) -> dict[str, Image.Image]:
-    """The caption of each row, with its picture."""
+    """The caption of each row, with its image."""
     return {
-        captions[0]: module.picture(split, row)
+        captions[0]: module.image(split, row)
         for split in module.splits
         for row, captions in enumerate(module.captions(split))
     }
@@ -64,7 +64,7 @@ def mistake(module: CaptionDataModule) -> str:
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where what is found of pictures would be kept for the next run."""
+    """Where what is found of images would be kept for the next run."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "home/datasets")
 
@@ -75,7 +75,7 @@ def _impatient(tmp_path: Path) -> Iterator[None]:
     finished, waited = threading.Event(), threading.Event()
 
     def write() -> None:
-        while not finished.wait(0.1 if waited.is_set() else PATIENCE):
+        while not finished.wait(0.1 if waited.is_set() else ORPHAN_TIMEOUT_S):
             waited.set()
             for pipe in (path for path in tmp_path.rglob("*") if path.is_fifo()):
                 os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # which ends what is read from it
@@ -102,7 +102,7 @@ def test_what_is_harmless_is_read_right(kind: Kind, tmp_path: Path):
     module = data(planted, strict=True)
     module.setup()
     found = found_in(module)
-    expected = {caption: picture(seed) for caption, seed in GOOD.items()} | {planted.caption: planted.picture}
+    expected = {caption: image(seed) for caption, seed in GOOD.items()} | {planted.caption: planted.image}
     assert sorted(found) == sorted(expected)
     assert [caption for caption in expected if not look_alike(found[caption], expected[caption])] == []
     assert given_splits(module)[planted.caption] == planted.split
@@ -124,7 +124,7 @@ def test_a_bad_thing_alone_is_left_out_and_named(kind: Kind, tmp_path: Path):
     module.setup()
     found = found_in(module)
     assert sorted(found) == sorted(GOOD)
-    assert [caption for caption, seed in GOOD.items() if not look_alike(found[caption], picture(seed))] == []
+    assert [caption for caption, seed in GOOD.items() if not look_alike(found[caption], image(seed))] == []
     left_out = [(says, name) for says, names in reported(module, "left out").items() for name in names]
     assert any(kind.says in says and planted.name in name for says, name in left_out), left_out
 

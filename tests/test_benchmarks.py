@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-PICTURES = 20  # of which 2 are judged
+IMAGES = 20  # of which 2 are judged
 
 
 def benchmark(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -25,7 +25,7 @@ def benchmark(name: str, *arguments: str, folder: Path) -> subprocess.CompletedP
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     """What benchmarks/end_to_end.py printed, and the figures of both arms."""
     folder = tmp_path_factory.mktemp("compared")
-    size = ("--model", "git-tiny", "--pictures", str(PICTURES), "--side", "320", "--epochs", "2", "--precision", "fp32")
+    size = ("--model", "git-tiny", "--images", str(IMAGES), "--side", "320", "--epochs", "2", "--precision", "fp32")
     ran = benchmark("end_to_end", *size, "--json", "figures.json", folder=folder)
     assert ran.returncode == 0, ran.stderr
     assert [path.name for path in folder.iterdir()] == ["figures.json"], "something is left behind"
@@ -44,8 +44,8 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("arm", ["tutorial", "ours"])
 def test_each_arm_tells_of_every_step_evaluation_and_caption(compared: tuple[str, dict], arm: str) -> None:
     figures = compared[1][arm]
-    assert [pictures for _, pictures in figures["steps"]] == [8, 8, 2] * 2  # 18 pictures, 2 x 4 a step, 2 epochs
-    assert [pictures for _, pictures in figures["evaluations"]] == [2, 2]
+    assert [images for _, images in figures["steps"]] == [8, 8, 2] * 2  # 18 images, 2 x 4 a step, 2 epochs
+    assert [images for _, images in figures["evaluations"]] == [2, 2]
     assert figures["captioning"][1] == 2
     assert 0 < figures["first_step"] < figures["seconds"]
     assert all(seconds > 0 for seconds, _ in [*figures["steps"], *figures["evaluations"], figures["captioning"]])
@@ -55,7 +55,7 @@ def test_each_arm_tells_of_every_step_evaluation_and_caption(compared: tuple[str
 def test_training_is_no_slower_than_the_tutorials(compared: tuple[str, dict]) -> None:
     # The best of the four whole steps, since other tests run beside this one.
     ours, theirs = (
-        min(seconds for seconds, pictures in compared[1][arm]["steps"] if pictures == 8) for arm in ("ours", "tutorial")
+        min(seconds for seconds, images in compared[1][arm]["steps"] if images == 8) for arm in ("ours", "tutorial")
     )
     assert ours < theirs
 
@@ -67,7 +67,7 @@ def test_both_are_printed_side_by_side(compared: tuple[str, dict]) -> None:
 
 
 def test_growth_prints_a_table_for_what_is_asked_of_it(tmp_path: Path) -> None:
-    sizes = ("--pictures", "40", "--batch-size", "--tokens", "--processes", "--steps", "3")
+    sizes = ("--images", "40", "--batch-size", "--tokens", "--processes", "--steps", "3")
     ran = benchmark("growth", *sizes, "--usual", "40", "4", "8", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ran.stdout.splitlines() if "│" in line]
@@ -83,7 +83,7 @@ def test_the_step_after_an_evaluation_is_not_counted(measuring: ModuleType) -> N
     record.pause()
     record.end_step(2)
     record.end_step(3)
-    assert [pictures for _, pictures in record.steps] == [1, 3]
+    assert [images for _, images in record.steps] == [1, 3]
 
 
 def test_a_process_is_as_old_as_its_start_is_long_ago(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_process_is_as_old_as_its_start_is_long_ago(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_is_named_with_its_last_words(measuring: ModuleType, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
-    program.write_text("raise SystemExit('no such picture')")
-    with pytest.raises(SystemExit, match=r"program\.py failed, with the settings a=1:\nno such picture"):
+    program.write_text("raise SystemExit('no such image')")
+    with pytest.raises(SystemExit, match=r"program\.py failed, with the settings a=1:\nno such image"):
         measuring.run(str(program), "a=1")
 
 
@@ -108,7 +108,7 @@ def test_a_program_that_fails_is_named_with_its_last_words(measuring: ModuleType
     ("name", "arguments", "line"),
     [
         ("end_to_end", ["--model", "git-huge"], "--model git-huge: no file of conf/model with an architecture"),
-        ("end_to_end", ["--pictures", "1"], "--pictures must be at least 2"),
+        ("end_to_end", ["--images", "1"], "--images must be at least 2"),
         ("growth", ["--tokens", "2"], "captions of 3 tokens"),
     ],
 )

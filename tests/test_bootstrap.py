@@ -7,15 +7,15 @@ from captioning.metrics.bootstrap import draws, paired_p_values, percentile_inte
 from captioning.metrics.error_rates import ExactMatch
 
 PREDICTIONS, REFERENCES = read()
-# Of the others, what one picture gets depends on which others there are, and is kept as it is.
-OF_PICTURES_ALONE = (
+# Of the others, what one image gets depends on which others there are, and is kept as it is.
+OF_IMAGES_ALONE = (
     *("wer", "cer", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "exact_match"),
     *("empty_captions", "repetition", "length_ratio"),
 )
 
 
 def right_or_wrong(hits: np.ndarray) -> Scores:
-    """Exact match of as many pictures as there are hits and misses."""
+    """Exact match of as many images as there are hits and misses."""
     return Scores((ExactMatch(),), (np.column_stack([hits, np.ones(len(hits))]).astype(float),))
 
 
@@ -24,7 +24,7 @@ def test_the_same_captions_have_the_same_intervals():
     assert once == again
 
 
-def test_another_seed_draws_other_pictures():
+def test_another_seed_draws_other_images():
     scores = score(PREDICTIONS[:50], REFERENCES[:50])
     assert (scores.resampled(resamples=5, seed=0) != scores.resampled(resamples=5, seed=1)).any()
 
@@ -52,31 +52,31 @@ def test_no_difference_has_a_p_value_of_one():
     assert paired_p_values(np.zeros((99, 1)), np.array([0])) == 1
 
 
-def test_no_p_value_is_below_that_of_all_pictures_differing_the_same_way():
+def test_no_p_value_is_below_that_of_all_images_differing_the_same_way():
     assert paired_p_values(np.ones((1999, 1)), np.array([4])) == 1 / 8
     assert paired_p_values(np.ones((1999, 1)), np.array([40])) == 2 / 2000
 
 
 def test_resampled_numbers_are_those_of_the_captions_drawn():
-    pictures, resamples = 80, 20
-    predictions, references = PREDICTIONS[:pictures], REFERENCES[:pictures]
+    images, resamples = 80, 20
+    predictions, references = PREDICTIONS[:images], REFERENCES[:images]
     scores = score(predictions, references)
-    columns = [scores.names.index(name) for name in OF_PICTURES_ALONE]
-    (drawn_times,) = draws(pictures, resamples=resamples, seed=7)
+    columns = [scores.names.index(name) for name in OF_IMAGES_ALONE]
+    (drawn_times,) = draws(images, resamples=resamples, seed=7)
     for times, resampled in zip(drawn_times.astype(int), scores.resampled(resamples=resamples, seed=7), strict=True):
-        drawn = np.repeat(np.arange(pictures), times)
+        drawn = np.repeat(np.arange(images), times)
         again = score([predictions[i] for i in drawn], [references[i] for i in drawn]).values()
-        expected = np.array([again[name] for name in OF_PICTURES_ALONE])
+        expected = np.array([again[name] for name in OF_IMAGES_ALONE])
         assert resampled[columns] == pytest.approx(expected, rel=0, abs=1e-9)
 
 
-def test_each_resample_has_as_many_pictures_as_there_are():
+def test_each_resample_has_as_many_images_as_there_are():
     (times,) = draws(7, resamples=50)
     assert (times.sum(axis=1) == 7).all()
     assert (times.sum(axis=0) > 0).all()
 
 
-def test_many_pictures_are_resampled_as_often_as_asked():
+def test_many_images_are_resampled_as_often_as_asked():
     scores = right_or_wrong(np.arange(5000) % 3 == 0)
     resampled = scores.resampled(resamples=500)  # made in three parts
     assert resampled.shape == (500, 1)
@@ -89,7 +89,7 @@ def test_two_models_are_resampled_alike():
     assert one.resampled() + other.resampled() == pytest.approx(np.ones((2000, 1)))
 
 
-def test_a_single_picture_has_no_interval():
+def test_a_single_image_has_no_interval():
     assert score(["a cat"], [["a dog"]]).intervals() == {}
 
 

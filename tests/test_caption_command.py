@@ -16,7 +16,7 @@ from started import started
 from captioning import Captioner
 from captioning.errors import UserError
 from captioning.inference.folder import caption
-from captioning.inference.inputs import find_pictures, read_list
+from captioning.inference.inputs import find_images, read_list
 from captioning.inference.outputs import make_output
 from captioning.training.signals import INTERRUPTED
 
@@ -32,15 +32,15 @@ READERS = {
 
 
 @pytest.fixture(scope="module")
-def folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures, two of them in a folder of their own, one that is broken, and other files."""
-    folder = tmp_path_factory.mktemp("pictures")
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images, two of them in a folder of their own, one that is broken, and other files."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
-    for number, file in enumerate(sorted(pictures.glob("*.png"))[:6]):
+    for number, file in enumerate(sorted(images.glob("*.png"))[:6]):
         shutil.copy(file, folder / ("more" if number < 2 else "") / f"{number}.png")
-    (folder / "bad.png").write_bytes(b"no picture")
-    (folder / "notes.md").write_text("no picture")
-    (folder / ".hidden.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "notes.md").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image")
     return folder
 
 
@@ -56,49 +56,49 @@ def ran(*command: object, stdin: bytes = b"", cwd: Path | None = None) -> subpro
 
 
 def captioned(checkpoint: Path, folder: Path, file: Path | None, **options: object):
-    inputs = find_pictures([str(folder)])
-    output = make_output(inputs.pictures, file=file, sidecars=file is None)
+    inputs = find_images([str(folder)])
+    output = make_output(inputs.images, file=file, sidecars=file is None)
     return caption(str(checkpoint), inputs, output, **{**SHORT, **options})
 
 
-# ------------------------------------------------------------ which pictures
+# ------------------------------------------------------------ which images
 
 
-def test_a_folder_is_all_its_pictures_sorted_with_those_of_its_folders_after_its_own(folder):
-    names = [Path(path).relative_to(folder).as_posix() for path in find_pictures([str(folder)]).pictures]
+def test_a_folder_is_all_its_images_sorted_with_those_of_its_folders_after_its_own(folder):
+    names = [Path(path).relative_to(folder).as_posix() for path in find_images([str(folder)]).images]
     assert names == ["2.png", "3.png", "4.png", "5.png", "bad.png", "more/0.png", "more/1.png"]
 
 
 def test_a_pattern_goes_through_folders(folder):
-    names = [Path(path).name for path in find_pictures([f"{folder}/**/[01]*"]).pictures]
+    names = [Path(path).name for path in find_images([f"{folder}/**/[01]*"]).images]
     assert names == ["0.png", "1.png"]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "pictures")
-    (tmp_path / "pictures" / "again").symlink_to(tmp_path / "pictures", target_is_directory=True)
-    assert len(find_pictures([str(tmp_path)]).pictures) == 7
+    shutil.copytree(folder, tmp_path / "images")
+    (tmp_path / "images" / "again").symlink_to(tmp_path / "images", target_is_directory=True)
+    assert len(find_images([str(tmp_path)]).images) == 7
 
 
-def test_a_link_to_pictures_elsewhere_is_followed(folder, tmp_path):
+def test_a_link_to_images_elsewhere_is_followed(folder, tmp_path):
     (tmp_path / "elsewhere").symlink_to(folder / "more", target_is_directory=True)
-    assert find_pictures([str(tmp_path)]).pictures == [f"{tmp_path}/elsewhere/{name}.png" for name in (0, 1)]
+    assert find_images([str(tmp_path)]).images == [f"{tmp_path}/elsewhere/{name}.png" for name in (0, 1)]
 
 
-def test_a_picture_that_is_named_twice_is_captioned_once(folder):
+def test_a_image_that_is_named_twice_is_captioned_once(folder):
     named = [f"{folder}/2.png", f"{folder}/./2.png", f"{folder}/more/../2.png"]
-    assert find_pictures(named).pictures == [f"{folder}/2.png"]
+    assert find_images(named).images == [f"{folder}/2.png"]
 
 
 def test_a_name_with_the_letters_of_a_pattern_is_the_file_of_that_name(folder, tmp_path):
     shutil.copy(folder / "2.png", tmp_path / "a[1].png")
-    assert find_pictures([f"{tmp_path}/a[1].png"]).pictures == [f"{tmp_path}/a[1].png"]
+    assert find_images([f"{tmp_path}/a[1].png"]).images == [f"{tmp_path}/a[1].png"]
 
 
 @pytest.mark.parametrize("inputs", [["nowhere"], ["nowhere/*.png"], []])
-def test_no_picture_at_all_is_a_mistake(inputs):
-    with pytest.raises(UserError, match=r"no such file or folder|no pictures"):
-        find_pictures(inputs)
+def test_no_image_at_all_is_a_mistake(inputs):
+    with pytest.raises(UserError, match=r"no such file or folder|no images"):
+        find_images(inputs)
 
 
 @pytest.mark.parametrize("separator", [b"\n", b"\r\n", b"\0"])
@@ -125,8 +125,8 @@ def test_a_file_has_each_caption_once(checkpoint, folder, expected, tmp_path, ki
 
 @pytest.mark.parametrize("kind", READERS)
 def test_what_has_a_caption_is_skipped_and_the_rest_is_added(checkpoint, folder, expected, tmp_path, kind):
-    some, file = find_pictures([f"{folder}/more"]), tmp_path / f"captions.{kind}"
-    caption(str(checkpoint), some, make_output(some.pictures, file=file), **SHORT)
+    some, file = find_images([f"{folder}/more"]), tmp_path / f"captions.{kind}"
+    caption(str(checkpoint), some, make_output(some.images, file=file), **SHORT)
     counts = captioned(checkpoint, folder, file)
     assert (counts.skipped, counts.captioned) == (2, 4)
     assert sorted(READERS[kind](file)) == sorted(expected.items())
@@ -144,9 +144,9 @@ def test_a_row_that_was_cut_off_is_written_again(checkpoint, folder, expected, t
 def test_a_row_of_csv_that_was_cut_off_within_quotes_is_written_again(checkpoint, folder, tmp_path):
     name = tmp_path / "a\nb,c.png"
     shutil.copy(folder / "2.png", name)
-    inputs, file = find_pictures([str(name)]), tmp_path / "captions.csv"
+    inputs, file = find_images([str(name)]), tmp_path / "captions.csv"
     for _ in range(2):
-        caption(str(checkpoint), inputs, make_output(inputs.pictures, file=file), **SHORT)
+        caption(str(checkpoint), inputs, make_output(inputs.images, file=file), **SHORT)
         assert [path for path, _ in READERS["csv"](file)] == [str(name)]
         file.write_bytes(file.read_bytes()[: file.read_bytes().index(b"a\n") + 2])
 
@@ -162,21 +162,21 @@ def test_parquet_whose_rows_were_not_taken_away_after_it_was_written_has_none_tw
     assert READERS["parquet"](file) == list(expected.items())
 
 
-def test_sidecars_are_beside_the_pictures_and_those_that_are_there_stay(checkpoint, folder, expected, tmp_path):
-    shutil.copytree(folder, tmp_path / "pictures")
-    (tmp_path / "pictures" / "2.txt").write_text("mine\n")
-    (tmp_path / "pictures" / "3.txt").write_text("")
-    captioned(checkpoint, tmp_path / "pictures", None)
-    sidecars = {path.relative_to(tmp_path / "pictures"): path for path in tmp_path.rglob("*.txt")}
+def test_sidecars_are_beside_the_images_and_those_that_are_there_stay(checkpoint, folder, expected, tmp_path):
+    shutil.copytree(folder, tmp_path / "images")
+    (tmp_path / "images" / "2.txt").write_text("mine\n")
+    (tmp_path / "images" / "3.txt").write_text("")
+    captioned(checkpoint, tmp_path / "images", None)
+    sidecars = {path.relative_to(tmp_path / "images"): path for path in tmp_path.rglob("*.txt")}
     texts = {str(folder / name.with_suffix(".png")): path.read_text().rstrip() for name, path in sidecars.items()}
     assert texts == expected | {f"{folder}/2.png": "mine"}
 
 
-def test_two_pictures_whose_sidecars_would_be_one_are_refused(folder, tmp_path):
+def test_two_images_whose_sidecars_would_be_one_are_refused(folder, tmp_path):
     for name in ("a.png", "a.jpg"):
         shutil.copy(folder / "2.png", tmp_path / name)
     with pytest.raises(UserError, match=r"a\.png: its caption would be in .*a\.txt, as that of .*a\.jpg"):
-        make_output(find_pictures([str(tmp_path)]).pictures, file=None, sidecars=True)
+        make_output(find_images([str(tmp_path)]).images, file=None, sidecars=True)
 
 
 def test_with_overwrite_all_are_captioned_again(checkpoint, folder, expected, tmp_path):
@@ -220,24 +220,24 @@ def test_trigger_and_suffix_are_written_around_and_the_prefix_is_gone_on_from(ch
 # ------------------------------------------------------------ how it ends
 
 
-def test_pictures_that_fail_are_told_in_the_end_and_by_the_exit_status(checkpoint, folder, tmp_path):
+def test_images_that_fail_are_told_in_the_end_and_by_the_exit_status(checkpoint, folder, tmp_path):
     process = ran("caption", checkpoint, folder, *OPTIONS, "-o", tmp_path / "a.jsonl", "--errors", tmp_path / "e.jsonl")
     assert process.returncode == 2
     assert process.stderr.decode().splitlines() == [
-        f"{folder}/bad.png: not a picture",
-        f"6 pictures captioned, 1 failed: {tmp_path}/a.jsonl",
+        f"{folder}/bad.png: not an image",
+        f"6 images captioned, 1 failed: {tmp_path}/a.jsonl",
     ]
-    assert json.loads((tmp_path / "e.jsonl").read_text()) == {"path": f"{folder}/bad.png", "error": "not a picture"}
+    assert json.loads((tmp_path / "e.jsonl").read_text()) == {"path": f"{folder}/bad.png", "error": "not an image"}
 
 
 def test_where_all_have_a_caption_the_exit_status_is_0(checkpoint, folder, tmp_path):
     assert ran("caption", checkpoint, folder / "more", *OPTIONS, "-o", tmp_path / "a.csv").returncode == 0
 
 
-def many(folder: Path, picture: Path, count: int) -> list[str]:
+def many(folder: Path, image: Path, count: int) -> list[str]:
     folder.mkdir()
     for number in range(count):
-        shutil.copy(picture, folder / f"{number:03}.png")
+        shutil.copy(image, folder / f"{number:03}.png")
     return [str(folder / f"{number:03}.png") for number in range(count)]
 
 
@@ -262,10 +262,10 @@ def kill_once_there_are(rows: int, file: Path, number: int, command: list[str]) 
     ],
 )
 def test_killed_at_any_moment_it_ends_with_one_caption_for_each(checkpoint, folder, tmp_path, kind, moments):
-    files = many(tmp_path / "pictures", folder / "2.png", 300)
+    files = many(tmp_path / "images", folder / "2.png", 300)
     file = tmp_path / f"captions.{kind}"
     growing = tmp_path / ".captions.parquet.jsonl" if kind == "parquet" else file
-    command = [str(CAPTIONING), "caption", str(checkpoint), "pictures", "-o", str(file), "--batch-size", "2", *OPTIONS]
+    command = [str(CAPTIONING), "caption", str(checkpoint), "images", "-o", str(file), "--batch-size", "2", *OPTIONS]
     for rows in moments:
         assert kill_once_there_are(rows, growing, signal.SIGKILL, command) == -signal.SIGKILL
     assert kill_once_there_are(1000, growing, signal.SIGKILL, command) == 0
@@ -273,16 +273,16 @@ def test_killed_at_any_moment_it_ends_with_one_caption_for_each(checkpoint, fold
 
 
 def test_ctrl_c_ends_it_with_what_is_left_to_do_and_the_status_of_what_can_go_on(checkpoint, folder, tmp_path):
-    many(tmp_path / "pictures", folder / "2.png", 200)
+    many(tmp_path / "images", folder / "2.png", 200)
     file = tmp_path / "captions.jsonl"
-    command = [str(CAPTIONING), "caption", str(checkpoint), "pictures", "-o", str(file), "--batch-size", "1", *OPTIONS]
+    command = [str(CAPTIONING), "caption", str(checkpoint), "images", "-o", str(file), "--batch-size", "1", *OPTIONS]
     assert kill_once_there_are(3, file, signal.SIGINT, command) == INTERRUPTED
     assert 3 <= len(READERS["jsonl"](file)) < 200
 
 
 def test_a_second_process_does_not_write_into_the_same_file(checkpoint, folder, tmp_path):
-    inputs = find_pictures([str(folder)])
-    output = make_output(inputs.pictures, file=tmp_path / "a.jsonl")
+    inputs = find_images([str(folder)])
+    output = make_output(inputs.images, file=tmp_path / "a.jsonl")
     with output.reserved(), pytest.raises(UserError, match="another process is writing captions there"):
         captioned(checkpoint, folder, tmp_path / "a.jsonl")
 
@@ -294,7 +294,7 @@ def test_a_second_process_does_not_write_into_the_same_file(checkpoint, folder, 
         ({"file": "no/where.csv"}, r"--output .*where\.csv: name a file, in a folder that exists"),
         ({"form": "xml"}, "--format xml: no such format; there are lines, jsonl, csv, parquet"),
         ({"form": "parquet"}, "--format parquet: not on standard output"),
-        ({"sidecars": True, "file": "a.csv"}, "--sidecars writes a .txt beside each picture"),
+        ({"sidecars": True, "file": "a.csv"}, "--sidecars writes a .txt beside each image"),
     ],
 )
 def test_an_output_that_cannot_be_is_a_mistake(tmp_path, wanted, message):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioning import Captioner
 from captioning.errors import UserError
-from captioning.inference.captioner import PictureError
+from captioning.inference.captioner import ImageError
 from captioning.models.generation import Decoding
 
 
@@ -28,8 +28,8 @@ def captioner(checkpoint: Path) -> Captioner:
 
 
 @pytest.fixture(scope="module")
-def files(pictures: Path) -> list[Path]:
-    return sorted(pictures.glob("*.png"))[:6]
+def files(images: Path) -> list[Path]:
+    return sorted(images.glob("*.png"))[:6]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_so_are_beams_after_a_prefix(captioner, files, reference):
     assert captioner(files, prefix="a red", num_beams=3) == theirs
 
 
-def test_one_picture_has_one_caption(captioner, files):
+def test_one_image_has_one_caption(captioner, files):
     assert captioner(files[0]) == captioner(files[:1])[0]
 
 
@@ -82,22 +82,22 @@ def test_batches_do_not_change_captions(captioner, files):
     ],
     ids=["a name", "bytes", "PIL", "an array", "a tensor"],
 )
-def test_a_picture_may_come_as(captioner, files, of):
-    picture = captioner.prepare(of(files[1]))
-    assert torch.equal(picture, captioner.prepare(files[1]))
+def test_a_image_may_come_as(captioner, files, of):
+    image = captioner.prepare(of(files[1]))
+    assert torch.equal(image, captioner.prepare(files[1]))
 
 
-def test_a_batch_of_arrays_is_several_pictures(captioner, files):
+def test_a_batch_of_arrays_is_several_images(captioner, files):
     arrays = np.stack([np.asarray(Image.open(file)) for file in files])
     assert captioner(arrays) == captioner(files)
 
 
-def test_a_picture_is_turned_as_its_camera_says(captioner, files, tmp_path):
-    picture = Image.open(files[0]).convert("RGB").resize((40, 20))
+def test_a_image_is_turned_as_its_camera_says(captioner, files, tmp_path):
+    image = Image.open(files[0]).convert("RGB").resize((40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "turned.png", exif=exif)
-    upright = captioner.prepare(picture.transpose(Image.Transpose.ROTATE_270))
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = captioner.prepare(image.transpose(Image.Transpose.ROTATE_270))
     for given in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
         assert torch.equal(captioner.prepare(given), upright)
 
@@ -146,13 +146,13 @@ def test_drawn_captions_are_as_many_as_were_asked_for(captioner, files):
 # ------------------------------------------------------------ streams
 
 
-def test_a_bad_picture_is_told_in_its_place_and_the_others_are_captioned(captioner, files, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_a_bad_image_is_told_in_its_place_and_the_others_are_captioned(captioner, files, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
     given = [files[0], tmp_path / "bad.png", tmp_path / "absent.png", files[1]]
     results = list(captioner.stream(given, batch_size=2))
-    assert [result.picture for result in results] == given
+    assert [result.image for result in results] == given
     assert [len(result.captions) for result in results] == [1, 0, 0, 1]
-    assert results[1].error == "not a picture"
+    assert results[1].error == "not an image"
     assert results[2].error == "No such file or directory"
     assert [results[0].captions[0].text, results[3].captions[0].text] == captioner(files[:2])
 
@@ -172,14 +172,14 @@ def test_a_stream_takes_no_more_than_a_few_batches_ahead(captioner, files):
     assert taken <= 8
 
 
-def test_pictures_that_were_captioned_are_let_go(captioner, files):
+def test_images_that_were_captioned_are_let_go(captioner, files):
     seen = []
 
     def opened() -> Iterator[Image.Image]:
         for _ in range(40):
-            picture = Image.open(files[0])
-            seen.append(weakref.ref(picture))
-            yield picture
+            image = Image.open(files[0])
+            seen.append(weakref.ref(image))
+            yield image
 
     stream = captioner.stream(opened(), batch_size=2)
     for _ in range(30):
@@ -205,10 +205,10 @@ def test_a_batch_that_does_not_fit_is_halved(captioner, files, monkeypatch):
 
 
 @pytest.fixture
-def site(pictures: Path) -> Iterator[str]:
+def site(images: Path) -> Iterator[str]:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(pictures))
+            super().__init__(*arguments, directory=str(images))
 
         def log_message(self, *_: object) -> None:
             pass
@@ -220,17 +220,17 @@ def site(pictures: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_picture_may_be_a_url(captioner, files, site):
+def test_a_image_may_be_a_url(captioner, files, site):
     assert torch.equal(captioner.prepare(f"{site}/{files[2].name}"), captioner.prepare(files[2]))
 
 
-def test_a_url_that_has_no_picture_is_told_with_what_the_server_says(captioner, site):
-    with pytest.raises(PictureError, match=r"/absent\.png: the server answers 404 File not found"):
+def test_a_url_that_has_no_image_is_told_with_what_the_server_says(captioner, site):
+    with pytest.raises(ImageError, match=r"/absent\.png: the server answers 404 File not found"):
         captioner.prepare(f"{site}/absent.png")
 
 
 def test_a_server_that_is_not_there_is_told(captioner):
-    with pytest.raises(PictureError, match=r"http://127\.0\.0\.1:1/a\.png: can't be reached"):
+    with pytest.raises(ImageError, match=r"http://127\.0\.0\.1:1/a\.png: can't be reached"):
         captioner.prepare("http://127.0.0.1:1/a.png")
 
 
@@ -247,19 +247,19 @@ def test_a_server_that_is_not_there_is_told(captioner):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
-def test_a_wrong_setting_is_told_before_any_picture_is_taken(captioner, settings, message):
+def test_a_wrong_setting_is_told_before_any_image_is_taken(captioner, settings, message):
     with pytest.raises(UserError) as error:
         captioner.stream(iter([None]), **settings)
     assert message in str(error.value)
 
 
 def test_an_array_of_another_kind_is_told_what_it_should_be(captioner):
-    with pytest.raises(PictureError, match="float32 \\(3, 5\\): an array is uint8, from 0 to 255"):
+    with pytest.raises(ImageError, match="float32 \\(3, 5\\): an array is uint8, from 0 to 255"):
         captioner(np.zeros((3, 5), np.float32))
 
 
-def test_what_is_no_picture_is_told(captioner):
-    with pytest.raises(PictureError, match="a picture \\(int\\): int is no picture"):
+def test_what_is_no_image_is_told(captioner):
+    with pytest.raises(ImageError, match="an image \\(int\\): int is no image"):
         captioner([3])
 
 

@@ -17,8 +17,8 @@ from rows import make_rows
 from typer.testing import CliRunner, Result
 
 from captioning.cli import app
-from captioning.data.cache import Facts
-from captioning.data.issues import Inspection, find
+from captioning.data.cache import ImageInfo
+from captioning.data.issues import DataReport, find
 from captioning.data.rows import Problem
 from captioning.data.statistics import summarize
 from captioning.runs.report.check_page import Check, render_check
@@ -28,9 +28,9 @@ HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)> "quoted' {{ 7
 
 
 @pytest.fixture
-def folder(pictures: Path, tmp_path: Path) -> Path:
-    """29 good pictures, to be spoilt."""
-    return Path(shutil.copytree(pictures, tmp_path / "pictures"))
+def folder(images: Path, tmp_path: Path) -> Path:
+    """29 good images, to be spoilt."""
+    return Path(shutil.copytree(images, tmp_path / "images"))
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def checked(tmp_path: Path):
 
 
 def spoil(folder: Path, count: int) -> list[str]:
-    """Turn some pictures into files that are none; their names."""
+    """Turn some images into files that are none; their names."""
     names = sorted(path.name for path in folder.glob("*.png"))[:count]
     for name in names:
-        (folder / name).write_text("no picture")
+        (folder / name).write_text("no image")
     return names
 
 
@@ -66,7 +66,7 @@ def text_of(page: str) -> str:
 def test_good_data_are_ready(folder, checked, tmp_path):
     result = checked(folder)
     assert result.exit_code == 0, result.output
-    assert "ready: 29 pictures, nothing left out" in result.stdout
+    assert "ready: 29 images, nothing left out" in result.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "check.html",
         "check.json",
@@ -87,7 +87,7 @@ def test_what_is_left_out_is_named_in_full_in_the_file_and_in_part_in_the_termin
     result = checked(folder, "data.max_bad_share=0.5")
     assert result.exit_code == 0
     assert "ready, with 5 of 29 left out" in result.stdout
-    assert findings(tmp_path)["picture can't be read: not a picture"] == names
+    assert findings(tmp_path)["image can't be read: not an image"] == names
     shown = "".join(result.stdout.split())
     assert names[2] in shown
     assert names[3] not in shown
@@ -109,7 +109,7 @@ def test_more_left_out_than_is_allowed_is_not_ready(folder, checked, tmp_path):
     assert json.loads((tmp_path / "out" / "check.json").read_text())["ready"] is False
 
 
-def test_a_copy_of_a_picture_on_two_sides_of_given_splits_is_a_leak(folder, checked, tmp_path):
+def test_a_copy_of_a_image_on_two_sides_of_given_splits_is_a_leak(folder, checked, tmp_path):
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for number, line in enumerate(lines):
         line["split"] = ("train", "val", "test")[number % 3]
@@ -118,7 +118,7 @@ def test_a_copy_of_a_picture_on_two_sides_of_given_splits_is_a_leak(folder, chec
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = checked(folder, "data.strict=true")
     assert result.exit_code == 1
-    assert findings(tmp_path)["the same picture twice, in train and test"] == [f"{lines[0]['file_name']} ~ copy.png"]
+    assert findings(tmp_path)["the same image twice, in train and test"] == [f"{lines[0]['file_name']} ~ copy.png"]
 
 
 def test_where_nothing_is_usable_the_page_says_of_all_files_why(folder, checked, tmp_path):
@@ -128,17 +128,17 @@ def test_where_nothing_is_usable_the_page_says_of_all_files_why(folder, checked,
     assert "not ready: nothing usable among the 29 seen" in result.stdout
     page = text_of((tmp_path / "out" / "check.html").read_text())
     assert [name for name in names if name not in page] == []
-    assert "No picture is left to show." in page
+    assert "No image is left to show." in page
     assert not (tmp_path / "out" / "samples.png").exists()
 
 
-def test_pictures_that_cannot_be_split_are_shown_and_not_ready(tmp_path, checked):
+def test_images_that_cannot_be_split_are_shown_and_not_ready(tmp_path, checked):
     for number in range(5):
         Image.new("RGB", (40, 40), "red").save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a red square")
     ran = checked(tmp_path, "model.checkpoint=null")
     assert ran.exit_code == 1
-    assert "not ready: 5 captioned pictures, of which some look the same" in " ".join(ran.output.split())
+    assert "not ready: 5 captioned images, of which some look the same" in " ".join(ran.output.split())
     assert "data.near_duplicates=false" in (tmp_path / "out" / "check.html").read_text()
 
 
@@ -148,7 +148,7 @@ def test_without_a_tokenizer_the_rest_is_checked(folder, checked, tmp_path):
     assert result.exit_code == 0, result.output
     verdict = json.loads((tmp_path / "out" / "check.json").read_text())["verdict"]
     assert verdict.startswith(
-        "ready: 29 pictures, nothing left out; captions weren't measured against a tokenizer: model.checkpoint="
+        "ready: 29 images, nothing left out; captions weren't measured against a tokenizer: model.checkpoint="
     )
 
 
@@ -168,8 +168,8 @@ def test_hostile_names_and_captions_are_only_words(folder, checked, tmp_path):
     shutil.move(folder / "red-on-blue.png", folder / name)
     with (folder / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": name, "text": HOSTILE}) + "\n")
-        file.write(json.dumps({"file_name": "<b>no picture<\u2215b>\x1b[31m.png", "text": HOSTILE}) + "\n")
-    (folder / "<b>no picture<\u2215b>\x1b[31m.png").touch()
+        file.write(json.dumps({"file_name": "<b>no image<\u2215b>\x1b[31m.png", "text": HOSTILE}) + "\n")
+    (folder / "<b>no image<\u2215b>\x1b[31m.png").touch()
     result = checked(folder, "data.max_bad_share=0")  # so that the verdict names what is left out
     assert result.exit_code == 1, result.output
     assert name in findings(tmp_path)["caption with HTML"]
@@ -191,7 +191,7 @@ def test_the_splits_can_be_fed_back(folder, checked, tmp_path):
     assert json.loads((tmp_path / "out" / "splits.json").read_text()) == splits
 
 
-def test_a_picture_that_the_given_splits_leave_out_is_counted_as_left_out(folder, checked, tmp_path):
+def test_a_image_that_the_given_splits_leave_out_is_counted_as_left_out(folder, checked, tmp_path):
     with (folder / "metadata.jsonl").open("a") as file:
         file.write(json.dumps({"file_name": "red-on-blue.png", "text": "a <b>red</b> square"}) + "\n")
     names = sorted(path.name for path in folder.glob("*.png"))
@@ -202,7 +202,7 @@ def test_a_picture_that_the_given_splits_leave_out_is_counted_as_left_out(folder
     assert result.exit_code == 0, result.output
     assert "ready, with 1 of 29 left out" in result.stdout
     assert findings(tmp_path)["caption with HTML"] == ["red-on-blue.png"]
-    assert "Pictures 28 that can be used" in text_of((tmp_path / "out" / "check.html").read_text())
+    assert "Images 28 that can be used" in text_of((tmp_path / "out" / "check.html").read_text())
 
 
 def test_a_check_of_the_same_folder_replaces_the_one_before(folder, checked, tmp_path):
@@ -212,7 +212,7 @@ def test_a_check_of_the_same_folder_replaces_the_one_before(folder, checked, tmp
     (tmp_path / "out" / "samples.png").touch()
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()
-    (spoilt / "a.png").write_text("no picture")
+    (spoilt / "a.png").write_text("no image")
     (spoilt / "a.txt").write_text("a cat")
     checked(spoilt)
     assert not (tmp_path / "out" / "samples.png").exists()
@@ -248,16 +248,16 @@ def test_a_run_is_not_overwritten(folder, checked, tmp_path):
 
 
 def page_of(count: int, *, problems: list[Problem] | None = None, pairs: list[tuple[int, int]] | None = None) -> str:
-    """The page of pictures that are all noise, each with five captions."""
+    """The page of images that are all noise, each with five captions."""
     noise = Image.effect_noise((128, 128), 90).convert("RGB")
-    ids = [f"folder/picture-{number:06}.jpg" for number in range(count)]
+    ids = [f"folder/image-{number:06}.jpg" for number in range(count)]
     captions = [[f"<b>caption</b> {number} of {name} {HOSTILE}" for number in range(5)] for name in ids]
     none = [None] * count
     rows = make_rows(ids=ids, images=none, captions=captions, splits=none, problems=problems or [])
-    facts = [Facts("", str(number), 100 + number % 900, 128, "CMYK", True, 2) for number in range(count)]
+    facts = [ImageInfo("", str(number), 100 + number % 900, 128, "CMYK", True, 2) for number in range(count)]
     splits = {"train": list(range(0, count, 2)), "val": list(range(1, count, 2))}
     found = find(rows, facts, splits, pairs or [], tokenizer=None, max_caption_tokens=9)
-    inspection = Inspection(rows, facts, splits, pairs or [], found, count + len(rows.problems))
+    inspection = DataReport(rows, facts, splits, pairs or [], found, count + len(rows.problems))
     limits = {"strict": False, "max_bad_share": 0.1}
     return render_check(
         Check(
@@ -267,18 +267,18 @@ def page_of(count: int, *, problems: list[Problem] | None = None, pairs: list[tu
             ready=inspection.stop(**limits) is None,
             data=HOSTILE,
             command="captioning check",
-            picture=lambda row: noise,
+            image=lambda row: noise,
         )
     )
 
 
 @pytest.fixture(scope="module")
 def large_page() -> str:
-    problems = [Problem("picture can't be read: empty file", f"folder/lost-{number:06}.jpg") for number in range(1000)]
+    problems = [Problem("image can't be read: empty file", f"folder/lost-{number:06}.jpg") for number in range(1000)]
     return page_of(9000, problems=problems, pairs=[(number, number + 1 + number % 2) for number in range(2000)])
 
 
-def test_the_page_of_ten_thousand_pictures_is_small(large_page):
+def test_the_page_of_ten_thousand_images_is_small(large_page):
     assert len(large_page.encode()) < 3_000_000
 
 
@@ -325,7 +325,7 @@ def test_the_page_fits_any_screen_and_loads_without_a_complaint(large_page, brow
     assert [m for m in browser.messages if m["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")] == []
 
 
-# ------------------------------------------------------------ the pictures
+# ------------------------------------------------------------ the images
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_any_caption_can_be_drawn_without_a_complaint(caption):
     assert Image.open(io.BytesIO(drawn)).size[0] > 1000
 
 
-def test_a_caption_that_is_long_is_cut_below_its_picture():
+def test_a_caption_that_is_long_is_cut_below_its_image():
     lines = wrapped("word " * 500).splitlines()
     assert len(lines) == 4
     assert lines[-1].endswith("…")

@@ -15,7 +15,7 @@ def test_version_is_that_of_the_installed_package():
 
 
 def test_help_says_what_it_is_for():
-    assert "Caption pictures" in output_of("--help")
+    assert "Caption images" in output_of("--help")
 
 
 def test_neither_the_command_nor_the_package_imports_what_takes_seconds():

@@ -49,8 +49,8 @@ def test_the_number_of_the_corpus_is_theirs(scores, name):
 
 
 @each_name
-def test_the_number_of_each_picture_is_theirs(scores, name):
-    assert scores.of_pictures(name) == pytest.approx(np.array(EXPECTED[name]["pictures"]), rel=0, abs=1e-9)
+def test_the_number_of_each_image_is_theirs(scores, name):
+    assert scores.of_images(name) == pytest.approx(np.array(EXPECTED[name]["images"]), rel=0, abs=1e-9)
 
 
 def test_the_committed_error_rates_are_what_jiwer_says():
@@ -62,7 +62,7 @@ def test_the_committed_numbers_are_what_pycocoevalcap_says():
     said = judged_by_coco(PREDICTIONS, REFERENCES)
     for name in COCO:
         assert said[name]["corpus"] == pytest.approx(EXPECTED[name]["corpus"], rel=0, abs=1e-12)
-        assert said[name]["pictures"] == pytest.approx(EXPECTED[name]["pictures"], rel=0, abs=1e-12)
+        assert said[name]["images"] == pytest.approx(EXPECTED[name]["images"], rel=0, abs=1e-12)
 
 
 @with_coco
@@ -73,13 +73,13 @@ def test_arbitrary_captions_are_judged_as_by_pycocoevalcap(pairs):
     ours, theirs = score(predictions, truths), judged_by_coco(predictions, truths)
     for name in COCO:
         assert ours.values()[name] == pytest.approx(theirs[name]["corpus"], rel=0, abs=1e-9)
-        assert ours.of_pictures(name) == pytest.approx(np.array(theirs[name]["pictures"]), rel=0, abs=1e-9)
+        assert ours.of_images(name) == pytest.approx(np.array(theirs[name]["images"]), rel=0, abs=1e-9)
 
 
 @each_rate
 @pytest.mark.parametrize("which", range(5))
 def test_with_one_reference_each_the_rate_of_the_committed_captions_is_jiwers(name, oracle, which):
-    truths = [picture[which] for picture in REFERENCES]
+    truths = [image[which] for image in REFERENCES]
     expected = oracle(list(map(normalize, truths)), list(map(normalize, PREDICTIONS)))
     assert score(PREDICTIONS, [[truth] for truth in truths]).values()[name] == pytest.approx(expected, rel=1e-12)
 

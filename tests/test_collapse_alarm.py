@@ -11,7 +11,7 @@ from captioning.training.callbacks.collapse_alarm import CollapseAlarm, find_col
 from captioning.training.evaluator import Evaluation
 
 LIMITS = {"top_caption": 0.5, "repetition": 0.2, "empty_captions": 0.2}
-TRUTHS = [f"a {colour} {thing}" for colour in ("red", "green") for thing in ("dog", "cat", "bird", "fish", "cow")]
+TRUTHS = [f"a {color} {thing}" for color in ("red", "green") for thing in ("dog", "cat", "bird", "fish", "cow")]
 
 
 def kinds(predictions: list[str], truths: list[str] = TRUTHS) -> list[str]:
@@ -28,7 +28,7 @@ def test_captions_as_varied_as_their_references_give_no_alarm():
     assert kinds(TRUTHS) == []
 
 
-def test_one_caption_for_six_pictures_of_ten_gives_an_alarm():
+def test_one_caption_for_six_images_of_ten_gives_an_alarm():
     assert kinds(["a dog"] * 6 + TRUTHS[6:]) == ["one caption for everything"]
 
 
@@ -37,7 +37,7 @@ def test_one_caption_is_the_same_however_it_is_written():
     assert kinds(written) == ["one caption for everything"]
 
 
-def test_one_caption_for_half_of_the_pictures_gives_none():
+def test_one_caption_for_half_of_the_images_gives_none():
     assert kinds(["a dog"] * 5 + TRUTHS[5:]) == []
 
 
@@ -59,16 +59,16 @@ def test_empty_captions_give_an_alarm():
 
 
 @pytest.fixture
-def collapsed(compose, pictures, tmp_path, said) -> tuple[Path, str]:
-    """A run whose weights are ruined, so that it says the same of every picture, and what it said."""
-    overrides = ["model.lr=0.5", "model.warmup_fraction=0.0", "callbacks.collapse_alarm.min_pictures=3"]
+def collapsed(compose, images, tmp_path, said) -> tuple[Path, str]:
+    """A run whose weights are ruined, so that it says the same of every image, and what it said."""
+    overrides = ["model.lr=0.5", "model.warmup_fraction=0.0", "callbacks.collapse_alarm.min_images=3"]
     splits = [
         "data.val_fraction=0.3",
         "data.test_fraction=0.3",
         "trainer.max_epochs=3",
         "trainer.gradient_clip_val=null",
     ]
-    train(compose(*SMALL, f"data.path={pictures}", *overrides, *splits))
+    train(compose(*SMALL, f"data.path={images}", *overrides, *splits))
     return tmp_path / "run", said.text
 
 
@@ -81,18 +81,18 @@ def test_a_collapse_is_told_in_the_terminal_with_a_remedy(collapsed):
 def test_a_collapse_is_told_when_it_arises_and_not_again(collapsed):
     _, said = collapsed
     assert "alarm (step 3): " in said
-    assert "alarm (step 6): 100% of the pictures get the same caption" not in said
+    assert "alarm (step 6): 100% of the images get the same caption" not in said
 
 
 def test_a_collapse_is_written_down_for_each_validation_and_for_the_test(collapsed):
     run, _ = collapsed
     lines = [json.loads(line) for line in (run / "alarms.jsonl").read_text().splitlines()]
-    # Of one kind or another: what ruined weights say of every picture may also be nothing.
+    # Of one kind or another: what ruined weights say of every image may also be nothing.
     assert {(line["split"], line["step"]) for line in lines} == {("val", 3), ("val", 6), ("val", 9), ("test", None)}
 
 
-def test_a_few_pictures_prove_nothing(compose, pictures, tmp_path):
-    train(compose(*SMALL, f"data.path={pictures}", "model.lr=3.0", "model.warmup_fraction=0.0"))
+def test_a_few_images_prove_nothing(compose, images, tmp_path):
+    train(compose(*SMALL, f"data.path={images}", "model.lr=3.0", "model.warmup_fraction=0.0"))
     assert not (tmp_path / "run" / "alarms.jsonl").exists()
 
 

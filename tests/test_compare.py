@@ -11,16 +11,16 @@ from captioning.errors import UserError
 from captioning.runs.comparison import compare
 
 COMMAND = Path(sys.executable).with_name("captioning")
-# Pictures 0 to 49 with captions of four words, no word in two of them: a caption with k words wrong has a WER of k / 4.
+# Images 0 to 49 with captions of four words, no word in two of them: a caption with k words wrong has a WER of k / 4.
 TRUTHS = [f"red{i} cat{i} on{i} sofa{i}" for i in range(50)]
 
 
 def make_run(folder: Path, captions, references=TRUTHS, *, ids=None, **files) -> Path:
-    """A run folder with these captions of the first pictures (or of ``ids``), and further files."""
+    """A run folder with these captions of the first images (or of ``ids``), and further files."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
-        {"id": f"{picture}.png", "references": [truth] if isinstance(truth, str) else truth, "prediction": caption}
-        for picture, truth, caption in zip(ids or range(len(captions)), references, captions, strict=False)
+        {"id": f"{image}.png", "references": [truth] if isinstance(truth, str) else truth, "prediction": caption}
+        for image, truth, caption in zip(ids or range(len(captions)), references, captions, strict=False)
     ]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name, content in files.items():
@@ -114,7 +114,7 @@ def test_few_captions_are_judged_as_by_a_sign_test(right, tmp_path, changed, p, 
 
 
 def test_of_many_other_captions_only_those_that_change_a_number_count_for_it(tmp_path):
-    # In all of 20 pictures the wrong word is another one, but only in four of them one more is wrong.
+    # In all of 20 images the wrong word is another one, but only in four of them one more is wrong.
     before = make_run(tmp_path / "before", [misspelt(truth) for truth in TRUTHS[:20]] + TRUTHS[20:])
     reworded = [misspelt(truth, 2 if number < 4 else 1).replace("x", "y") for number, truth in enumerate(TRUTHS[:20])]
     after = make_run(tmp_path / "after", reworded + TRUTHS[20:])
@@ -137,7 +137,7 @@ def test_changes_that_cancel_out_are_no_difference_at_all(tmp_path):
 
 
 def test_a_difference_that_both_intervals_cover_is_found_by_pairing(tmp_path):
-    # Half of the pictures are beyond either run; of the others one run has a word wrong in each third.
+    # Half of the images are beyond either run; of the others one run has a word wrong in each third.
     hopeless = ["x x x x"] * 25
     one = make_run(tmp_path / "one", hopeless + TRUTHS[25:])
     other = make_run(tmp_path / "other", hopeless + [misspelt(TRUTHS[i], int(i % 3 == 0)) for i in range(25, 50)])
@@ -157,22 +157,22 @@ def test_runs_that_are_equally_good_seldom_differ(tmp_path):
     assert 0.01 < found / 200 < 0.12
 
 
-def test_of_a_single_picture_nothing_follows(tmp_path):
+def test_of_a_single_image_nothing_follows(tmp_path):
     folders = [make_run(tmp_path / "one", TRUTHS[:1]), make_run(tmp_path / "other", ["x x x x"])]
     difference = wer(*folders)
     assert (difference.value, difference.ci95, difference.p) == (1.0, None, None)
-    assert difference.verdict == "too few pictures"
+    assert difference.verdict == "too few images"
 
 
 # What is compared.
 
 
-def test_runs_are_judged_on_the_pictures_that_all_of_them_have(tmp_path):
-    # Of pictures 0 to 9 and 5 to 14, the common ones are right in one run and wrong in the other.
+def test_runs_are_judged_on_the_images_that_all_of_them_have(tmp_path):
+    # Of images 0 to 9 and 5 to 14, the common ones are right in one run and wrong in the other.
     one = make_run(tmp_path / "one", ["x x x x"] * 5 + TRUTHS[5:10])
     other = make_run(tmp_path / "other", ["x x x x"] * 5 + TRUTHS[10:15], TRUTHS[5:15], ids=range(5, 15))
     compared = compare([one, other])
-    assert compared.pictures == 5
+    assert compared.images == 5
     assert [run.left_out for run in compared.runs] == [5, 5]
     assert [run.numbers["wer"].value for run in compared.runs] == [0.0, 1.0]
 
@@ -186,7 +186,7 @@ def test_where_references_differ_the_first_runs_count_and_that_is_said(right, tm
     other = make_run(tmp_path / "other", TRUTHS, ["another caption", *TRUTHS[1:]])
     compared = compare([right, other])
     assert compared.runs[1].numbers["wer"].value == 0.0
-    assert any("references of 1 of the pictures differ" in warning for warning in compared.warnings)
+    assert any("references of 1 of the images differ" in warning for warning in compared.warnings)
 
 
 def test_references_in_another_order_are_the_same(tmp_path):
@@ -195,13 +195,13 @@ def test_references_in_another_order_are_the_same(tmp_path):
     assert not any("references" in warning for warning in compare([one, other]).warnings)
 
 
-def test_teacher_forced_numbers_are_shown_where_the_pictures_are_the_same(tmp_path):
+def test_teacher_forced_numbers_are_shown_where_the_images_are_the_same(tmp_path):
     metrics = {"test/loss": 0.5, "test/token_accuracy": float("nan"), "val/loss": 0.25, "test/wer": 0.75}
     one, other = (make_run(tmp_path / name, TRUTHS, metrics=metrics) for name in ("one", "other"))
     assert compare([one, other]).runs[0].teacher_forced == {"loss": 0.5}
 
 
-def test_teacher_forced_numbers_of_different_pictures_are_not_shown(right, tmp_path):
+def test_teacher_forced_numbers_of_different_images_are_not_shown(right, tmp_path):
     fewer = make_run(tmp_path / "fewer", TRUTHS[:40], metrics={"test/loss": 0.5})
     assert compare([right, fewer]).runs[1].teacher_forced == {}
 
@@ -339,7 +339,7 @@ def test_everything_is_written_as_json(right, wrong, tmp_path):
         pytest.fail(f"{constant} isn't JSON")
 
     written = json.loads((tmp_path / "all.json").read_text(), parse_constant=refuse)
-    assert (written["pictures"], written["settings"]) == (50, {"rate": ["NaN", "Infinity"]})
+    assert (written["images"], written["settings"]) == (50, {"rate": ["NaN", "Infinity"]})
     wer = {"value": 1.0, "ci95": [1.0, 1.0], "p": 2 / 2001, "verdict": "worse"}
     assert written["runs"][1]["differences"]["wer"] == wer
     assert len(written["runs"][1]["worsened"]) == 1
@@ -388,9 +388,9 @@ def test_another_file_that_is_damaged_is_named(right, wrong, name, content):
     assert "\n" not in str(mistake.value)
 
 
-def test_runs_without_a_common_picture_do_not_compare(right, tmp_path):
+def test_runs_without_a_common_image_do_not_compare(right, tmp_path):
     other = make_run(tmp_path / "other", TRUTHS[:2], ids=[50, 51])
-    assert "none of its test pictures" in error_of(right, other)
+    assert "none of its test images" in error_of(right, other)
 
 
 def test_one_run_is_too_few(right):

@@ -31,18 +31,18 @@ CASES = [
 
 
 @pytest.mark.parametrize(("captions", "settings"), CASES)
-def test_every_gradient_is_the_same(pictures, checkpoint, captions, settings):
-    batch = first_batch(pictures, checkpoint, captions)
+def test_every_gradient_is_the_same(images, checkpoint, captions, settings):
+    batch = first_batch(images, checkpoint, captions)
     plain, compiled = (gradients_of(module, batch) for module in pair_of(checkpoint, **settings))
     assert plain.keys() == compiled.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_layers_are_compiled_once_for_all_lengths_of_captions(pictures, checkpoint):
+def test_the_layers_are_compiled_once_for_all_lengths_of_captions(images, checkpoint):
     _, compiled = pair_of(checkpoint)
     counters.clear()
-    batch = first_batch(pictures, checkpoint, "first")
+    batch = first_batch(images, checkpoint, "first")
     for length in (4, 3, 6, 5):
         text = {name: batch[name][:, :length] for name in ("input_ids", "attention_mask", "labels")}
         gradients_of(compiled, {**batch, **text})
@@ -51,11 +51,11 @@ def test_the_layers_are_compiled_once_for_all_lengths_of_captions(pictures, chec
 
 
 @pytest.mark.slow
-def test_a_run_compiles_what_training_computes_and_nothing_else(compose, pictures):
+def test_a_run_compiles_what_training_computes_and_nothing_else(compose, images):
     counters.clear()
     torch._dynamo.reset()
-    own = ["model.compile=true", "trainer.max_epochs=2", "data.batch_size=3"]  # 17 pictures: no batch is of one
-    metrics = captioning.run.train(compose(*SMALL, f"data.path={pictures}", *own))
+    own = ["model.compile=true", "trainer.max_epochs=2", "data.batch_size=3"]  # 17 images: no batch is of one
+    metrics = captioning.run.train(compose(*SMALL, f"data.path={images}", *own))
     assert counters["stats"]["unique_graphs"] == 3
     assert metrics["test/loss"] > 0
 

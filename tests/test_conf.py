@@ -88,12 +88,12 @@ MISTAKES = [
     ("monitor=wer", r"^monitor=wer: validation has no such metric; did you mean val/wer\?$"),
     ("monitor=test/wer", r"^monitor=test/wer: .*val/wer"),
     ("monitor=val/length_ratio", r"^monitor=val/length_ratio: neither more nor less of it is better"),
-    ("callbacks.gallery.pictures=many", r"^callbacks\.gallery\.pictures=many: a whole number is needed$"),
+    ("callbacks.gallery.images=many", r"^callbacks\.gallery\.images=many: a whole number is needed$"),
     ("callbacks.collapse_alarm.repetitions=1", r"did you mean callbacks\.collapse_alarm\.repetition\?$"),
     ("+model.learning_rate=1", r"^model\.learning_rate: no such setting; there are: .*lr"),
     ("+data.batchsize=1", r"^data\.batchsize: no such setting; did you mean batch_size\?$"),
     ("modl=git-base", r"^modl=git-base: no such setting; did you mean model\?$"),
-    ("data.path=~/pictures", r"""^data\.path=~/pictures: .*'data\.path="~/pictures"'$"""),
+    ("data.path=~/images", r"""^data\.path=~/images: .*'data\.path="~/images"'$"""),
     ("data.path=cats, dogs", r"""^data\.path=cats, dogs: .*'data\.path="cats, dogs"'$"""),
     ("model.checkpoint=epoch=3.ckpt", r"""'model\.checkpoint="epoch=3\.ckpt"'$"""),
     ("data.path", r"^data\.path: a setting is given as KEY=VALUE$"),
@@ -109,7 +109,7 @@ def test_a_mistake_of_composition_is_answered_in_one_line(compose, override, lin
     assert re.search(line, answer)
 
 
-@pytest.mark.parametrize("path", ["~/pictures", "cats, dogs", "epoch=3.ckpt", "with (brackets)"])
+@pytest.mark.parametrize("path", ["~/images", "cats, dogs", "epoch=3.ckpt", "with (brackets)"])
 def test_the_quotes_that_a_mistake_advises_work(compose, path):
     assert compose(f'data.path="{path}"').data.path == path
 
@@ -143,7 +143,7 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path, text, line):
         ("trainer.strategy=dpp", r"^trainer: .*dpp"),
         ("trainer.devices=0", r"^trainer: .*devices"),
         ("val_every_n_steps=0", r"^val_every_n_steps must be at least 1, got 0"),
-        ("callbacks.gallery.pictures=0", r"^callbacks\.gallery\.pictures must be at least 1, got 0"),
+        ("callbacks.gallery.images=0", r"^callbacks\.gallery\.images must be at least 1, got 0"),
         ("trainer.limit_test_batches=0", r"^trainer\.limit_test_batches=0: every run ends in a test"),
     ],
 )

@@ -25,7 +25,7 @@ from captioning.data.creatures.dataset import (
     write_creatures,
 )
 from captioning.data.creatures.drawing import Creature, draw_creature
-from captioning.data.creatures.shapes import COLOURS, shade_of
+from captioning.data.creatures.shapes import COLORS, shade_of
 
 PARTS = sorted({part for slots in SLOTS.values() for slot in slots for part in slot})
 # The default set's creatures.
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_set_is_an_ordinary_picture_folder(tmp_path: Path) -> None:
+def test_a_set_is_an_ordinary_image_folder(tmp_path: Path) -> None:
     write_creatures(tmp_path, count=3, size=48)
     lines = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     assert [line["file_name"] for line in lines] == ["creature-00001.png", "creature-00002.png", "creature-00003.png"]
@@ -44,17 +44,17 @@ def test_a_set_is_an_ordinary_picture_folder(tmp_path: Path) -> None:
     for line in lines:
         assert line.keys() == {"file_name", "text"}
         assert len(set(line["text"])) == len(OPENINGS)
-        with Image.open(tmp_path / line["file_name"]) as picture:
-            assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (48, 48))
+        with Image.open(tmp_path / line["file_name"]) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (48, 48))
 
 
-def test_the_same_seed_gives_the_same_pictures_and_captions(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_images_and_captions(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_creatures(tmp_path / name, count=8, seed=3, size=48)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
-def test_another_seed_gives_other_pictures_and_captions(tmp_path: Path) -> None:
+def test_another_seed_gives_other_images_and_captions(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_creatures(tmp_path / str(seed), count=3, seed=seed, size=48)
     one, other = contents(tmp_path / "0"), contents(tmp_path / "1")
@@ -86,8 +86,8 @@ def test_a_caption_names_exactly_what_the_creature_has() -> None:
     for creature in CREATURES:
         caption = captions_of(creature)[0]
         assert tuple(part for part in PARTS if part in caption) == tuple(sorted(creature.parts))
-        assert [word for word in caption.split() if word in COLOURS] == [
-            colour for colour in (creature.colour, creature.second_colour) if colour
+        assert [word for word in caption.split() if word in COLORS] == [
+            color for color in (creature.color, creature.second_colour) if color
         ]
         assert [word for word in ("spotted", "striped") if word in caption] == [creature.coat] * (
             creature.coat != "plain"
@@ -95,7 +95,7 @@ def test_a_caption_names_exactly_what_the_creature_has() -> None:
         assert [kind for kind in SLOTS if f" {kind} with " in caption] == [creature.kind]
 
 
-def test_the_captions_of_a_picture_differ_only_in_their_opening() -> None:
+def test_the_captions_of_a_image_differ_only_in_their_opening() -> None:
     for creature in CREATURES[:100]:
         captions = captions_of(creature)
         rests = {caption.removeprefix(opening) for caption, opening in zip(captions, OPENINGS, strict=True)}
@@ -128,7 +128,7 @@ def test_the_vocabulary_is_small_and_closed() -> None:
 def test_no_attribute_is_rare() -> None:
     for values in (
         Counter(creature.kind for creature in CREATURES),
-        Counter(colour for creature in CREATURES for colour in {creature.colour, creature.second_colour}),
+        Counter(color for creature in CREATURES for color in {creature.color, creature.second_colour}),
         Counter(creature.coat for creature in CREATURES),
         Counter(part for creature in CREATURES for part in creature.parts),
     ):
@@ -138,21 +138,21 @@ def test_no_attribute_is_rare() -> None:
 
 def test_shades_of_two_colour_names_never_meet() -> None:
     rng = Random(0)
-    shades = {name: [shade_of(name, rng) for _ in range(60)] for name in COLOURS}
+    shades = {name: [shade_of(name, rng) for _ in range(60)] for name in COLORS}
     for one, other in itertools.combinations(shades, 2):
         assert min(math.dist(a, b) for a in shades[one] for b in shades[other]) > 60, (one, other)
 
 
 def change(one: Creature, other: Creature) -> float:
-    """The share of the picture that differs visibly, at the size that a small model sees."""
-    pictures = (draw_creature(creature, 64, Random(0)) for creature in (one, other))
-    return sum(ImageChops.difference(*pictures).convert("L").histogram()[24:]) / 64**2
+    """The share of the image that differs visibly, at the size that a small model sees."""
+    images = (draw_creature(creature, 64, Random(0)) for creature in (one, other))
+    return sum(ImageChops.difference(*images).convert("L").histogram()[24:]) / 64**2
 
 
 @pytest.mark.parametrize("kind", SLOTS)
-def test_all_that_a_caption_says_is_large_in_the_picture(kind: str) -> None:
+def test_all_that_a_caption_says_is_large_in_the_image(kind: str) -> None:
     creature = Creature(kind, "orange", "blue", "plain", ())
-    assert change(creature, replace(creature, colour="green")) > 0.08
+    assert change(creature, replace(creature, color="green")) > 0.08
     assert change(creature, replace(creature, second_colour="green")) > 0.05
     for coat in ("spotted", "striped"):
         assert kind in ("snail", "turtle", "caterpillar") or change(creature, replace(creature, coat=coat)) > 0.04
@@ -168,7 +168,7 @@ def test_a_set_is_drawn_once(tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert creatures_folder(tmp_path / "cache", count=3, size=48) == folder
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == stamps
-    assert len(stamps) == 6  # the cache, whose own stamp tells of drafts, the folder, its metadata, three pictures
+    assert len(stamps) == 6  # the cache, whose own stamp tells of drafts, the folder, its metadata, three images
 
 
 def test_each_count_seed_and_size_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     creatures_folder(tmp_path / "whole", count=20, size=64)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "whole").rglob("*.png"))]
     limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[0], hard))  # the first picture fits, a later one doesn't
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[0], hard))  # the first image fits, a later one doesn't
     try:
         with pytest.raises(OSError, match="File too large"):
             creatures_folder(tmp_path / "full", count=20, size=64)

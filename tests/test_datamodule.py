@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, ROOT
+from conftest import COLORS, ROOT
 from PIL import Image
 
 from captioning import CaptionDataModule
@@ -22,7 +22,7 @@ def data_of(folder: Path, checkpoint: Path, **settings: object) -> CaptionDataMo
 
 @pytest.fixture(scope="module")
 def hundred(tmp_path_factory) -> Path:
-    """A hundred pictures, the first half of them for training by their own word, the rest for validation and test."""
+    """A hundred images, the first half of them for training by their own word, the rest for validation and test."""
     folder = tmp_path_factory.mktemp("hundred")
     lines = []
     for number in range(100):
@@ -49,7 +49,7 @@ def test_a_larger_limit_holds_every_smaller_one(hundred, checkpoint):
     assert few < more
 
 
-def test_a_limit_above_the_number_of_pictures_changes_nothing(hundred, checkpoint):
+def test_a_limit_above_the_number_of_images_changes_nothing(hundred, checkpoint):
     assert names(data_of(hundred, checkpoint, limit=1000)) == names(data_of(hundred, checkpoint))
 
 
@@ -63,37 +63,37 @@ def test_loading_draws_nothing_from_the_generator_that_dropout_draws_from(hundre
 
 def test_the_test_can_be_on_any_split(hundred, checkpoint):
     data = data_of(hundred, checkpoint)
-    data.test_on("val")
+    data.set_eval_split("val")
     tested = [name for batch in data.test_dataloader() for name in batch["id"]]
     assert tested == data.split_ids["val"]
 
 
-def test_a_test_on_training_pictures_visits_them_in_order_with_their_first_captions(pictures, checkpoint):
-    data = data_of(pictures, checkpoint)
-    data.test_on("train")
+def test_a_test_on_training_images_visits_them_in_order_with_their_first_captions(images, checkpoint):
+    data = data_of(images, checkpoint)
+    data.set_eval_split("train")
     batches = list(data.test_dataloader())
     assert [name for batch in batches for name in batch["id"]] == data.split_ids["train"]
     assert all(learned(data, batch) == [captions[0] for captions in batch["references"]] for batch in batches)
 
 
-def test_a_test_on_all_pictures_needs_no_split(hundred, checkpoint):
+def test_a_test_on_all_images_needs_no_split(hundred, checkpoint):
     data = CaptionDataModule(path=str(hundred), processor=str(checkpoint), limit=1)
-    data.test_on("all")
+    data.set_eval_split("all")
     data.setup()
     assert [len(ids) for ids in data.split_ids.values()] == [1]
 
 
 def test_no_such_split_is_answered_with_the_nearest(hundred, checkpoint):
     with pytest.raises(UserError, match=r"^split=tets: no such split; did you mean test\?"):
-        data_of(hundred, checkpoint).test_on("tets")
+        data_of(hundred, checkpoint).set_eval_split("tets")
 
 
-def test_the_readmes_data_from_python_are_made_as_it_says(pictures, monkeypatch):
+def test_the_readmes_data_from_python_are_made_as_it_says(images, monkeypatch):
     readme = (ROOT / "README.md").read_text()
     (line,) = [line for line in readme.splitlines() if line.startswith("data = CaptionDataModule(")]
     names = {"CaptionDataModule": CaptionDataModule}
     exec(line, names)
-    assert names["data"].hparams["path"] == "pictures"
+    assert names["data"].hparams["path"] == "images"
 
 
 # ---------------------------------------------------------------- what is bad
@@ -101,14 +101,14 @@ def test_the_readmes_data_from_python_are_made_as_it_says(pictures, monkeypatch)
 
 @pytest.fixture
 def noisy(tmp_path) -> Path:
-    """Thirty different pictures, and one that is none."""
+    """Thirty different images, and one that is none."""
     for number in range(30):
         noise(number).save(tmp_path / f"{number:02}.png")
         (tmp_path / f"{number:02}.txt").write_text(
-            f"a {COLOURS[number % 6]} square on white\na {COLOURS[number % 6]} square"
+            f"a {COLORS[number % 6]} square on white\na {COLORS[number % 6]} square"
         )
     (tmp_path / "30.png").write_bytes(b"<html>")
-    (tmp_path / "30.txt").write_text("not a picture")
+    (tmp_path / "30.txt").write_text("not an image")
     return tmp_path
 
 
@@ -119,11 +119,11 @@ def noise(number: int, size: int = 24) -> Image.Image:
 
 def test_what_is_bad_is_left_out_and_named(noisy, checkpoint, said):
     assert "30.png" not in names(data_of(noisy, checkpoint))
-    assert "picture can't be read: not a picture: 30.png" in said.text
+    assert "image can't be read: not an image: 30.png" in said.text
 
 
 def test_what_was_found_is_in_the_summary(noisy, checkpoint):
-    left_out = {"severity": "left out", "kind": "picture can't be read: not a picture", "names": ["30.png"]}
+    left_out = {"severity": "left out", "kind": "image can't be read: not an image", "names": ["30.png"]}
     assert left_out in data_of(noisy, checkpoint).summary["findings"]
 
 
@@ -175,13 +175,13 @@ def test_the_splits_of_a_run_can_be_taken_for_another(noisy, checkpoint, tmp_pat
     assert data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json")).split_ids == first.split_ids
 
 
-def test_pictures_that_the_splits_do_not_name_are_left_out_and_named(noisy, checkpoint, tmp_path, said):
+def test_images_that_the_splits_do_not_name_are_left_out_and_named(noisy, checkpoint, tmp_path, said):
     splits = data_of(noisy, checkpoint).split_ids
     forgotten = splits["train"].pop()
     (tmp_path / "splits.json").write_text(json.dumps({**splits, "val": [*splits["val"], "gone.png"]}))
     data = data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json"))
     assert forgotten not in names(data)
-    assert f"picture that data.splits_from doesn't name: {forgotten}" in said.text
+    assert f"image that data.splits_from doesn't name: {forgotten}" in said.text
     assert any("gone.png" in finding.names for finding in data.inspection.findings)
 
 
@@ -220,31 +220,33 @@ def learned(data: CaptionDataModule, batch: dict) -> list[str]:
     return data.processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
 
 
-def of_each_picture(batches: list[dict], key: str) -> dict[str, object]:
+def of_each_image(batches: list[dict], key: str) -> dict[str, object]:
     return {name: value for batch in batches for name, value in zip(batch["id"], batch[key], strict=True)}
 
 
-def test_a_step_is_given_what_the_processor_makes_of_the_pictures(noisy, checkpoint):
+def test_a_step_is_given_what_the_processor_makes_of_the_images(noisy, checkpoint):
     data = data_of(noisy, checkpoint)
     batches_of = training_batches(data)
-    assert [len(of_each_picture(batches, "id")) for batches in batches_of.values()] == [24, 3]
+    assert [len(of_each_image(batches, "id")) for batches in batches_of.values()] == [24, 3]
     for phase, batches in batches_of.items():
-        for name, values in of_each_picture(batches, "pixel_values").items():
-            with Image.open(noisy / name) as picture:
-                expected = data.processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values[0]
+        for name, values in of_each_image(batches, "pixel_values").items():
+            with Image.open(noisy / name) as image:
+                expected = data.processor(images=image.convert("RGB"), return_tensors="pt").pixel_values[0]
             assert torch.equal(values, expected), phase
 
 
-def test_training_pictures_alone_are_augmented(noisy, checkpoint):
-    plain, augmented = (training_batches(data_of(noisy, checkpoint, augment_colour=share)) for share in (0.0, 0.3))
+def test_training_images_alone_are_augmented(noisy, checkpoint):
+    plain, augmented = (
+        training_batches(data_of(noisy, checkpoint, augment_color_jitter=share)) for share in (0.0, 0.3)
+    )
     for phase, changes in (("train", True), ("val", False)):
-        one, other = (of_each_picture(batches[phase], "pixel_values") for batches in (plain, augmented))
+        one, other = (of_each_image(batches[phase], "pixel_values") for batches in (plain, augmented))
         assert all(torch.equal(one[name], other[name]) != changes for name in one), phase
 
 
 def test_what_is_augmented_how_does_not_depend_on_workers_or_the_size_of_batches(noisy, checkpoint):
     alone, together = (
-        of_each_picture(training_batches(data)["train"], "pixel_values")
+        of_each_image(training_batches(data)["train"], "pixel_values")
         for data in (
             data_of(noisy, checkpoint, augment_crop=0.3, augment_flip=0.5),
             CaptionDataModule(
@@ -257,13 +259,13 @@ def test_what_is_augmented_how_does_not_depend_on_workers_or_the_size_of_batches
             ),
         )
     )
-    plain = of_each_picture(training_batches(data_of(noisy, checkpoint))["train"], "pixel_values")
+    plain = of_each_image(training_batches(data_of(noisy, checkpoint))["train"], "pixel_values")
     assert len(alone) == 24
     assert all(torch.equal(alone[name], together[name]) for name in alone)
     assert not any(torch.equal(alone[name], plain[name]) for name in alone)
 
 
-def test_all_captions_of_a_picture_can_be_learned_at_once(noisy, checkpoint):
+def test_all_captions_of_a_image_can_be_learned_at_once(noisy, checkpoint):
     batch = training_batches(data_of(noisy, checkpoint, captions="all"))["train"][0]
     assert batch["caption_index"].amax(1).tolist() == [1] * 4
 
@@ -274,7 +276,7 @@ def test_validation_learns_nothing_and_takes_first_captions(noisy, checkpoint):
     assert learned(data, batch) == [captions[0] for captions in batch["references"]]
 
 
-def test_pictures_can_be_squashed_and_the_processor_says_so(tmp_path, noisy, checkpoint):
+def test_images_can_be_squashed_and_the_processor_says_so(tmp_path, noisy, checkpoint):
     data = data_of(noisy, checkpoint, fit="squash")
     data.processor.save_pretrained(tmp_path / "saved")
     size = json.loads((tmp_path / "saved" / "processor_config.json").read_text())["image_processor"]["size"]
@@ -286,7 +288,7 @@ def test_pictures_can_be_squashed_and_the_processor_says_so(tmp_path, noisy, che
 
 @pytest.fixture
 def shards(tmp_path) -> Path:
-    """Three shards of 20 pictures."""
+    """Three shards of 20 images."""
     folder = tmp_path / "shards"
     folder.mkdir()
     for shard in range(3):
@@ -305,10 +307,10 @@ def stream_of(shards: Path, checkpoint: Path, **settings: object) -> CaptionData
     return data_of(shards, checkpoint, streaming=True, **({"stream_head": 30, "stream_epoch": 80} | settings))
 
 
-def test_a_stream_is_validated_and_tested_on_pictures_of_its_head_and_trained_on_all_others(shards, checkpoint):
+def test_a_stream_is_validated_and_tested_on_images_of_its_head_and_trained_on_all_others(shards, checkpoint):
     data = stream_of(shards, checkpoint)
     held_out = {*data.split_ids["val"], *data.split_ids["test"]}
-    seen = of_each_picture(training_batches(data)["train"], "id")
+    seen = of_each_image(training_batches(data)["train"], "id")
     assert len(held_out) == 6
     assert len(seen) == 54
     assert not held_out & seen.keys()
@@ -320,7 +322,7 @@ def test_a_stream_leaves_out_what_another_run_tests_on_even_where_its_head_lacks
     (tmp_path / "splits.json").write_text(json.dumps(splits))
     data = stream_of(shards, checkpoint, splits_from=str(tmp_path / "splits.json"), max_bad_share=1.0)
     assert not {*splits["val"], *splits["test"]} <= {*data.rows.ids}
-    assert not {*splits["val"], *splits["test"]} & of_each_picture(training_batches(data)["train"], "id").keys()
+    assert not {*splits["val"], *splits["test"]} & of_each_image(training_batches(data)["train"], "id").keys()
 
 
 def test_a_cache_of_shards_that_cannot_be_written_is_a_mistake_that_names_it(shards, checkpoint, tmp_path):
@@ -333,7 +335,7 @@ def test_an_epoch_of_a_stream_is_as_long_as_it_was_set(shards, checkpoint):
     assert len(training_batches(stream_of(shards, checkpoint))["train"]) == 20
 
 
-def test_a_near_duplicate_of_a_held_out_picture_is_not_trained_on(shards, checkpoint):
+def test_a_near_duplicate_of_a_held_out_image_is_not_trained_on(shards, checkpoint):
     tested = stream_of(shards, checkpoint).split_ids["test"][0]
     shard, number = tested.split("/")
     with tarfile.open(shards / "3.tar", "w") as tar:
@@ -346,7 +348,7 @@ def test_a_near_duplicate_of_a_held_out_picture_is_not_trained_on(shards, checkp
     for near_duplicates, expected in ((True, False), (False, True)):
         data = stream_of(shards, checkpoint, stream_head=60, near_duplicates=near_duplicates)
         data.inspection.splits.update(val=[0], test=[data.rows.ids.index(tested)])
-        assert ("3/copy" in of_each_picture(training_batches(data)["train"], "id")) == expected
+        assert ("3/copy" in of_each_image(training_batches(data)["train"], "id")) == expected
 
 
 @pytest.mark.parametrize(

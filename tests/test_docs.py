@@ -34,7 +34,7 @@ def test_every_page_is_in_the_navigation(site):
     assert pages == {page.parent.name for page in site.glob("*/index.html")}
 
 
-@pytest.mark.parametrize("page", ["your-own-pictures", "metrics", "caption"])
+@pytest.mark.parametrize("page", ["your-own-images", "metrics", "caption"])
 def test_what_the_readme_says_is_on_its_page(site, page):
     html = (site / page / "index.html").read_text()
     assert "--8&lt;--" not in html

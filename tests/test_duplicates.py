@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from captioning.data.creatures.dataset import sample_creature
 from captioning.data.creatures.drawing import Creature, draw_creature
-from captioning.data.duplicates import LOOK_BYTES, clusters, look, looks_like_any, near_duplicates
+from captioning.data.duplicates import LOOK_BYTES, clusters, is_near_duplicate, look, near_duplicates
 
 
-def looks_of(*pictures):
-    return np.stack([np.frombuffer(look(picture), dtype=np.uint8) for picture in pictures])
+def looks_of(*images):
+    return np.stack([np.frombuffer(look(image), dtype=np.uint8) for image in images])
 
 
 def are_near(one, other):
@@ -27,19 +27,19 @@ def noise(size, *, low=0, high=256, seed=0):
     return Image.fromarray(levels)
 
 
-def jpeg(picture, quality):
+def jpeg(image, quality):
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 
-def scaled(picture, factor):
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BICUBIC)
+def scaled(image, factor):
+    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
 
 
-def cropped(picture, share):
-    across, down = round(share * picture.width), round(share * picture.height)
-    return picture.crop((across, down, picture.width - across, picture.height - down))
+def cropped(image, share):
+    across, down = round(share * image.width), round(share * image.height)
+    return image.crop((across, down, image.width - across, image.height - down))
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,12 @@ def creatures():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5), (72, 72), (640, 427)])
-def test_a_look_has_the_same_length_for_every_size_of_picture(size):
+def test_a_look_has_the_same_length_for_every_size_of_image(size):
     assert len(look(noise(size))) == LOOK_BYTES
 
 
 @pytest.mark.parametrize("size", [(64, 64), (300, 200)])
-def test_a_plain_picture_has_no_steps_and_its_colour_everywhere(size):
+def test_a_plain_image_has_no_steps_and_its_colour_everywhere(size):
     assert look(Image.new("RGB", size, (10, 200, 30))) == bytes(32) + bytes((10, 200, 30)) * 64
 
 
@@ -75,10 +75,10 @@ def test_each_step_in_brightness_is_one_bit_of_its_direction():
 
 
 def test_the_bytes_of_a_look_are_the_same_on_every_machine():
-    # Steps and means of this picture come out even, so they are known: a white square on black, a cell in all.
-    picture = Image.new("RGB", (72, 72))
-    picture.paste("white", (18, 27, 27, 36))
-    cells = np.frombuffer(look(picture), dtype=np.uint8)[32:].reshape(8, 8, 3)
+    # Steps and means of this image come out even, so they are known: a white square on black, a cell in all.
+    image = Image.new("RGB", (72, 72))
+    image.paste("white", (18, 27, 27, 36))
+    cells = np.frombuffer(look(image), dtype=np.uint8)[32:].reshape(8, 8, 3)
     assert np.argwhere(cells == 255).tolist() == [[3, 2, channel] for channel in range(3)]
     assert cells.sum() == 3 * 255
 
@@ -86,16 +86,16 @@ def test_the_bytes_of_a_look_are_the_same_on_every_machine():
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param(lambda picture: scaled(picture, 0.5), id="half as large"),
-        pytest.param(lambda picture: scaled(picture, 2), id="twice as large"),
-        pytest.param(lambda picture: scaled(picture, 0.15), id="thumbnail"),
-        pytest.param(lambda picture: picture.resize((224, 224)), id="squeezed to a square"),
-        pytest.param(lambda picture: jpeg(picture, 85), id="JPEG of quality 85"),
-        pytest.param(lambda picture: jpeg(picture, 50), id="JPEG of quality 50"),
-        pytest.param(lambda picture: ImageEnhance.Brightness(picture).enhance(1.05), id="brighter"),
-        pytest.param(lambda picture: ImageEnhance.Brightness(picture).enhance(0.95), id="darker"),
-        pytest.param(lambda picture: cropped(picture, 0.01), id="cropped"),
-        pytest.param(lambda picture: jpeg(scaled(cropped(picture, 0.01), 0.5), 75), id="cropped, scaled, re-encoded"),
+        pytest.param(lambda image: scaled(image, 0.5), id="half as large"),
+        pytest.param(lambda image: scaled(image, 2), id="twice as large"),
+        pytest.param(lambda image: scaled(image, 0.15), id="thumbnail"),
+        pytest.param(lambda image: image.resize((224, 224)), id="squeezed to a square"),
+        pytest.param(lambda image: jpeg(image, 85), id="JPEG of quality 85"),
+        pytest.param(lambda image: jpeg(image, 50), id="JPEG of quality 50"),
+        pytest.param(lambda image: ImageEnhance.Brightness(image).enhance(1.05), id="brighter"),
+        pytest.param(lambda image: ImageEnhance.Brightness(image).enhance(0.95), id="darker"),
+        pytest.param(lambda image: cropped(image, 0.01), id="cropped"),
+        pytest.param(lambda image: jpeg(scaled(cropped(image, 0.01), 0.5), 75), id="cropped, scaled, re-encoded"),
     ],
 )
 def test_a_changed_copy_of_a_photo_is_found(photo, changed):
@@ -105,10 +105,10 @@ def test_a_changed_copy_of_a_photo_is_found(photo, changed):
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param(lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), id="mirrored"),
-        pytest.param(lambda picture: picture.convert("L").convert("RGB"), id="without colours"),
-        pytest.param(lambda picture: Image.merge("RGB", picture.split()[::-1]), id="other colours"),
-        pytest.param(lambda picture: cropped(picture, 0.15), id="another framing"),
+        pytest.param(lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), id="mirrored"),
+        pytest.param(lambda image: image.convert("L").convert("RGB"), id="without colors"),
+        pytest.param(lambda image: Image.merge("RGB", image.split()[::-1]), id="other colors"),
+        pytest.param(lambda image: cropped(image, 0.15), id="another framing"),
     ],
 )
 def test_a_photo_that_shows_something_else_is_another_one(photo, changed):
@@ -116,7 +116,7 @@ def test_a_photo_that_shows_something_else_is_another_one(photo, changed):
 
 
 def test_drawings_that_differ_in_a_colour_are_different():
-    red, blue = (Creature("fish", colour, None, "plain", ("wings",)) for colour in ("red", "blue"))
+    red, blue = (Creature("fish", color, None, "plain", ("wings",)) for color in ("red", "blue"))
     assert not are_near(draw_creature(red, 64, Random(0)), draw_creature(blue, 64, Random(0)))
 
 
@@ -133,22 +133,22 @@ def test_different_creatures_are_no_duplicates(creatures):
     assert near_duplicates(looks_of(*creatures), [str(number) for number in range(150)]) == []
 
 
-def test_copies_are_found_among_many_pictures(creatures):
-    copies = [jpeg(scaled(picture, 2), 85) for picture in creatures[::10]]
+def test_copies_are_found_among_many_images(creatures):
+    copies = [jpeg(scaled(image, 2), 85) for image in creatures[::10]]
     pairs = near_duplicates(looks_of(*creatures, *copies), [str(number) for number in range(165)])
     assert pairs == [(10 * number, 150 + number) for number in range(15)]
 
 
-def test_one_picture_is_compared_with_many_as_all_are_with_each_other(photo, creatures):
+def test_one_image_is_compared_with_many_as_all_are_with_each_other(photo, creatures):
     looks = looks_of(*creatures)
-    for picture in (jpeg(creatures[7], 50), scaled(creatures[9], 2), cropped(creatures[11], 0.02), photo):
-        pairs = near_duplicates(np.concatenate([looks, looks_of(picture)]), [str(row) for row in range(151)])
-        assert looks_like_any(picture, looks) == bool(pairs)
-    assert looks_like_any(creatures[3], looks)
+    for image in (jpeg(creatures[7], 50), scaled(creatures[9], 2), cropped(creatures[11], 0.02), photo):
+        pairs = near_duplicates(np.concatenate([looks, looks_of(image)]), [str(row) for row in range(151)])
+        assert is_near_duplicate(image, looks) == bool(pairs)
+    assert is_near_duplicate(creatures[3], looks)
 
 
-def test_no_picture_looks_like_one_of_none(photo):
-    assert not looks_like_any(photo, np.empty((0, LOOK_BYTES), dtype=np.uint8))
+def test_no_image_looks_like_one_of_none(photo):
+    assert not is_near_duplicate(photo, np.empty((0, LOOK_BYTES), dtype=np.uint8))
 
 
 def test_rows_of_equal_digests_are_duplicates_and_paired_with_the_first():
@@ -157,7 +157,7 @@ def test_rows_of_equal_digests_are_duplicates_and_paired_with_the_first():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_pictures_have_no_duplicates(count):
+def test_fewer_than_two_images_have_no_duplicates(count):
     assert near_duplicates(np.zeros((count, LOOK_BYTES), dtype=np.uint8), ["a"] * count) == []
 
 
@@ -205,7 +205,7 @@ def test_hashes_within_31_bits_are_found_wherever_the_bits_are(flipped):
     "thumbnail_levels",
     [pytest.param((255, 256), id="equal ones"), pytest.param((240, 250), id="with noise")],
 )
-def test_thousands_of_blank_pictures_are_connected_by_few_pairs_and_fast(thumbnail_levels):
+def test_thousands_of_blank_images_are_connected_by_few_pairs_and_fast(thumbnail_levels):
     count = 20_000
     looks = np.zeros((count, LOOK_BYTES), dtype=np.uint8)
     looks[:, 32:] = np.random.default_rng(0).integers(*thumbnail_levels, (count, 192))
@@ -215,7 +215,7 @@ def test_thousands_of_blank_pictures_are_connected_by_few_pairs_and_fast(thumbna
     assert pairs == [(0, row) for row in range(1, count)]
 
 
-def test_twenty_thousand_pictures_are_compared_in_seconds():
+def test_twenty_thousand_images_are_compared_in_seconds():
     looks = np.random.default_rng(0).integers(0, 256, (20_000, LOOK_BYTES), dtype=np.uint8)
     start = time.process_time()
     assert near_duplicates(looks, [str(row) for row in range(20_000)]) == []

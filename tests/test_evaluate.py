@@ -20,10 +20,10 @@ ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory) -> Path:
+def run(images, tmp_path_factory) -> Path:
     """A run folder as ``python train.py`` leaves it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, ROOT / "train.py", *SMALL, f"data.path={pictures}", f"hydra.run.dir={folder}"]
+    command = [sys.executable, ROOT / "train.py", *SMALL, f"data.path={images}", f"hydra.run.dir={folder}"]
     subprocess.run([*command, "data.test_fraction=0.2", "model.lr=0.01"], check=True, capture_output=True)
     return folder
 
@@ -49,12 +49,12 @@ def test_a_checkpoint_of_a_run_is_evaluated_as_its_run(run, tmp_path):
     assert numbers(tmp_path / "ckpt") == numbers(run)
 
 
-def test_a_path_with_odd_characters_is_the_path_that_it_is(checkpoint, pictures, tmp_path):
+def test_a_path_with_odd_characters_is_the_path_that_it_is(checkpoint, images, tmp_path):
     folder = tmp_path / 'a "b" $c, {d}=é'
     shutil.copytree(checkpoint, folder / "model folder")
-    shutil.copytree(pictures, folder / "pictures")
+    shutil.copytree(images, folder / "images")
     command = [sys.executable, ROOT / "train.py", *SMALL, "hydra.run.dir=run", "data.test_fraction=0.2"]
-    escaped = str(folder / "pictures").replace('"', '\\"').replace("${", "\\${")
+    escaped = str(folder / "images").replace('"', '\\"').replace("${", "\\${")
     subprocess.run([*command, f'data.path="{escaped}"'], check=True, capture_output=True, cwd=tmp_path)
     evaluate(str(tmp_path / "run"), ON_CPU, folder=folder / "out")
     assert predictions(folder / "out") == predictions(tmp_path / "run")
@@ -65,15 +65,15 @@ def test_the_split_that_was_evaluated_is_written_down(run, tmp_path):
     assert json.loads((tmp_path / "val" / "environment.json").read_text())["evaluated_split"] == "val"
 
 
-def test_all_pictures_are_evaluated_where_all_are_asked_for(run, tmp_path):
+def test_all_images_are_evaluated_where_all_are_asked_for(run, tmp_path):
     evaluate(str(run), ON_CPU, split="all", folder=tmp_path / "all")
     assert len(predictions(tmp_path / "all")) == 29
     assert json.loads((tmp_path / "all" / "splits.json").read_text()).keys() == {"all"}
 
 
-def test_one_picture_is_enough(checkpoint, pictures, tmp_path):
+def test_one_image_is_enough(checkpoint, images, tmp_path):
     (tmp_path / "one").mkdir()
-    shutil.copy(pictures / "red-on-green.png", tmp_path / "one")
+    shutil.copy(images / "red-on-green.png", tmp_path / "one")
     (tmp_path / "one" / "red-on-green.txt").write_text("a red square on green")
     data = ["data=folder", f"data.path={tmp_path / 'one'}"]
     evaluate(str(checkpoint), [*data, *ON_CPU], split="all", folder=tmp_path / "out")
@@ -87,9 +87,9 @@ def test_decoding_is_what_was_asked_for(run, tmp_path):
     assert all(len(line["prediction"].split()) <= 2 for line in predictions(tmp_path / "short"))
 
 
-def test_training_captions_are_known_only_where_the_data_are_the_runs_own(run, checkpoint, pictures, tmp_path):
+def test_training_captions_are_known_only_where_the_data_are_the_runs_own(run, checkpoint, images, tmp_path):
     evaluate(str(run), ON_CPU, folder=tmp_path / "own")
-    evaluate(str(checkpoint), ["data=folder", f"data.path={pictures}", *ON_CPU], folder=tmp_path / "foreign")
+    evaluate(str(checkpoint), ["data=folder", f"data.path={images}", *ON_CPU], folder=tmp_path / "foreign")
     assert "test/copied_captions" in numbers(tmp_path / "own")
     assert "test/copied_captions" not in numbers(tmp_path / "foreign")
 
@@ -108,11 +108,9 @@ def test_the_folder_has_what_a_run_has_but_a_model(run, tmp_path):
     }
 
 
-def test_training_goes_on_from_the_same_state_whoever_asks_for_a_composed_configuration(
-    compose, pictures, run, tmp_path
-):
+def test_training_goes_on_from_the_same_state_whoever_asks_for_a_composed_configuration(compose, images, run, tmp_path):
     evaluate(str(run), ON_CPU, folder=tmp_path / "out")
-    train(compose(*SMALL, f"data.path={pictures}"))  # Hydra's state is left as it was
+    train(compose(*SMALL, f"data.path={images}"))  # Hydra's state is left as it was
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -120,7 +118,7 @@ def test_training_goes_on_from_the_same_state_whoever_asks_for_a_composed_config
     ("model", "overrides", "split", "line"),
     [
         ("{run}", [], "tset", r"^split=tset: no such split; did you mean test\?"),
-        ("{checkpoint}", [], "test", r"^data= is missing: which pictures"),
+        ("{checkpoint}", [], "test", r"^data= is missing: which images"),
         ("{checkpoint}/no.ckpt", ["data=folder", "data.path=."], "test", r"no\.ckpt: no such checkpoint"),
         ("{empty}", [], "test", r"this run holds no model; give the one that trained it"),
         ("{run}", ["model.temperature=-1.0"], "test", r"^model\.temperature must be above 0"),
@@ -182,7 +180,7 @@ def test_a_run_is_not_overwritten(run):
     assert (run / ".hydra" / "config.yaml").read_bytes() == before
 
 
-def test_evaluating_on_pictures_that_it_was_trained_on_is_said(run, tmp_path, said):
+def test_evaluating_on_images_that_it_was_trained_on_is_said(run, tmp_path, said):
     evaluate(str(run), [*ON_CPU, "data.split_seed=7"], folder=tmp_path / "out")
     assert "are among those that the model was trained on" in said.text
 
@@ -195,9 +193,9 @@ def test_an_address_of_shards_is_no_path_below_the_folder_of_the_run(path, tmp_p
     assert absolute_paths(start_of(tmp_path), {"source": "local", "path": path}) == {"path": expected}
 
 
-def test_a_relative_folder_of_pictures_is_found_from_anywhere(pictures, tmp_path, monkeypatch):
-    shutil.copytree(pictures, tmp_path / "here" / "pictures")
-    command = [sys.executable, ROOT / "train.py", *SMALL, "data.path=pictures", "hydra.run.dir=run"]
+def test_a_relative_folder_of_images_is_found_from_anywhere(images, tmp_path, monkeypatch):
+    shutil.copytree(images, tmp_path / "here" / "images")
+    command = [sys.executable, ROOT / "train.py", *SMALL, "data.path=images", "hydra.run.dir=run"]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path / "here")
     monkeypatch.chdir(tmp_path)
     evaluate("here/run", ON_CPU, folder=tmp_path / "out")

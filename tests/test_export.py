@@ -18,11 +18,11 @@ from captioning.export.huggingface import export
 
 
 @pytest.fixture(scope="module")
-def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose captions aren't chosen as by default."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     decoding = ("model.num_beams=2", "model.max_new_tokens=6", "model.min_new_tokens=3")
-    settings = (*SMALL, f"data.path={pictures}", f"hydra.run.dir={folder}", "logger=csv", *decoding)
+    settings = (*SMALL, f"data.path={images}", f"hydra.run.dir={folder}", "logger=csv", *decoding)
     subprocess.run([sys.executable, ROOT / "train.py", *settings], check=True, capture_output=True)
     return folder
 
@@ -39,14 +39,14 @@ def card(exported: Path) -> str:
     return (exported / "README.md").read_text()
 
 
-def test_the_cards_own_lines_caption_as_the_run_with_transformers_alone(run, exported, card, pictures, tmp_path):
+def test_the_cards_own_lines_caption_as_the_run_with_transformers_alone(run, exported, card, images, tmp_path):
     shutil.copytree(exported, tmp_path / "squares")
-    picture = sorted(pictures.glob("*.png"))[0]
-    shutil.copy(picture, tmp_path / "picture.jpg")
+    image = sorted(images.glob("*.png"))[0]
+    shutil.copy(image, tmp_path / "image.jpg")
     [lines] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     script = f"import sys\nsys.modules['captioning'] = None\n{lines}"
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == Captioner.from_pretrained(run, device="cpu")(picture)
+    assert ran.stdout.strip() == Captioner.from_pretrained(run, device="cpu")(image)
 
 
 def test_it_holds_weights_processor_decoding_and_card_and_no_pickle(exported):
@@ -74,23 +74,23 @@ def test_the_cards_numbers_are_those_of_the_test(run, exported):
     assert all(result.metric_value == metrics[f"test/{result.metric_type}"] for result in results)
 
 
-def test_the_card_shows_test_pictures_with_their_captions(run, card):
+def test_the_card_shows_test_images_with_their_captions(run, card):
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     rows = re.findall(r"!\[\]\((.*?)\) \| (.*?) \|", card)
     assert rows
     assert {caption for _, caption in rows} <= {cell(prediction["prediction"]) for prediction in predictions}
 
 
-def test_without_samples_no_picture_is_in_it(run, tmp_path):
+def test_without_samples_no_image_is_in_it(run, tmp_path):
     export(str(run), tmp_path / "new", samples=0)
     assert not (tmp_path / "new" / "samples").exists()
     assert "![" not in (tmp_path / "new" / "README.md").read_text()
 
 
-def test_the_card_does_not_tell_where_things_lay(run, card, pictures):
-    assert str(pictures) not in card
+def test_the_card_does_not_tell_where_things_lay(run, card, images):
+    assert str(images) not in card
     assert str(run) not in card
-    assert pictures.name in card
+    assert images.name in card
 
 
 def test_the_card_says_that_a_licence_of_the_data_is_not_known_until_it_is(run, card, tmp_path):

@@ -13,10 +13,10 @@ from captioning.training.callbacks.gallery import Gallery
 
 
 @pytest.fixture
-def run(compose, pictures, tmp_path) -> Path:
-    """Two epochs, without wandb, the gallery of two pictures."""
-    overrides = ["trainer.max_epochs=2", "callbacks.gallery.pictures=2", "data.val_fraction=0.3"]
-    train(compose(*SMALL, f"data.path={pictures}", *overrides))
+def run(compose, images, tmp_path) -> Path:
+    """Two epochs, without wandb, the gallery of two images."""
+    overrides = ["trainer.max_epochs=2", "callbacks.gallery.images=2", "data.val_fraction=0.3"]
+    train(compose(*SMALL, f"data.path={images}", *overrides))
     return tmp_path / "run"
 
 
@@ -24,7 +24,7 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "gallery.jsonl").read_text().splitlines()]
 
 
-def test_the_same_pictures_are_shown_at_each_validation(run):
+def test_the_same_images_are_shown_at_each_validation(run):
     by_step: dict[int, list[str]] = {}
     for line in lines_of(run):
         by_step.setdefault(line["step"], []).append(line["id"])
@@ -34,9 +34,9 @@ def test_the_same_pictures_are_shown_at_each_validation(run):
     assert len(first) == 2
 
 
-def test_the_pictures_shown_are_of_the_validation_split_with_their_own_references(run, pictures):
+def test_the_images_shown_are_of_the_validation_split_with_their_own_references(run, images):
     splits = json.loads((run / "splits.json").read_text())
-    metadata = [json.loads(line) for line in (pictures / "metadata.jsonl").read_text().splitlines()]
+    metadata = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
     captions = {line["file_name"]: line["text"] for line in metadata}
     for line in lines_of(run):
         assert line["id"] in splits["val"]
@@ -50,12 +50,12 @@ def test_without_wandb_each_validation_is_drawn(run):
         assert len(Image.open(path).convert("RGB").getcolors(1 << 24)) > 10
 
 
-def test_the_pictures_shown_have_thumbnails(run):
+def test_the_images_shown_have_thumbnails(run):
     assert {("val", line["id"]) for line in lines_of(run)} <= read_thumbnails(run).keys()
 
 
-def test_the_sanity_check_is_not_shown(compose, pictures, tmp_path):
-    train(compose(*SMALL, f"data.path={pictures}", "trainer.num_sanity_val_steps=1"))
+def test_the_sanity_check_is_not_shown(compose, images, tmp_path):
+    train(compose(*SMALL, f"data.path={images}", "trainer.num_sanity_val_steps=1"))
     assert 0 not in {line["step"] for line in lines_of(tmp_path / "run")}
 
 
@@ -69,6 +69,6 @@ def test_captions_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
     assert not [warning for warning in recwarn if warning.category is UserWarning]
 
 
-def test_a_gallery_of_no_pictures_is_refused():
-    with pytest.raises(UserError, match=r"callbacks\.gallery\.pictures must be at least 1, got 0"):
-        Gallery(dirpath=os.curdir, pictures=0)
+def test_a_gallery_of_no_images_is_refused():
+    with pytest.raises(UserError, match=r"callbacks\.gallery\.images must be at least 1, got 0"):
+        Gallery(dirpath=os.curdir, images=0)

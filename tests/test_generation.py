@@ -6,8 +6,8 @@ import torch
 import transformers
 
 from captioning.errors import UserError
-from captioning.models.generation import Decoding, generate_captions, read_pictures
-from captioning.models.git import CaptionCache
+from captioning.models.generation import Decoding, generate_captions, prefill
+from captioning.models.git import KVCache
 from captioning.models.loading import load_model
 from captioning.models.loss import caption_loss
 
@@ -24,7 +24,7 @@ DECODINGS = [
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path):
-    """A GIT whose captions differ from picture to picture: larger weights than those that training starts from."""
+    """A GIT whose captions differ from image to image: larger weights than those that training starts from."""
     model = load_model(str(checkpoint)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -51,40 +51,40 @@ def captions_of_transformers(model, tokenizer, pixel_values, decoding: Decoding)
     return [caption.strip() for caption in tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
 
 
-def test_the_pictures_of_this_file_have_different_captions(model, tokenizer, pixel_values):
-    captions = generate_captions(model, tokenizer, read_pictures(model, pixel_values), Decoding(max_new_tokens=9))
+def test_the_images_of_this_file_have_different_captions(model, tokenizer, pixel_values):
+    captions = generate_captions(model, tokenizer, prefill(model, pixel_values), Decoding(max_new_tokens=9))
     assert len(set(captions)) > 2
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
 def test_captions_are_those_of_transformers(model, tokenizer, pixel_values, decoding):
-    captions = generate_captions(model, tokenizer, read_pictures(model, pixel_values), decoding)
+    captions = generate_captions(model, tokenizer, prefill(model, pixel_values), decoding)
     assert captions == captions_of_transformers(model, tokenizer, pixel_values, decoding)
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
-def test_captions_are_the_same_from_pictures_that_the_loss_has_read(model, tokenizer, pixel_values, decoding):
+def test_captions_are_the_same_from_images_that_the_loss_has_read(model, tokenizer, pixel_values, decoding):
     input_ids = torch.randint(5, model.config.vocab_size, (ROWS, 7), generator=torch.Generator().manual_seed(1))
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, 4:] = 0
     text = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": input_ids}
-    pictures = CaptionCache()
+    images = KVCache()
     with torch.inference_mode():
-        caption_loss(model, pixel_values=pixel_values, **text, pictures=pictures)
-    captions = generate_captions(model, tokenizer, pictures, decoding)
+        caption_loss(model, pixel_values=pixel_values, **text, images=images)
+    captions = generate_captions(model, tokenizer, images, decoding)
     assert captions == captions_of_transformers(model, tokenizer, pixel_values, decoding)
 
 
-def test_a_picture_is_read_once_for_its_loss_and_all_its_beams(model, tokenizer, pixel_values):
+def test_a_image_is_read_once_for_its_loss_and_all_its_beams(model, tokenizer, pixel_values):
     read: list[int] = []
     hook = model.git.image_encoder.register_forward_hook(lambda module, inputs, output: read.append(len(inputs[0])))
     ids = torch.full((ROWS, 3), 5)
-    pictures = CaptionCache()
+    images = KVCache()
     with torch.inference_mode():
         caption_loss(
-            model, pixel_values=pixel_values, input_ids=ids, attention_mask=ids * 0 + 1, labels=ids, pictures=pictures
+            model, pixel_values=pixel_values, input_ids=ids, attention_mask=ids * 0 + 1, labels=ids, images=images
         )
-    generate_captions(model, tokenizer, pictures, Decoding(max_new_tokens=4, num_beams=3))
+    generate_captions(model, tokenizer, images, Decoding(max_new_tokens=4, num_beams=3))
     hook.remove()
     assert read == [ROWS]
 
@@ -100,25 +100,25 @@ def ending(model):
 
 @pytest.mark.parametrize("decoding", [*DECODINGS, Decoding(max_new_tokens=9, num_beams=2, min_new_tokens=3)])
 def test_captions_that_end_early_are_those_of_transformers(ending, tokenizer, pixel_values, decoding):
-    captions = generate_captions(ending, tokenizer, read_pictures(ending, pixel_values), decoding)
+    captions = generate_captions(ending, tokenizer, prefill(ending, pixel_values), decoding)
     assert captions == captions_of_transformers(ending, tokenizer, pixel_values, decoding)
 
 
 def test_captions_that_have_ended_are_left_out(ending, tokenizer, pixel_values):
     rows: list[int] = []
     hook = ending.output.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    generate_captions(ending, tokenizer, read_pictures(ending, pixel_values), Decoding(max_new_tokens=9))
+    generate_captions(ending, tokenizer, prefill(ending, pixel_values), Decoding(max_new_tokens=9))
     hook.remove()
     assert rows[0] == ROWS
     assert rows[-1] == 1
     assert rows == sorted(rows, reverse=True)
 
 
-def test_the_loss_is_the_same_where_the_pictures_are_kept(model, pixel_values):
+def test_the_loss_is_the_same_where_the_images_are_kept(model, pixel_values):
     ids = torch.randint(5, model.config.vocab_size, (ROWS, 6), generator=torch.Generator().manual_seed(2))
     batch = {"pixel_values": pixel_values, "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     with torch.inference_mode():
-        kept = caption_loss(model, **batch, pictures=CaptionCache())
+        kept = caption_loss(model, **batch, images=KVCache())
         assert torch.equal(kept.loss, caption_loss(model, **batch).loss)
 
 
@@ -126,7 +126,7 @@ def test_sampled_captions_depend_on_the_seed_alone(model, tokenizer, pixel_value
     def sampled(seed: int) -> list[str]:
         torch.manual_seed(seed)
         decoding = Decoding(max_new_tokens=9, temperature=2.0, top_p=0.9)
-        return generate_captions(model, tokenizer, read_pictures(model, pixel_values), decoding)
+        return generate_captions(model, tokenizer, prefill(model, pixel_values), decoding)
 
     assert sampled(1) == sampled(1) != sampled(2)
 

@@ -18,9 +18,9 @@ from captioning.data.dataset import Batch
 from captioning.models.loading import enable_gradient_checkpointing, init_model
 
 
-def first_batch(pictures: Path, checkpoint: Path, captions: str) -> Batch:
+def first_batch(images: Path, checkpoint: Path, captions: str) -> Batch:
     data = CaptionDataModule(
-        path=str(pictures), processor=str(checkpoint), batch_size=8, num_workers=0, captions=captions
+        path=str(images), processor=str(checkpoint), batch_size=8, num_workers=0, captions=captions
     )
     data.setup()
     return data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
@@ -47,8 +47,8 @@ def pair_of(checkpoint: Path) -> tuple[CaptionModule, CaptionModule]:
 
 
 @pytest.mark.parametrize("captions", ["first", "all"])
-def test_every_gradient_is_the_same_with_dropout_on_and_with_packed_captions(pictures, checkpoint, captions):
-    batch = first_batch(pictures, checkpoint, captions)
+def test_every_gradient_is_the_same_with_dropout_on_and_with_packed_captions(images, checkpoint, captions):
+    batch = first_batch(images, checkpoint, captions)
     assert ("caption_index" in batch) == (captions == "all")
     plain, saving = (gradients_of(module, batch) for module in pair_of(checkpoint))
     assert plain.keys() == saving.keys()
@@ -57,9 +57,9 @@ def test_every_gradient_is_the_same_with_dropout_on_and_with_packed_captions(pic
         torch.testing.assert_close(saving[name], gradient, rtol=1e-6, atol=0, msg=name)
 
 
-def test_another_dropout_would_be_seen(pictures, checkpoint):
+def test_another_dropout_would_be_seen(images, checkpoint):
     """That the test above could fail: other random numbers in the backward pass are other gradients."""
-    batch = first_batch(pictures, checkpoint, "first")
+    batch = first_batch(images, checkpoint, "first")
     module, _ = pair_of(checkpoint)
     one = gradients_of(module, batch)
     torch.manual_seed(4)
@@ -69,8 +69,8 @@ def test_another_dropout_would_be_seen(pictures, checkpoint):
     assert not torch.allclose(one[name], dict(module.named_parameters())[name].grad, rtol=1e-3)
 
 
-def test_the_next_step_draws_the_random_numbers_that_it_would_have_drawn(pictures, checkpoint):
-    batch = first_batch(pictures, checkpoint, "first")
+def test_the_next_step_draws_the_random_numbers_that_it_would_have_drawn(images, checkpoint):
+    batch = first_batch(images, checkpoint, "first")
     states = []
     for module in pair_of(checkpoint):
         gradients_of(module, batch)
@@ -118,7 +118,7 @@ def peak_of(model: torch.nn.Module) -> Iterator[LiveBytes]:
 
 @pytest.mark.parametrize(("vision_layers", "text_layers"), [(8, 1), (1, 8)])
 def test_the_peak_of_memory_is_lower_by_what_the_layers_of_either_tower_hold(
-    pictures, checkpoint, vision_layers, text_layers
+    images, checkpoint, vision_layers, text_layers
 ):
     import transformers
 
@@ -127,7 +127,7 @@ def test_the_peak_of_memory_is_lower_by_what_the_layers_of_either_tower_hold(
     processor = transformers.AutoProcessor.from_pretrained(checkpoint)
     tower = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}
     vision = {**tower, "num_hidden_layers": vision_layers, "patch_size": 4}
-    batch = first_batch(pictures, checkpoint, "first")
+    batch = first_batch(images, checkpoint, "first")
     names = ("pixel_values", "input_ids", "attention_mask", "labels")
     peaks = []
     for saves in (False, True):
@@ -140,11 +140,11 @@ def test_the_peak_of_memory_is_lower_by_what_the_layers_of_either_tower_hold(
     assert peaks[1] < 0.5 * peaks[0]  # eight layers' worth, against one's and eight inputs
 
 
-def test_a_run_leaves_nothing_of_it_in_the_models_configuration(compose, pictures, tmp_path):
+def test_a_run_leaves_nothing_of_it_in_the_models_configuration(compose, images, tmp_path):
     configurations = []
     for on in ("false", "true"):
         folder = tmp_path / on
-        own = [f"data.path={pictures}", f"model.gradient_checkpointing={on}", f"output_dir={folder}"]
+        own = [f"data.path={images}", f"model.gradient_checkpointing={on}", f"output_dir={folder}"]
         captioning.run.train(compose(*SMALL, *own))
         configurations.append(json.loads((folder / "model" / "config.json").read_text()))
     assert configurations[0] == configurations[1]
@@ -153,8 +153,8 @@ def test_a_run_leaves_nothing_of_it_in_the_models_configuration(compose, picture
         torch.testing.assert_close(state[1]["state_dict"][name], weights, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_checkpoint_goes_on_as_it_was_trained(compose, pictures, tmp_path):
-    captioning.run.train(compose(*SMALL, f"data.path={pictures}", "model.gradient_checkpointing=true"))
+def test_a_checkpoint_goes_on_as_it_was_trained(compose, images, tmp_path):
+    captioning.run.train(compose(*SMALL, f"data.path={images}", "model.gradient_checkpointing=true"))
     module = CaptionModule.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     layers = [layer for layer in module.modules() if type(layer).__name__ in ("GitLayer", "GitVisionEncoderLayer")]
     assert len(layers) == 4

@@ -15,14 +15,14 @@ from captioning.data.shards import Shards, read_head
 from captioning.data.stream import Reader
 from captioning.errors import UserError
 
-PICTURE, TEXT = datasets.Image(), datasets.Value("string")
+IMAGE, TEXT = datasets.Image(), datasets.Value("string")
 RED = Image.new("RGB", (4, 4), "red")
 
 
 def write(folder: Path, file: str = "train.parquet", features=None, row_group: int = 1000, **columns) -> Path:
     """A repository of the Hub as most have it, on this machine."""
     folder.mkdir(exist_ok=True)
-    features = datasets.Features(features or {"image": PICTURE, "text": TEXT})
+    features = datasets.Features(features or {"image": IMAGE, "text": TEXT})
     datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / file, batch_size=row_group)
     return folder
 
@@ -45,7 +45,7 @@ def mistake(folder: Path | str, **settings) -> str:
     return str(caught.value)
 
 
-def test_each_row_is_a_picture_with_its_captions(repository):
+def test_each_row_is_a_image_with_its_captions(repository):
     rows, _ = read(repository)
     assert [row["captions"] for row in rows] == [["a"], ["b b"], ["c"], ["d"], ["e"]]
     assert decode(read_bytes(rows[0]["image"])).getpixel((0, 0)) == (255, 0, 0)
@@ -61,21 +61,21 @@ def test_of_a_few_large_files_parts_are_read_apart(tmp_path):
 
 
 def test_columns_of_other_names_can_be_given(tmp_path):
-    features = {"id": PICTURE, "alt": TEXT, "text": TEXT, "patient": TEXT, "key": TEXT}
+    features = {"id": IMAGE, "alt": TEXT, "text": TEXT, "patient": TEXT, "key": TEXT}
     write(tmp_path / "name", features=features, id=[RED], alt=["x"], text=["no"], patient=["p"], key=["k"])
     (row,), _ = read(tmp_path / "name", columns=Columns(image="id", caption="alt", group="patient", id="key"))
     assert (row["id"], row["captions"], row["group"]) == ("k", ["x"], "p")
 
 
 def test_a_stratum_may_be_a_class(tmp_path):
-    features = {"image": PICTURE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    features = {"image": IMAGE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
     write(tmp_path / "name", features=features, image=[RED], text=["x"], kind=[1])
     (row,), _ = read(tmp_path / "name", columns=Columns(stratify="kind"))
     assert row["stratum"] == "dog"
 
 
 def test_a_missing_class_is_none_and_a_number_of_no_class_stays_a_number(tmp_path):
-    features = {"image": PICTURE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    features = {"image": IMAGE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
     folder = write(tmp_path / "name", features=features, image=[RED] * 4, text=["x"] * 4, kind=[0, 0, 0, 1])
     table = pq.read_table(folder / "train.parquet")
     kinds = pa.array([-1, None, 7, 1], pa.int64())
@@ -112,7 +112,7 @@ def test_which_shards_are_for_training_is_known_before_one_is_read(split):
 
 
 def test_a_column_of_splits_goes_before_the_repositorys_own(tmp_path):
-    features = {"image": PICTURE, "text": TEXT, "split": TEXT}
+    features = {"image": IMAGE, "text": TEXT, "split": TEXT}
     splits = ["train", "restval", "val", None, "other"]
     write(tmp_path / "name", "test.parquet", features=features, image=[RED] * 5, text=["x"] * 5, split=splits)
     rows, problems = read(tmp_path / "name")
@@ -142,7 +142,7 @@ def test_nothing_but_splits_of_other_names_is_refused(extra):
     assert "its rows are in extra, not in train, val or test; data.split_column=COLUMN" in message
 
 
-def test_pictures_that_are_files_of_the_repository_are_read(tmp_path):
+def test_images_that_are_files_of_the_repository_are_read(tmp_path):
     (tmp_path / "train").mkdir()
     RED.save(tmp_path / "train" / "a.png")
     (tmp_path / "train" / "metadata.csv").write_text("file_name,text\na.png,x\n")
@@ -155,8 +155,8 @@ def test_bad_rows_are_left_out_by_name(tmp_path):
     rows, problems = read(tmp_path / "name")
     assert [row["captions"] for row in rows] == [["x"]]
     assert problems == [
-        ("caption without a picture", "train-00000-000001"),
-        ("picture without a caption", "train-00000-000002"),
+        ("caption without an image", "train-00000-000001"),
+        ("image without a caption", "train-00000-000002"),
         ("empty caption", "train-00000-000003"),
     ]
 
@@ -167,9 +167,9 @@ def test_nothing_outside_of_the_repository_is_read(tmp_path, path):
     folder = tmp_path / "name"
     folder.mkdir()
     cell = {"bytes": None, "path": path.format(folder=folder)}
-    schema = datasets.Features(image=PICTURE, text=TEXT).arrow_schema
+    schema = datasets.Features(image=IMAGE, text=TEXT).arrow_schema
     pq.write_table(pa.table({"image": [cell], "text": ["x"]}, schema=schema), folder / "train.parquet")
-    assert read(folder) == ([], [("picture outside of the data folder", "train-00000-000000")])
+    assert read(folder) == ([], [("image outside of the data folder", "train-00000-000000")])
 
 
 def test_of_a_damaged_file_what_can_be_read_is_read(tmp_path):
@@ -201,7 +201,7 @@ def test_a_file_that_was_cut_is_left_out(repository):
             "(train); did you mean text?",
             id="no such column of captions",
         ),
-        pytest.param({"columns": Columns(image="text")}, "has Value('string') there, no pictures", id="no pictures"),
+        pytest.param({"columns": Columns(image="text")}, "has Value('string') there, no images", id="no images"),
     ],
 )
 def test_a_mistake_is_answered_with_what_there_is(repository, settings, expected):
@@ -233,7 +233,7 @@ def test_without_the_hub_a_data_set_in_the_cache_is_read(cached):
     assert len(read(Path("user/name"))[0]) == 1
 
 
-def test_pictures_that_the_cache_keeps_beside_the_data_set_are_read(cached):
+def test_images_that_the_cache_keeps_beside_the_data_set_are_read(cached):
     blobs = cached.parents[1] / "blobs"
     blobs.mkdir()
     RED.save(blobs / "a", "PNG")

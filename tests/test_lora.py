@@ -19,7 +19,7 @@ from captioning.data.dataset import Batch
 from captioning.errors import UserError
 from captioning.evaluate import evaluate
 from captioning.models.generation import Decoding, generate_captions
-from captioning.models.git import CaptionCache, GitForCausalLM
+from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import load_model
 from captioning.models.loss import caption_loss
 from captioning.models.processor import load_processor
@@ -48,38 +48,38 @@ def adapters_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def batch(pictures, checkpoint) -> Batch:
-    data = data_of(pictures, checkpoint, batch_size=8)
+def batch(images, checkpoint) -> Batch:
+    data = data_of(images, checkpoint, batch_size=8)
     data.setup()
     return data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
 
 
 @torch.no_grad()
 def answers_of(network: GitForCausalLM, batch: Batch, checkpoint: Path) -> tuple[torch.Tensor, list[str]]:
-    """The loss of a batch, and what is said of its pictures."""
+    """The loss of a batch, and what is said of its images."""
     was_training = [(part, part.training) for part in network.modules()]
     network.eval()
     inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask", "labels")}
-    pictures = CaptionCache()
-    loss = caption_loss(network, **inputs, pictures=pictures)
+    images = KVCache()
+    loss = caption_loss(network, **inputs, images=images)
     tokenizer = load_processor(str(checkpoint)).tokenizer
-    captions = generate_captions(network, tokenizer, pictures, Decoding(max_new_tokens=8))
+    captions = generate_captions(network, tokenizer, images, Decoding(max_new_tokens=8))
     for part, training in was_training:
         part.training = training
     return loss.loss / loss.tokens, captions
 
 
-def trained(pictures: Path, checkpoint: Path, folder: Path, **settings: Any) -> tuple[CaptionModule, L.Trainer]:
+def trained(images: Path, checkpoint: Path, folder: Path, **settings: Any) -> tuple[CaptionModule, L.Trainer]:
     module = module_of(checkpoint, **settings)
     trainer = trainer_of(folder, max_epochs=2, num_sanity_val_steps=0)
-    trainer.fit(module, data_of(pictures, checkpoint))
+    trainer.fit(module, data_of(images, checkpoint))
     return module, trainer
 
 
 @pytest.fixture(scope="module", params=CHOICES, ids="+".join)
-def after(request, pictures, checkpoint, tmp_path_factory) -> tuple[CaptionModule, L.Trainer]:
+def after(request, images, checkpoint, tmp_path_factory) -> tuple[CaptionModule, L.Trainer]:
     """A module with adapters, after two epochs."""
-    return trained(pictures, checkpoint, tmp_path_factory.mktemp("after"), lora_towers=request.param)
+    return trained(images, checkpoint, tmp_path_factory.mktemp("after"), lora_towers=request.param)
 
 
 def test_the_linear_layers_of_the_towers_that_are_named_have_adapters_and_no_others(after):
@@ -120,7 +120,7 @@ def test_what_is_written_down_is_a_plain_model_that_says_the_same(after, checkpo
     assert captions == same
     untrained, others = answers_of(load_model(str(checkpoint)), batch, checkpoint)
     assert abs(untrained - ours) > 1e-3
-    assert captions != others or "text" not in module.lora.towers  # such a small decoder hardly looks at the picture
+    assert captions != others or "text" not in module.lora.towers  # such a small decoder hardly looks at the image
 
 
 def test_the_module_stays_as_it_is_when_it_is_written_down(after):
@@ -182,12 +182,12 @@ def test_gradients_are_the_same_with_gradient_checkpointing_and_reach_every_adap
 
 
 @pytest.mark.parametrize(("towers", "visits"), [(("text",), 1), (("text", "vision"), 2)])
-def test_a_tower_without_adapters_is_frozen_and_sees_each_picture_once(pictures, checkpoint, tmp_path, towers, visits):
+def test_a_tower_without_adapters_is_frozen_and_sees_each_image_once(images, checkpoint, tmp_path, towers, visits):
     seen: list[int] = []
     module = module_of(checkpoint, lora_towers=towers)
     tower = module.network.git.image_encoder
     tower.register_forward_hook(lambda _, inputs, output: seen.append(len(inputs[0])))
-    data = data_of(pictures, checkpoint)
+    data = data_of(images, checkpoint)
     trainer_of(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(module, data)
     assert sum(seen) == visits * (len(data.splits["train"]) + len(data.splits["val"]))
     assert module.is_vision_frozen == (not any(part.training for part in tower.modules())) == (visits == 1)
@@ -199,13 +199,13 @@ LORA = ("model.lora_rank=4", "model.lr=0.02", "data.test_fraction=0.2")
 
 
 @pytest.fixture(scope="module")
-def settings(pictures, checkpoint) -> list[str]:
+def settings(images, checkpoint) -> list[str]:
     of_checkpoint = [f"model.checkpoint={checkpoint}", "model.architecture=null", "model.lr_schedule=constant"]
     return [
         *(s for s in SMALL if not s.startswith("model.architecture.")),
         *of_checkpoint,
         *LORA,
-        f"data.path={pictures}",
+        f"data.path={images}",
     ]
 
 
@@ -227,7 +227,7 @@ def test_it_is_said_how_much_is_trained(finished):
     assert f"training {adapters:,} of {with_them:,} weights" in said(finished)
 
 
-def test_transformers_alone_says_what_the_trained_model_said(finished, pictures):
+def test_transformers_alone_says_what_the_trained_model_said(finished, images):
     lines = predictions_of(finished)
     code = f"""
 import sys
@@ -236,7 +236,7 @@ from PIL import Image
 from transformers import AutoProcessor, GitForCausalLM
 processor = AutoProcessor.from_pretrained({str(finished / "model")!r})
 model = GitForCausalLM.from_pretrained({str(finished / "model")!r})
-images = [Image.open({str(pictures)!r} + "/" + name) for name in {[line["id"] for line in lines]}]
+images = [Image.open({str(images)!r} + "/" + name) for name in {[line["id"] for line in lines]}]
 ids = model.generate(pixel_values=processor(images=images, return_tensors="pt").pixel_values, max_new_tokens=8)
 print("\\n".join(processor.batch_decode(ids, skip_special_tokens=True)))
 """

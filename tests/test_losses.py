@@ -39,10 +39,10 @@ def losses_of(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_loss_of_a_fixed_run_is_what_it_was(compose, pictures, tmp_path, name):
+def test_every_loss_of_a_fixed_run_is_what_it_was(compose, images, tmp_path, name):
     if name == "dropout" and not torch.backends.mkl.is_available():
         pytest.skip("torch draws other random numbers for dropout where it was built without MKL")
-    own = [f"data.path={pictures}", "logger=csv", "trainer.max_epochs=3", "model.lr=0.003"]
+    own = [f"data.path={images}", "logger=csv", "trainer.max_epochs=3", "model.lr=0.003"]
     captioning.run.train(compose(*SMALL, *own, *RUNS[name]))
     losses = losses_of(tmp_path / "run")
     assert len(losses["val/loss"]) == 3

@@ -38,8 +38,8 @@ def value(name, *pairs, **keywords):
 
 
 def digits(scores: Scores):
-    """Every number, over all pictures and of each."""
-    return scores.values(), {name: list(scores.of_pictures(name)) for name in scores.names}
+    """Every number, over all images and of each."""
+    return scores.values(), {name: list(scores.of_images(name)) for name in scores.names}
 
 
 def of(name, predictions, **keywords):
@@ -120,7 +120,7 @@ def test_cider_is_ten_where_every_caption_is_right_and_0_where_none_has_a_word_i
     assert value("cider", ("a b c d", "e f g h"), ("e f g h", "a b c d")) == 0
 
 
-def test_cider_gives_nothing_for_what_every_picture_has():
+def test_cider_gives_nothing_for_what_every_image_has():
     # "a" weighs nothing, "cat" and "a cat" are right in both; there are no longer n-grams.
     assert value("cider", ("a", "a cat"), ("a", "a dog")) == 0
     assert value("cider", ("a cat", "a cat"), ("a dog", "a dog")) == pytest.approx(5)
@@ -149,7 +149,7 @@ def test_some_captions_alike():
 @pytest.mark.parametrize("order", [("b", "c", "a", "b", "c"), ("c", "c", "a", "b", "b")])
 def test_of_two_captions_equally_frequent_the_first_in_the_alphabet_is_on_top(order):
     scores = judge([(prediction, ["a bird"]) for prediction in order])
-    assert list(scores.of_pictures("top_caption")) == [prediction == "b" for prediction in order]
+    assert list(scores.of_images("top_caption")) == [prediction == "b" for prediction in order]
 
 
 def test_captions_without_a_word_are_empty():
@@ -170,12 +170,12 @@ def test_repetition_is_the_share_of_bigrams_said_before(predictions, expected):
     assert of("repetition", predictions) == expected
 
 
-def test_length_is_compared_with_the_mean_length_of_a_pictures_references():
+def test_length_is_compared_with_the_mean_length_of_a_images_references():
     # 2 and 0 words; 2 on the average, and 4.
     assert value("length_ratio", ("a cat", ["cat", "a red cat"]), ("", "a dog and cat")) == pytest.approx(2 / 6)
 
 
-def test_vocabulary_is_covered_by_words_said_of_any_picture():
+def test_vocabulary_is_covered_by_words_said_of_any_image():
     # The references' words are a, red, cat, dog; "a" and "dog" are said, "bird" isn't theirs.
     assert value("vocabulary_coverage", ("a dog", ["a red cat", "a cat"]), ("a bird", "a dog")) == pytest.approx(2 / 4)
 
@@ -194,14 +194,14 @@ def test_copies_are_counted_only_where_training_captions_are_known():
 
 
 @given(corpora, st.data())
-def test_the_order_of_pictures_changes_no_digit(pairs, data):
+def test_the_order_of_images_changes_no_digit(pairs, data):
     order = data.draw(st.permutations(range(len(pairs))))
-    values, of_pictures = digits(judge(pairs))
-    reordered = {name: [numbers[number] for number in order] for name, numbers in of_pictures.items()}
+    values, of_images = digits(judge(pairs))
+    reordered = {name: [numbers[number] for number in order] for name, numbers in of_images.items()}
     assert digits(judge([pairs[number] for number in order])) == (values, reordered)
 
 
-def test_the_order_of_many_pictures_changes_no_digit():
+def test_the_order_of_many_images_changes_no_digit():
     assert score(PREDICTIONS[::-1], REFERENCES[::-1]).values() == score(PREDICTIONS, REFERENCES).values()
 
 
@@ -231,7 +231,7 @@ def test_the_numbers_are_the_same_to_the_last_digit_in_any_process():
     assert len(printed) == 1
 
 
-def test_each_picture_twice_is_the_same_corpus():
+def test_each_image_twice_is_the_same_corpus():
     once, twice = score(PREDICTIONS, REFERENCES).values(), score(PREDICTIONS * 2, REFERENCES * 2).values()
     same = ["wer", "cer", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "exact_match", "length_ratio"]
     assert {name: twice[name] for name in same} == pytest.approx({name: once[name] for name in same}, rel=0, abs=1e-9)
@@ -271,12 +271,12 @@ def test_a_further_reference_makes_no_caption_worse(pair, reference):
         [("a cat", ["a cat"]), ("a dog", ["a", "dog", "a dog"]), ("", ["a bird", ""])],
         [("a red cat " * 1700, ["a dog " * 2500, "a red cat " * 1600]), ("cat", ["a cat"])],
     ],
-    ids=["empty", "one word of one picture", "only punctuation", "nothing", "few and many references", "5,000 words"],
+    ids=["empty", "one word of one image", "only punctuation", "nothing", "few and many references", "5,000 words"],
 )
 def test_every_number_is_finite(pairs):
     scores = judge(pairs, training_captions={"a cat"})
     numbers = [*scores.values().values(), *scores.resampled(resamples=10).ravel()]
-    numbers += [number for name in scores.names for number in scores.of_pictures(name)]
+    numbers += [number for name in scores.names for number in scores.of_images(name)]
     assert all(map(isfinite, numbers))
 
 
@@ -284,7 +284,7 @@ def test_every_number_is_finite(pairs):
 
 
 def test_predictions_and_references_must_be_as_many():
-    with pytest.raises(UserError, match=r"^2 predictions, but references for 1 pictures$"):
+    with pytest.raises(UserError, match=r"^2 predictions, but references for 1 images$"):
         score(["a", "b"], [["a"]])
 
 
@@ -294,10 +294,10 @@ def test_without_captions_there_is_nothing_to_judge():
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_picture_without_a_reference_is_named(number):
+def test_a_image_without_a_reference_is_named(number):
     references = [["a"], ["a"], ["a"]]
     references[number - 1] = []
-    with pytest.raises(UserError, match=f"^picture {number} has no reference"):
+    with pytest.raises(UserError, match=f"^image {number} has no reference"):
         score(["a", "a", "a"], references)
 
 

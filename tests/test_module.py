@@ -13,9 +13,9 @@ from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
 
 
-def data_of(pictures: Path, checkpoint: Path, **settings: object) -> CaptionDataModule:
+def data_of(images: Path, checkpoint: Path, **settings: object) -> CaptionDataModule:
     defaults = {"processor": str(checkpoint), "batch_size": 4, "num_workers": 0}
-    return CaptionDataModule(path=str(pictures), **{**defaults, **settings})
+    return CaptionDataModule(path=str(images), **{**defaults, **settings})
 
 
 def trainer_of(folder: Path, **settings: object) -> L.Trainer:
@@ -32,9 +32,9 @@ def trainer_of(folder: Path, **settings: object) -> L.Trainer:
 
 
 @pytest.fixture(scope="module")
-def batches(pictures, checkpoint) -> list[Batch]:
+def batches(images, checkpoint) -> list[Batch]:
     """Four batches whose captions have different numbers of tokens."""
-    data = data_of(pictures, checkpoint)
+    data = data_of(images, checkpoint)
     data.setup()
     return [batch for _, batch in zip(range(4), data.train_dataloader(), strict=False)]
 
@@ -99,7 +99,7 @@ def test_the_logged_loss_is_the_mean_over_the_windows_tokens(checkpoint, batches
     torch.testing.assert_close(trainer.callback_metrics["train/loss"], expected, rtol=1e-5, atol=0)
 
 
-def test_dropout_is_on_in_every_training_step(pictures, checkpoint, tmp_path):
+def test_dropout_is_on_in_every_training_step(images, checkpoint, tmp_path):
     modes = []
 
     class Watch(L.Callback):
@@ -107,15 +107,15 @@ def test_dropout_is_on_in_every_training_step(pictures, checkpoint, tmp_path):
             modes.append(all(layer.training for layer in pl_module.network.modules()))
 
     trainer = trainer_of(tmp_path, max_epochs=2, callbacks=[Watch()])
-    trainer.fit(CaptionModule(checkpoint=str(checkpoint)), data_of(pictures, checkpoint))
+    trainer.fit(CaptionModule(checkpoint=str(checkpoint)), data_of(images, checkpoint))
     assert modes
     assert all(modes)
 
 
-def test_only_matrices_decay(pictures, checkpoint, tmp_path):
+def test_only_matrices_decay(images, checkpoint, tmp_path):
     module = CaptionModule(checkpoint=str(checkpoint), weight_decay=0.1)
     trainer = trainer_of(tmp_path, max_steps=1, limit_val_batches=0)
-    trainer.fit(module, data_of(pictures, checkpoint))
+    trainer.fit(module, data_of(images, checkpoint))
     decays = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     for name, parameter in module.named_parameters():
         assert decays[id(parameter)] == (0.1 if parameter.dim() >= 2 else 0.0), name
@@ -129,48 +129,48 @@ class LearningRates(L.Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def rates_of(pictures: Path, checkpoint: Path, folder: Path, **settings: object) -> list[float]:
+def rates_of(images: Path, checkpoint: Path, folder: Path, **settings: object) -> list[float]:
     seen = LearningRates()
     module = CaptionModule(checkpoint=str(checkpoint), lr=1.0e-3, **settings)
     trainer = trainer_of(folder, max_epochs=2, callbacks=[seen], limit_val_batches=0)
-    trainer.fit(module, data_of(pictures, checkpoint))
+    trainer.fit(module, data_of(images, checkpoint))
     return seen.rates
 
 
-def test_the_learning_rate_rises_and_falls_linearly(pictures, checkpoint, tmp_path):
-    rates = rates_of(pictures, checkpoint, tmp_path, warmup_fraction=0.25)
+def test_the_learning_rate_rises_and_falls_linearly(images, checkpoint, tmp_path):
+    rates = rates_of(images, checkpoint, tmp_path, warmup_fraction=0.25)
     steps, warmup = len(rates), round(0.25 * len(rates))
     expected = [1e-3 * min(step / warmup, (steps - step) / (steps - warmup)) for step in range(steps)]
     assert rates == pytest.approx(expected)
 
 
-def test_the_learning_rate_falls_along_a_cosine(pictures, checkpoint, tmp_path):
-    rates = rates_of(pictures, checkpoint, tmp_path, warmup_fraction=0.0, lr_schedule="cosine")
+def test_the_learning_rate_falls_along_a_cosine(images, checkpoint, tmp_path):
+    rates = rates_of(images, checkpoint, tmp_path, warmup_fraction=0.0, lr_schedule="cosine")
     expected = [1e-3 * (1 + math.cos(math.pi * step / len(rates))) / 2 for step in range(len(rates))]
     assert rates == pytest.approx(expected)
 
 
-def test_a_constant_learning_rate_stays(pictures, checkpoint, tmp_path):
-    rates = rates_of(pictures, checkpoint, tmp_path, warmup_fraction=0.0, lr_schedule="constant")
+def test_a_constant_learning_rate_stays(images, checkpoint, tmp_path):
+    rates = rates_of(images, checkpoint, tmp_path, warmup_fraction=0.0, lr_schedule="constant")
     assert set(rates) == {1e-3}
 
 
-def test_a_decay_without_an_end_is_refused(pictures, checkpoint, tmp_path):
+def test_a_decay_without_an_end_is_refused(images, checkpoint, tmp_path):
     trainer = trainer_of(tmp_path, max_epochs=-1, max_time={"seconds": 1})
     with pytest.raises(UserError, match=r"model\.lr_schedule=linear.*trainer\.max_epochs"):
-        trainer.fit(CaptionModule(checkpoint=str(checkpoint)), data_of(pictures, checkpoint))
+        trainer.fit(CaptionModule(checkpoint=str(checkpoint)), data_of(images, checkpoint))
 
 
-def test_validation_keeps_some_text_of_each_picture_and_no_tensor(pictures, checkpoint, tmp_path):
+def test_validation_keeps_some_text_of_each_image_and_no_tensor(images, checkpoint, tmp_path):
     module = CaptionModule(checkpoint=str(checkpoint))
-    data = data_of(pictures, checkpoint, val_fraction=0.5, batch_size=2)
+    data = data_of(images, checkpoint, val_fraction=0.5, batch_size=2)
     trainer_of(tmp_path).validate(module, data, verbose=False)
     assert len(json.dumps(module.judge.numbered)) < 500 * len(module.judge.numbered)
 
 
-def test_validation_numbers_do_not_depend_on_the_batch_size(pictures, checkpoint, tmp_path):
+def test_validation_numbers_do_not_depend_on_the_batch_size(images, checkpoint, tmp_path):
     def numbers(batch_size: int) -> dict[str, float]:
-        data = data_of(pictures, checkpoint, val_fraction=0.4, batch_size=batch_size)
+        data = data_of(images, checkpoint, val_fraction=0.4, batch_size=batch_size)
         module = CaptionModule(checkpoint=str(checkpoint))
         return trainer_of(tmp_path).validate(module, data, verbose=False)[0]
 
@@ -180,14 +180,14 @@ def test_validation_numbers_do_not_depend_on_the_batch_size(pictures, checkpoint
 
 
 @pytest.fixture(scope="module")
-def saved(pictures, checkpoint, tmp_path_factory) -> tuple[CaptionModule, str]:
+def saved(images, checkpoint, tmp_path_factory) -> tuple[CaptionModule, str]:
     """A module trained from random weights, and its Lightning checkpoint."""
     folder = tmp_path_factory.mktemp("saved")
     architecture = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     vision = {**architecture, "patch_size": 8}
     module = CaptionModule(checkpoint=None, architecture={**architecture, "vision_config": vision}, max_new_tokens=7)
     trainer = trainer_of(folder, enable_checkpointing=True, num_sanity_val_steps=0)
-    trainer.fit(module, data_of(pictures, checkpoint, processor=None, image_size=32))
+    trainer.fit(module, data_of(images, checkpoint, processor=None, image_size=32))
     trainer.save_checkpoint(folder / "last.ckpt")
     return module, str(folder / "last.ckpt")
 

@@ -15,12 +15,12 @@ def tokenizer():
     return make_processor([" ".join(WORDS)], image_size=32, max_caption_tokens=32).tokenizer
 
 
-def packed(tokenizer, *captions_of_each_picture, max_caption_tokens=32, counts=None):
+def packed(tokenizer, *captions_of_each_image, max_caption_tokens=32, counts=None):
     return pack(
-        list(captions_of_each_picture),
+        list(captions_of_each_image),
         tokenizer,
         max_caption_tokens=max_caption_tokens,
-        counts=counts or [True] * len(captions_of_each_picture),
+        counts=counts or [True] * len(captions_of_each_image),
     )
 
 
@@ -31,7 +31,7 @@ def test_captions_stand_one_after_the_other_each_with_its_start_and_end(tokenize
     )
 
 
-def test_pictures_are_padded_to_the_longest_and_not_further(tokenizer):
+def test_images_are_padded_to_the_longest_and_not_further(tokenizer):
     batch = packed(tokenizer, ["a cat", "dog"], ["a red dog"])
     assert tokenizer.convert_ids_to_tokens(batch["input_ids"][1]) == (
         ["[CLS]", "a", "red", "dog", "[SEP]", "[PAD]", "[PAD]"]
@@ -84,7 +84,7 @@ def test_all_tensors_are_int64_and_of_one_shape(tokenizer):
 @settings(max_examples=50, deadline=None)
 @given(captions=st.lists(CAPTION, min_size=1, max_size=5), longest=st.integers(3, 16))
 @pytest.mark.parametrize("name", ["input_ids", "attention_mask"])
-def test_with_one_caption_for_each_picture_a_batch_is_that_of_the_tokenizer(tokenizer, name, captions, longest):
+def test_with_one_caption_for_each_image_a_batch_is_that_of_the_tokenizer(tokenizer, name, captions, longest):
     usual = tokenizer(captions, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     ours = packed(tokenizer, *([caption] for caption in captions), max_caption_tokens=longest)
     assert torch.equal(ours[name], usual[name])

@@ -11,7 +11,7 @@ from captioning.data.pixel_file import PixelFile, writing_pixels
 SHAPE = (3, 4, 5)
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     return np.full(SHAPE, number, np.uint8)
 
 
@@ -20,16 +20,16 @@ def file(tmp_path):
     path = tmp_path / "pixels.npy"
     with writing_pixels(path, 5, SHAPE) as writer:
         for number in (4, 0, 2, 1, 3):
-            writer.write(number, picture(number))
+            writer.write(number, image(number))
     return PixelFile(path)
 
 
-def test_pictures_are_read_in_the_order_asked_for(file):
+def test_images_are_read_in_the_order_asked_for(file):
     assert [int(pixels[0, 0, 0]) for pixels in file.read([3, 0, 3])] == [3, 0, 3]
 
 
-def test_what_is_read_are_the_pictures_that_were_written(file):
-    assert file.read([2])[0].tolist() == picture(2).tolist()
+def test_what_is_read_are_the_images_that_were_written(file):
+    assert file.read([2])[0].tolist() == image(2).tolist()
 
 
 def test_numpy_reads_the_file(file):
@@ -41,7 +41,7 @@ def test_whoever_changes_what_was_read_does_not_change_the_file(file):
     assert PixelFile(file.path).read([1])[0].unique().tolist() == [1]
 
 
-def test_a_worker_process_gets_the_path_and_not_the_pictures(file):
+def test_a_worker_process_gets_the_path_and_not_the_images(file):
     file.read([0])
     assert len(pickle.dumps(file)) < 500
     assert pickle.loads(pickle.dumps(file)).read([4])[0].unique().tolist() == [4]
@@ -58,7 +58,7 @@ def test_what_is_interrupted_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_of_another_shape_is_refused(tmp_path):
+def test_a_image_of_another_shape_is_refused(tmp_path):
     with writing_pixels(tmp_path / "a.npy", 1, SHAPE) as writer, pytest.raises(ValueError, match=r"\(3, 4, 6\)"):
         writer.write(0, np.zeros((3, 4, 6), np.uint8))
 

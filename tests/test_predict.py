@@ -12,13 +12,13 @@ CAPTIONING = Path(sys.executable).with_name("captioning")
 
 
 @pytest.fixture(scope="module")
-def folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures, two of them in a folder of their own, and a file that is none."""
-    folder = tmp_path_factory.mktemp("pictures")
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images, two of them in a folder of their own, and a file that is none."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
-    for number, file in enumerate(sorted(pictures.glob("*.png"))[:5]):
+    for number, file in enumerate(sorted(images.glob("*.png"))[:5]):
         shutil.copy(file, folder / ("more" if number < 2 else "") / file.name)
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     return folder
 
 
@@ -30,7 +30,7 @@ def lines(output: Path) -> list[dict]:
     return [json.loads(line) for file in sorted(output.iterdir()) for line in file.read_text().splitlines()]
 
 
-def test_two_processes_of_torchrun_caption_each_picture_once(checkpoint, folder, tmp_path):
+def test_two_processes_of_torchrun_caption_each_image_once(checkpoint, folder, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node=2", "--standalone")
     given = (checkpoint, folder, tmp_path / "out", "--accelerator", "cpu", "--batch-size", 2, "--max-new-tokens", 5)
     process = ran(*torchrun, CAPTIONING, "predict", *given)
@@ -41,15 +41,15 @@ def test_two_processes_of_torchrun_caption_each_picture_once(checkpoint, folder,
     good = [path for path in captions if not path.endswith("bad.png")]
     expected = Captioner.from_pretrained(checkpoint, device="cpu")(good, max_new_tokens=5)
     assert [captions[path] for path in good] == expected
-    assert "5 pictures captioned, 1 failed" in process.stderr
+    assert "5 images captioned, 1 failed" in process.stderr
 
 
-def test_a_picture_that_fails_is_a_line_with_its_reason_and_a_status_of_its_own(checkpoint, folder, tmp_path):
+def test_a_image_that_fails_is_a_line_with_its_reason_and_a_status_of_its_own(checkpoint, folder, tmp_path):
     given = (checkpoint, folder, tmp_path / "out", "--accelerator", "cpu", "--max-new-tokens", 2)
     process = ran(CAPTIONING, "predict", *given)
     assert process.returncode == 2
     (bad,) = (line for line in lines(tmp_path / "out") if line["error"])
-    assert (bad["path"], bad["error"]) == (str(folder / "bad.png"), "not a picture")
+    assert (bad["path"], bad["error"]) == (str(folder / "bad.png"), "not an image")
 
 
 def test_what_is_in_the_output_is_left_alone(checkpoint, folder):

@@ -14,7 +14,7 @@ from captioning.errors import UserError
 from captioning.metrics import normalize
 from captioning.models.processor import load_processor, make_processor, processor_from_files, processor_to_files
 
-CAPTIONS = [f"a {colour} {kind}" for colour in ("red", "green", "blue") for kind in ("cat", "dog", "caterpillar")]
+CAPTIONS = [f"a {color} {kind}" for color in ("red", "green", "blue") for kind in ("cat", "dog", "caterpillar")]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_rare_characters_are_kept_however_many_there_are():
     assert its.unk_token_id not in its(ideographs, add_special_tokens=False).input_ids
 
 
-def test_pictures_become_as_large_as_asked_for(processor):
+def test_images_become_as_large_as_asked_for(processor):
     pixels = processor(images=Image.new("RGB", (50, 40)), return_tensors="pt").pixel_values
     assert pixels.shape == (1, 3, 32, 32)
 
@@ -150,7 +150,7 @@ def test_a_folder_may_be_below_the_home_folder(saved, monkeypatch):
     assert load_processor(f"~/{saved.name}").tokenizer.model_max_length == 16
 
 
-def test_pictures_are_prepared_by_pil_even_where_transformers_would_take_torchvision(saved):
+def test_images_are_prepared_by_pil_even_where_transformers_would_take_torchvision(saved):
     pytest.importorskip("torchvision", reason="PIL is all there is without torchvision")
     assert isinstance(load_processor(str(saved)).image_processor, transformers.CLIPImageProcessorPil)
 

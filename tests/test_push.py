@@ -42,16 +42,16 @@ def error_of(process: subprocess.CompletedProcess) -> str:
     return line
 
 
-def test_what_was_pushed_captions_alike_in_a_process_with_transformers_alone(checkpoint, pictures, hub, tmp_path):
+def test_what_was_pushed_captions_alike_in_a_process_with_transformers_alone(checkpoint, images, hub, tmp_path):
     process = pushed(checkpoint, hub=hub, home=tmp_path)
     assert process.returncode == 0, process.stderr
     assert hub.repositories["me/squares"]["private"] is True
-    picture = sorted(pictures.glob("*.png"))[0]
+    image = sorted(images.glob("*.png"))[0]
     lines = hub.repositories["me/squares"]["files"]["README.md"].decode().split("```python\n")[1].split("```")[0]
-    script = "import sys\nsys.modules['captioning'] = None\n" + lines.replace("picture.jpg", str(picture))
+    script = "import sys\nsys.modules['captioning'] = None\n" + lines.replace("image.jpg", str(image))
     ran = in_a_process(sys.executable, "-c", script, hub=hub, home=tmp_path / "another")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() == Captioner.from_pretrained(checkpoint, device="cpu")(picture)
+    assert ran.stdout.strip() == Captioner.from_pretrained(checkpoint, device="cpu")(image)
 
 
 def test_after_a_failure_the_same_command_sends_no_weights_again(checkpoint, hub, tmp_path):
@@ -111,13 +111,13 @@ def test_a_model_that_was_pushed_before_is_followed_by_its_next(checkpoint, hub,
 # ------------------------------------------------------------ by a training
 
 
-def trained(pictures: Path, *settings: str, hub: Hub | None, home: Path, **options) -> subprocess.CompletedProcess:
-    run = (f"data.path={pictures}", f"hydra.run.dir={home / 'run'}", f"hydra.sweep.dir={home / 'sweep'}")
+def trained(images: Path, *settings: str, hub: Hub | None, home: Path, **options) -> subprocess.CompletedProcess:
+    run = (f"data.path={images}", f"hydra.run.dir={home / 'run'}", f"hydra.sweep.dir={home / 'sweep'}")
     return in_a_process(sys.executable, ROOT / "train.py", *SMALL, *run, *settings, hub=hub, home=home, **options)
 
 
-def test_a_training_uploads_its_best_model_at_its_end(pictures, hub, tmp_path):
-    process = trained(pictures, "hub.push=true", "hub.name=me/squares", hub=hub, home=tmp_path)
+def test_a_training_uploads_its_best_model_at_its_end(images, hub, tmp_path):
+    process = trained(images, "hub.push=true", "hub.name=me/squares", hub=hub, home=tmp_path)
     assert process.returncode == 0, process.stderr
     files = hub.repositories["me/squares"]["files"]
     assert files["model.safetensors"] == (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
@@ -125,9 +125,9 @@ def test_a_training_uploads_its_best_model_at_its_end(pictures, hub, tmp_path):
     assert f"the model is on the Hub, private: {hub.address}/me/squares" in process.stderr
 
 
-def test_a_training_uploads_the_best_model_so_far_every_few_validations(pictures, hub, tmp_path):
+def test_a_training_uploads_the_best_model_so_far_every_few_validations(images, hub, tmp_path):
     settings = ("hub.push=true", "hub.name=me/squares", "hub.every_n_validations=1", "trainer.max_epochs=12")
-    process = trained(pictures, *settings, "monitor=val/loss", hub=hub, home=tmp_path)
+    process = trained(images, *settings, "monitor=val/loss", hub=hub, home=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "isn't on the Hub" not in process.stderr
     assert hub.repositories["me/squares"]["commits"] > 1
@@ -136,16 +136,16 @@ def test_a_training_uploads_the_best_model_so_far_every_few_validations(pictures
     assert files["model.safetensors"] == (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
 
 
-def test_whether_a_model_can_be_uploaded_is_asked_before_training(pictures, hub, tmp_path):
+def test_whether_a_model_can_be_uploaded_is_asked_before_training(images, hub, tmp_path):
     settings = ("hub.push=true", "hub.name=me/squares")
-    process = trained(pictures, *settings, hub=hub, home=tmp_path, token=None)
+    process = trained(images, *settings, hub=hub, home=tmp_path, token=None)
     assert "me/squares: nobody is logged in" in error_of(process)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_an_upload_that_fails_fails_no_training(pictures, hub, tmp_path):
+def test_an_upload_that_fails_fails_no_training(images, hub, tmp_path):
     hub.failing_commits = 99
-    process = trained(pictures, "hub.push=true", "hub.name=me/squares", hub=hub, home=tmp_path)
+    process = trained(images, "hub.push=true", "hub.name=me/squares", hub=hub, home=tmp_path)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "run" / "report.html").is_file()
     assert "the model isn't on the Hub: me/squares: the Hub refuses (400" in process.stderr
@@ -161,5 +161,5 @@ def test_an_upload_that_fails_fails_no_training(pictures, hub, tmp_path):
         (("hydra.mode=MULTIRUN", "seed=1,2", "hub.push=true", "hub.name=me/x"), "every job of a sweep"),
     ],
 )
-def test_a_wish_to_upload_that_can_not_be_met_is_refused_at_once(pictures, hub, tmp_path, settings, says):
-    assert says in error_of(trained(pictures, *settings, hub=hub, home=tmp_path))
+def test_a_wish_to_upload_that_can_not_be_met_is_refused_at_once(images, hub, tmp_path, settings, says):
+    assert says in error_of(trained(images, *settings, hub=hub, home=tmp_path))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.metrics.metric_info import MEANINGS
+from captioning.metrics.metric_info import METRIC_INFO
 from captioning.runs.report import write_report
 from captioning.runs.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
 from captioning.runs.report.numbers import shown
@@ -32,7 +32,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(example: Path, tmp_path: Path) -> Path:
-    """A whole run folder to be changed: 8 test pictures, 60 steps, 4 validations of 6 pictures."""
+    """A whole run folder to be changed: 8 test images, 60 steps, 4 validations of 6 images."""
     return Path(shutil.copytree(example, tmp_path / "run"))
 
 
@@ -154,19 +154,19 @@ def test_a_report_starts_fast():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_five_hundred_pictures_are_written_in_seconds_to_less_than_5_mb(tmp_path):
+def test_five_hundred_images_are_written_in_seconds_to_less_than_5_mb(tmp_path):
     run = write_example_run(tmp_path / "run", test=500, steps=5000, validations=20)
     noise = np.random.default_rng(0).integers(0, 256, size=(501, 40, 40, 3), dtype=np.uint8)
     photos = [jpeg(Image.fromarray(pixels).resize((128, 128), Image.Resampling.BICUBIC)) for pixels in noise]
     assert sum(map(len, photos)) > 4e6  # more than fits as it is
     write_thumbnails(
-        run / "thumbnails.parquet", [("test", f"picture-{i:03}.png", photo) for i, photo in enumerate(photos)]
+        run / "thumbnails.parquet", [("test", f"image-{i:03}.png", photo) for i, photo in enumerate(photos)]
     )
     start = time.perf_counter()
     report = write_report(run)
     assert time.perf_counter() - start < 10
     assert report.stat().st_size < 5e6
-    assert report.read_bytes().count(b'alt="picture ') == 500
+    assert report.read_bytes().count(b'alt="image ') == 500
 
 
 # ------------------------------------------------------------ what it says
@@ -210,7 +210,7 @@ def test_alarms_of_a_kind_are_one_line_with_the_latest_message(run):
 
 
 def test_every_number_is_explained():
-    assert set(MEANINGS) == set(HIGHER_IS_BETTER)
+    assert set(METRIC_INFO) == set(HIGHER_IS_BETTER)
 
 
 def test_a_number_stands_with_its_interval_and_validation(run):
@@ -311,7 +311,7 @@ def test_differences_are_to_the_nearest_reference():
     assert row.exact
 
 
-def test_of_many_pictures_the_worst_the_best_and_some_between_are_shown():
+def test_of_many_images_the_worst_the_best_and_some_between_are_shown():
     numbers = chosen(list(range(1000)))
     assert len(numbers) == 500
     assert numbers[:200] == list(range(200))
@@ -356,15 +356,15 @@ def test_frequent_captions_are_those_said_more_than_once():
         [("…", ["!"]), ("a cat", ["a cat"] * 50)],
         [("\ud83d", ["\udc00 a"]), ("a\x00b", ["\u202ea"])],
     ],
-    ids=["one picture", "one empty", "all empty", "very long", "no words", "broken letters"],
+    ids=["one image", "one empty", "all empty", "very long", "no words", "broken letters"],
 )
 def test_odd_captions_are_reported(run, pairs):
     give(run, *pairs)
     assert f"of {len(pairs)} " in text_of(run) or len(caption_rows(read_run(run).predictions or [])) == len(pairs)
 
 
-def test_few_test_pictures_are_warned_of(run):
-    assert "The test has fewer than 100 pictures" in text_of(run)
+def test_few_test_images_are_warned_of(run):
+    assert "The test has fewer than 100 images" in text_of(run)
 
 
 # ------------------------------------------------------------ strangers' words
@@ -561,8 +561,8 @@ def test_nothing_sticks_out_of_a_narrow_page(browser, run, width):
 
 
 def test_colours_of_text_stand_out_from_their_grounds():
-    def luminance(colour: str) -> float:
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] if len(colour) == 7 else [1.0, 1.0, 1.0]
+    def luminance(color: str) -> float:
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] if len(color) == 7 else [1.0, 1.0, 1.0]
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 

@@ -14,12 +14,12 @@ from runs import run, said
 from captioning.training.signals import INTERRUPTED
 
 STEPS = 24
-# 23 pictures to train on, in batches of four: epochs of six steps, the last of which isn't full.
+# 23 images to train on, in batches of four: epochs of six steps, the last of which isn't full.
 RUN = (
     *(setting for setting in SMALL if not setting.startswith(("trainer.devices", "logger"))),
     *("logger=csv", "trainer.max_epochs=4", "callbacks.last.every_n_steps=1", "trainer.enable_progress_bar=false"),
 )
-SPEED = ("pictures_per_second", "seconds_per_step", "data_wait_share", "memory_gb")
+SPEED = ("images_per_second", "seconds_per_step", "data_wait_share", "memory_gb")
 MEASURED = tuple(f"train/{name}" for name in SPEED)
 
 
@@ -87,8 +87,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(pictures) -> list[str]:
-    return [*RUN, f"data.path={pictures}"]
+def settings(images) -> list[str]:
+    return [*RUN, f"data.path={images}"]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,12 @@ def test_it_may_be_stopped_within_a_step_a_validation_a_checkpoint_and_the_test(
 MATRIX = {
     "two workers": ["data.num_workers=2"],
     "gradients accumulated": ["data.batch_size=2", "trainer.accumulate_grad_batches=2"],
-    "augmentation": ["data.augment_crop=0.3", "data.augment_colour=0.3", "data.augment_flip=0.5", "data.cache=false"],
+    "augmentation": [
+        "data.augment_crop=0.3",
+        "data.augment_color_jitter=0.3",
+        "data.augment_flip=0.5",
+        "data.cache=false",
+    ],
     "all captions": ["data.captions=all", "data.num_workers=2"],
     "average of weights": ["callbacks=ema"],
     "validation by steps": ["val_every_n_steps=5", "data.batch_size=2", "trainer.accumulate_grad_batches=2"],
@@ -174,7 +179,7 @@ TOGETHER = {
     "plain": ["data.batch_size=2"],
     "all of it": [
         *("data.batch_size=1", "trainer.accumulate_grad_batches=2", "data.num_workers=2", "callbacks=ema"),
-        *("val_every_n_steps=5", "data.augment_colour=0.3"),
+        *("val_every_n_steps=5", "data.augment_color_jitter=0.3"),
     ],
 }
 

@@ -41,12 +41,12 @@ def test_a_model_that_cannot_be_finished_is_named_and_leaves_nothing(full_disk, 
     assert list(full_disk.iterdir()) == []
 
 
-def test_a_disk_that_training_would_fill_is_refused_before_training(full_disk, compose, pictures):
+def test_a_disk_that_training_would_fill_is_refused_before_training(full_disk, compose, images):
     from conftest import SMALL
 
     from captioning.run import train
 
-    cfg = compose(*SMALL, f"data.path={pictures}", f"output_dir={full_disk / 'run'}")
+    cfg = compose(*SMALL, f"data.path={images}", f"output_dir={full_disk / 'run'}")
     with pytest.raises(UserError, match=r"hydra\.run\.dir=.* are free, and 4 checkpoints and the model need"):
         train(cfg)
     assert not (full_disk / "run" / "checkpoints").exists()

@@ -26,7 +26,7 @@ from captioning import Captioner
 from captioning.inference.captioner import Caption
 from captioning.inference.serve import LOOPBACK_NAMES
 from captioning.inference.serve.app import Server, make_app
-from captioning.inference.serve.batching import Batcher, Wish
+from captioning.inference.serve.batching import Batcher, GenerationRequest
 from captioning.inference.serve.limits import Connection, Limits
 from captioning.models.generation import Decoding
 
@@ -74,12 +74,12 @@ def run_server(captioner) -> Iterator[Callable[..., httpx.Client]]:
 
 
 @pytest.fixture(scope="module")
-def files(pictures) -> list[Path]:
-    return sorted(pictures.glob("*.png"))[:6]
+def files(images) -> list[Path]:
+    return sorted(images.glob("*.png"))[:6]
 
 
 def of_files(files: list[Path]) -> list:
-    return [("pictures", (file.name, file.read_bytes(), "image/png")) for file in files]
+    return [("images", (file.name, file.read_bytes(), "image/png")) for file in files]
 
 
 def in_base64(files: list[Path]) -> list[dict[str, str]]:
@@ -98,14 +98,14 @@ def test_captions_are_those_of_the_captioner(server, captioner, files, way):
     answer = (
         server.post(UPLOAD, files=of_files(files), data=SHORT)
         if way == "upload"
-        else server.post(CAPTIONS, json={"pictures": in_base64(files), **SHORT})
+        else server.post(CAPTIONS, json={"images": in_base64(files), **SHORT})
     )
     assert answer.status_code == 200, answer.text
     captions = [result["captions"][0]["text"] for result in answer.json()["results"]]
     assert captions == captioner(files, **SHORT)
 
 
-def test_several_captions_of_a_picture_come_with_scores_the_likeliest_first(server, captioner, files):
+def test_several_captions_of_a_image_come_with_scores_the_likeliest_first(server, captioner, files):
     answer = server.post(UPLOAD, files=of_files(files[:1]), data={"num_captions": 3, "num_beams": 4, **SHORT})
     expected = captioner.candidates(files[0], num_captions=3, num_beams=4, **SHORT)[0]
     (result,) = answer.json()["results"]
@@ -113,22 +113,22 @@ def test_several_captions_of_a_picture_come_with_scores_the_likeliest_first(serv
     assert [caption["score"] for caption in result["captions"]] == pytest.approx([c.score for c in expected], abs=1e-5)
 
 
-def test_a_picture_that_can_not_be_opened_has_its_reason_beside_the_captions_of_others(server, files):
-    pictures = [*in_base64(files[:1]), {"data": base64.b64encode(b"no picture").decode()}, {"data": "?"}]
-    results = server.post(CAPTIONS, json={"pictures": pictures, **SHORT}).json()["results"]
-    assert [result["error"] for result in results] == [None, "not a picture", "not base64"]
+def test_a_image_that_can_not_be_opened_has_its_reason_beside_the_captions_of_others(server, files):
+    images = [*in_base64(files[:1]), {"data": base64.b64encode(b"no image").decode()}, {"data": "?"}]
+    results = server.post(CAPTIONS, json={"images": images, **SHORT}).json()["results"]
+    assert [result["error"] for result in results] == [None, "not an image", "not base64"]
     assert [len(result["captions"]) for result in results] == [1, 0, 0]
 
 
-def test_a_request_of_which_no_picture_can_be_opened_is_refused(server):
-    answer = server.post(UPLOAD, files=[("pictures", ("a.png", b"no picture"))])
-    assert (answer.status_code, answer.json()) == (422, {"detail": "not a picture"})
+def test_a_request_of_which_no_image_can_be_opened_is_refused(server):
+    answer = server.post(UPLOAD, files=[("images", ("a.png", b"no image"))])
+    assert (answer.status_code, answer.json()) == (422, {"detail": "not an image"})
 
 
 def test_what_captions_is_told_without_the_folders_of_the_machine(server):
     told = server.get("/v1/model").json()
     assert (told["model"], told["device"], told["decoding"]["num_beams"]) == ("a model", "cpu", 1)
-    assert (told["limits"]["pictures"], told["urls"]) == (32, False)
+    assert (told["limits"]["images"], told["urls"]) == (32, False)
 
 
 def test_many_clients_share_batches_and_each_gets_its_own_captions(run_server, captioner, files):
@@ -143,21 +143,21 @@ def test_many_clients_share_batches_and_each_gets_its_own_captions(run_server, c
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(ask, range(96)))
     said = client.get("/metrics").text
-    batches = float(re.search(r"captioning_batch_pictures_count ([\d.]+)", said)[1])
-    assert float(re.search(r"captioning_batch_pictures_sum ([\d.]+)", said)[1]) == 96
+    batches = float(re.search(r"captioning_batch_images_count ([\d.]+)", said)[1])
+    assert float(re.search(r"captioning_batch_images_sum ([\d.]+)", said)[1]) == 96
     assert batches < 72
 
 
 def test_different_wishes_at_once_are_each_heard(server, captioner, files):
-    wishes = [{"prefix": "a red"}, {"num_beams": 3}, {"max_new_tokens": 2, "min_new_tokens": 2}, {}] * 4
+    local_flags = [{"prefix": "a red"}, {"num_beams": 3}, {"max_new_tokens": 2, "min_new_tokens": 2}, {}] * 4
 
     def ask(wish: dict) -> str:
         answer = server.post(UPLOAD, files=of_files(files[:1]), data={**SHORT, **wish})
         return answer.json()["results"][0]["captions"][0]["text"]
 
     with ThreadPoolExecutor(16) as pool:
-        captions = list(pool.map(ask, wishes))
-    assert captions == [captioner(files[0], **{**SHORT, **wish}) for wish in wishes]
+        captions = list(pool.map(ask, local_flags))
+    assert captions == [captioner(files[0], **{**SHORT, **wish}) for wish in local_flags]
 
 
 # ------------------------------------------------------------ what is refused
@@ -180,16 +180,16 @@ def test_a_wrong_setting_is_named(server, files, setting, says, way):
     answer = (
         server.post(UPLOAD, files=of_files(files[:1]), data=setting)
         if way == "upload"
-        else server.post(CAPTIONS, json={"pictures": in_base64(files[:1]), **setting})
+        else server.post(CAPTIONS, json={"images": in_base64(files[:1]), **setting})
     )
     assert answer.status_code == 422
     assert says in detail(answer)
 
 
-def test_a_picture_of_too_many_pixels_is_not_decoded(run_server):
+def test_a_image_of_too_many_pixels_is_not_decoded(run_server):
     file = io.BytesIO()
     Image.new("L", (1001, 1000)).save(file, "PNG")
-    answer = run_server(limits=Limits(pixels=1_000_000)).post(UPLOAD, files=[("pictures", ("a.png", file.getvalue()))])
+    answer = run_server(limits=Limits(pixels=1_000_000)).post(UPLOAD, files=[("images", ("a.png", file.getvalue()))])
     assert answer.status_code == 422
     assert detail(answer) == '"1001 x 1000 pixels; it may have 1,000,000 (--max-megapixels)"'
 
@@ -202,9 +202,9 @@ def test_a_request_that_is_too_large_is_refused(run_server, announced, size):
     assert (answer.status_code, detail(answer)) == (413, '"a request may have 1,000 bytes (--max-megabytes)"')
 
 
-def test_too_many_pictures_are_refused(run_server, files):
-    answer = run_server(limits=Limits(pictures=2)).post(UPLOAD, files=of_files(files[:3]))
-    assert (answer.status_code, detail(answer)) == (413, '"a request may have 2 pictures (--max-pictures)"')
+def test_too_many_images_are_refused(run_server, files):
+    answer = run_server(limits=Limits(images=2)).post(UPLOAD, files=of_files(files[:3]))
+    assert (answer.status_code, detail(answer)) == (413, '"a request may have 2 images (--max-images)"')
 
 
 def test_what_would_wait_behind_too_many_others_is_sent_away(run_server, files):
@@ -215,7 +215,7 @@ def test_what_would_wait_behind_too_many_others_is_sent_away(run_server, files):
 def test_room_in_the_queue_is_given_back(run_server, files):
     client = run_server(limits=Limits(queue=2))
     for _ in range(3):
-        client.post(UPLOAD, files=[("pictures", ("a.png", b"no picture"))] * 2)
+        client.post(UPLOAD, files=[("images", ("a.png", b"no image"))] * 2)
     assert client.post(UPLOAD, files=of_files(files[:2]), data=SHORT).status_code == 200
 
 
@@ -228,26 +228,26 @@ def test_what_takes_too_long_is_given_up(run_server, checkpoint, files):
     assert (answer.status_code, detail(answer)) == (429, '"no captions within 0.3 s; try again later"')
 
 
-def test_pictures_of_the_web_are_not_fetched_unless_allowed(server):
-    answer = server.post(CAPTIONS, json={"pictures": [{"url": "https://example.com/a.png"}]})
+def test_images_of_the_web_are_not_fetched_unless_allowed(server):
+    answer = server.post(CAPTIONS, json={"images": [{"url": "https://example.com/a.png"}]})
     assert (answer.status_code, detail(answer)) == (
         422,
-        '"this server fetches no pictures from the web (--allow-urls)"',
+        '"this server fetches no images from the web (--allow-urls)"',
     )
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest/", "file:///etc/hostname"]
 )
-def test_pictures_of_the_web_are_never_those_of_the_servers_own_network(run_server, url):
-    answer = run_server(allow_urls=True).post(CAPTIONS, json={"pictures": [{"url": url}]})
+def test_images_of_the_web_are_never_those_of_the_servers_own_network(run_server, url):
+    answer = run_server(allow_urls=True).post(CAPTIONS, json={"images": [{"url": url}]})
     assert answer.status_code == 422
     assert "can't be" in detail(answer)
 
 
-def test_a_picture_of_the_web_is_captioned_where_that_is_allowed(run_server, captioner, files):
+def test_a_image_of_the_web_is_captioned_where_that_is_allowed(run_server, captioner, files):
     client = run_server(allow_urls=True, fetch={"http://example.com/a.png": files[0].read_bytes()}.__getitem__)
-    answer = client.post(CAPTIONS, json={"pictures": [{"url": "http://example.com/a.png"}], **SHORT})
+    answer = client.post(CAPTIONS, json={"images": [{"url": "http://example.com/a.png"}], **SHORT})
     assert answer.json()["results"][0]["captions"][0]["text"] == captioner(files[0], **SHORT)
 
 
@@ -307,15 +307,15 @@ def test_whatever_a_body_is_the_answer_is_that_it_is_wrong(server):
 @pytest.mark.parametrize(
     "content",
     [
-        b'{"pictures": [{"data": ""}], "prefix": "\\ud800"}',
-        b'{"pictures": [{"data": ""}], "\\ud800": 1}',
-        b'{"pictures": [{"data": "\\ud800"}]}',
-        b'{"pictures": [{"data": ""}], "num_beams": ' + b"9" * 10_000 + b"}",
-        b'{"pictures": [{"data": ""}], "temperature": NaN}',
-        b'{"pictures": [{"data": ""}], "temperature": 1e999}',
+        b'{"images": [{"data": ""}], "prefix": "\\ud800"}',
+        b'{"images": [{"data": ""}], "\\ud800": 1}',
+        b'{"images": [{"data": "\\ud800"}]}',
+        b'{"images": [{"data": ""}], "num_beams": ' + b"9" * 10_000 + b"}",
+        b'{"images": [{"data": ""}], "temperature": NaN}',
+        b'{"images": [{"data": ""}], "temperature": 1e999}',
         b"[" * 100_000,
-        b'{"pictures": ' + b'{"data":' * 50_000,
-        b'{"pictures": []}',
+        b'{"images": ' + b'{"data":' * 50_000,
+        b'{"images": []}',
         b"null",
     ],
 )
@@ -383,8 +383,8 @@ def test_bodies_that_fill_the_memory_together_are_refused(run_server):
 # ------------------------------------------------------------ batches
 
 
-def batched(*wishes: Wish, batch_size: int = 4, fails: bool = False) -> tuple[list, list[int]]:
-    """What each picture gets, and the sizes of the batches; pictures are numbered by their only pixel."""
+def batched(*local_flags: GenerationRequest, batch_size: int = 4, fails: bool = False) -> tuple[list, list[int]]:
+    """What each image gets, and the sizes of the batches; images are numbered by their only pixel."""
     sizes = []
 
     def caption(pixels, wish):
@@ -395,9 +395,9 @@ def batched(*wishes: Wish, batch_size: int = 4, fails: bool = False) -> tuple[li
         return [[Caption(f"{int(pixel)} {wish.prefix}", 0.0)] for pixel in pixels.flatten()]
 
     async def work():
-        batcher = Batcher(caption, batch_size, lambda pictures, _: sizes.append(pictures))
+        batcher = Batcher(caption, batch_size, lambda images, _: sizes.append(images))
         running = asyncio.create_task(batcher.run())
-        given = [batcher.caption(torch.full((1, 1, 1), n), wish) for n, wish in enumerate(wishes)]
+        given = [batcher.caption(torch.full((1, 1, 1), n), wish) for n, wish in enumerate(local_flags)]
         results = await asyncio.gather(*given, return_exceptions=True)
         running.cancel()
         return [result if isinstance(result, Exception) else result[0].text for result in results]
@@ -406,20 +406,20 @@ def batched(*wishes: Wish, batch_size: int = 4, fails: bool = False) -> tuple[li
 
 
 def test_a_batch_is_no_larger_than_it_may_be():
-    captions, sizes = batched(*[Wish(Decoding())] * 10)
+    captions, sizes = batched(*[GenerationRequest(Decoding())] * 10)
     assert captions == [f"{n} " for n in range(10)]
     assert sizes == [4, 4, 2]
 
 
 def test_a_batch_holds_one_wish():
-    one, other = Wish(Decoding(), prefix="one"), Wish(Decoding(), prefix="other")
+    one, other = GenerationRequest(Decoding(), prefix="one"), GenerationRequest(Decoding(), prefix="other")
     captions, sizes = batched(one, other, one, other, one)
     assert captions == ["0 one", "1 other", "2 one", "3 other", "4 one"]
     assert sizes == [3, 2]
 
 
 def test_a_batch_that_fails_takes_no_other_with_it():
-    captions, _ = batched(*[Wish(Decoding())] * 6, fails=True)
+    captions, _ = batched(*[GenerationRequest(Decoding())] * 6, fails=True)
     assert [isinstance(caption, RuntimeError) for caption in captions] == [True] * 4 + [False] * 2
 
 
@@ -427,11 +427,11 @@ def test_what_nobody_waits_for_is_not_captioned():
     async def work():
         seen = []
         batcher = Batcher(lambda pixels, _: seen.extend(pixels) or [[]] * len(pixels), 4, lambda *_: None)
-        gone = asyncio.create_task(batcher.caption(torch.zeros(1), Wish(Decoding())))
+        gone = asyncio.create_task(batcher.caption(torch.zeros(1), GenerationRequest(Decoding())))
         await asyncio.sleep(0)
         gone.cancel()
         running = asyncio.create_task(batcher.run())
-        await batcher.caption(torch.ones(1), Wish(Decoding()))
+        await batcher.caption(torch.ones(1), GenerationRequest(Decoding()))
         running.cancel()
         return [int(pixel) for pixel in seen]
 
@@ -501,7 +501,7 @@ def test_the_api_is_described_without_another_server(server):
 
 
 def with_file(file: Path, event: str) -> str:
-    """JavaScript that drops or pastes a picture, as a user's browser tells the page of it."""
+    """JavaScript that drops or pastes an image, as a user's browser tells the page of it."""
     data = base64.b64encode(file.read_bytes()).decode()
     holder = {"drop": "dataTransfer", "paste": "clipboardData"}[event]
     kind = {"drop": "DragEvent", "paste": "ClipboardEvent"}[event]
@@ -513,8 +513,8 @@ def with_file(file: Path, event: str) -> str:
     }})()"""
 
 
-def captions_shown(browser: Chromium, pictures: int = 1) -> list[list[str]]:
-    browser.wait(f"document.querySelectorAll('.card:not(.waiting)').length === {pictures}")
+def captions_shown(browser: Chromium, images: int = 1) -> list[list[str]]:
+    browser.wait(f"document.querySelectorAll('.card:not(.waiting)').length === {images}")
     texts = "[...card.querySelectorAll('.text')].map((text) => text.textContent)"
     return browser.value(f"[...document.querySelectorAll('.card')].map((card) => {texts})")
 
@@ -526,21 +526,21 @@ def opened(browser: Chromium, client: httpx.Client) -> Chromium:
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
-def test_a_picture_that_is_dropped_or_pasted_is_captioned_with_a_score(browser, server, captioner, files, event):
+def test_a_image_that_is_dropped_or_pasted_is_captioned_with_a_score(browser, server, captioner, files, event):
     opened(browser, server).value(with_file(files[0], event))
     assert captions_shown(browser) == [[captioner(files[0])]]
     score = float(browser.value("document.querySelector('.score').textContent"))
     assert score == pytest.approx(captioner.candidates(files[0])[0][0].score, abs=0.006)
 
 
-def test_several_pictures_that_are_chosen_are_captioned(browser, server, captioner, files):
+def test_several_images_that_are_chosen_are_captioned(browser, server, captioner, files):
     opened(browser, server)
     node = browser.do("Runtime.evaluate", expression="document.getElementById('files')")["result"]["objectId"]
     browser.do("DOM.setFileInputFiles", objectId=node, files=[str(file) for file in files[:3]])
     assert captions_shown(browser, 3) == [[caption] for caption in reversed(captioner(files[:3]))]
 
 
-def test_settings_are_heard_when_pictures_are_captioned_again(browser, server, captioner, files):
+def test_settings_are_heard_when_images_are_captioned_again(browser, server, captioner, files):
     opened(browser, server).value(with_file(files[0], "drop"))
     captions_shown(browser)
     browser.value(
@@ -555,10 +555,10 @@ def test_settings_are_heard_when_pictures_are_captioned_again(browser, server, c
     assert captions_shown(browser) == [[caption.text for caption in expected]]
 
 
-def test_what_is_no_picture_says_so_in_its_card(browser, server, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_what_is_no_image_says_so_in_its_card(browser, server, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     opened(browser, server).value(with_file(tmp_path / "broken.png", "drop"))
-    browser.wait("document.querySelector('.card .error:not([hidden])')?.textContent === 'not a picture'")
+    browser.wait("document.querySelector('.card .error:not([hidden])')?.textContent === 'not an image'")
 
 
 def test_a_token_that_is_asked_for_can_be_given(browser, run_server, captioner, files):
@@ -576,7 +576,7 @@ def test_a_token_that_is_asked_for_can_be_given(browser, run_server, captioner, 
     assert captions_shown(browser) == [[captioner(files[0])]]
 
 
-def test_the_address_of_a_picture_can_be_given_where_the_server_fetches_it(browser, run_server, captioner, files):
+def test_the_address_of_a_image_can_be_given_where_the_server_fetches_it(browser, run_server, captioner, files):
     client = run_server(allow_urls=True, fetch=lambda _: files[0].read_bytes())
     opened(browser, client).value(
         """(() => {

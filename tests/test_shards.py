@@ -49,7 +49,7 @@ def test_a_table_is_copied_once_and_remembers_what_was_left_out(folder, cache):
         os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
     second = read_shards(tar_shards(str(folder)), cache_dir=cache)
     assert second.ids == first.ids
-    assert second.problems == first.problems == (("picture without a caption", "2/x"),)
+    assert second.problems == first.problems == (("image without a caption", "2/x"),)
 
 
 def test_of_a_table_missing_shards_are_named(folder, cache):
@@ -81,8 +81,8 @@ def test_shards_without_a_usable_row_are_refused_with_what_is_wrong(tmp_path, ca
     with pytest.raises(UserError) as caught:
         read_shards(tar_shards(str(path)), cache_dir=cache)
     assert str(caught.value) == (
-        f"data.path={path}: no captioned picture in its 1 shards: 1 x picture without a caption: one/a; 1 x caption "
-        "without a picture: one/b"
+        f"data.path={path}: no captioned image in its 1 shards: 1 x image without a caption: one/a; 1 x caption "
+        "without an image: one/b"
     )
 
 

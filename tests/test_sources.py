@@ -102,16 +102,16 @@ def test_a_pattern_may_be_longer_than_the_name_of_a_file(folder):
 
 def test_an_address_may_end_in_a_password():
     message = mistake("http://127.0.0.1:1/x.tar?token=secret")
-    assert "no captioned picture in its 1 shards: 1 x shard can't be read to its end" in message
+    assert "no captioned image in its 1 shards: 1 x shard can't be read to its end" in message
 
 
-def test_an_archive_beside_its_pictures_and_their_captions_is_not_data(folder):
-    write_tar(folder / "pictures.tar.gz", "w:gz")
+def test_an_archive_beside_its_images_and_their_captions_is_not_data(folder):
+    write_tar(folder / "images.tar.gz", "w:gz")
     (folder / "a.txt").write_text("a dog")
     assert captions(folder) == [["a dog"]]
 
 
-def test_pictures_may_be_in_another_folder(folder):
+def test_images_may_be_in_another_folder(folder):
     (folder.parent / "x.csv").write_text(FILES["x.CSV"])
     assert captions(folder.parent / "x.csv", images=str(folder)) == [["a cat"]]
 
@@ -141,5 +141,5 @@ def test_a_file_of_another_kind_says_what_is_read(folder):
     assert mistake(folder / "a.png").startswith(f"data.path={folder / 'a.png'}: no file of captions (.json, .csv,")
 
 
-def test_a_folder_of_pictures_that_is_not_there_is_named(folder):
-    assert mistake(folder, images="/gone") == "data.images=/gone: no such folder; it must hold the pictures"
+def test_a_folder_of_images_that_is_not_there_is_named(folder):
+    assert mistake(folder, images="/gone") == "data.images=/gone: no such folder; it must hold the images"

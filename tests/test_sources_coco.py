@@ -11,10 +11,10 @@ from captioning.errors import UserError
 
 @pytest.fixture
 def written(tmp_path):
-    """Write pictures by name, and a JSON file; returns its path."""
+    """Write images by name, and a JSON file; returns its path."""
 
-    def write(content: object, *pictures: str) -> Path:
-        for name in pictures:
+    def write(content: object, *images: str) -> Path:
+        for name in images:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4), "red").save(tmp_path / name)
         file = tmp_path / "captions.json"
@@ -75,12 +75,12 @@ def test_ids_of_images_may_be_numbers_here_and_text_there(written):
 
 
 @pytest.mark.parametrize("folder", ["train2014", "val2014", "train2017", "val2017"])
-def test_pictures_are_looked_for_in_cocos_own_folders(written, folder):
+def test_images_are_looked_for_in_cocos_own_folders(written, folder):
     path = written(coco({7: "a.png"}, (7, "a cat")), f"{folder}/a.png")
     assert captions(path) == {f"{folder}/a.png": ["a cat"]}
 
 
-def test_pictures_may_be_in_a_folder_of_their_own(written):
+def test_images_may_be_in_a_folder_of_their_own(written):
     path = written(coco({7: "a.png"}, (7, "a cat")), "elsewhere/a.png")
     assert captions(path, images=path.parent / "elsewhere") == {"a.png": ["a cat"]}
 
@@ -97,17 +97,17 @@ def test_columns_of_images_can_be_named(written):
     [
         pytest.param(
             coco({7: "a.png"}, (7, "x"), (9, "y")),
-            [("caption without a picture", "captions.json annotations[1]: no image has the id 9")],
+            [("caption without an image", "captions.json annotations[1]: no image has the id 9")],
             id="no such image",
         ),
         pytest.param(
             coco({7: "a.png", 8: "b.png"}, (7, "x")),
-            [("picture without a caption", "b.png (captions.json images[1])")],
+            [("image without a caption", "b.png (captions.json images[1])")],
             id="no annotation",
         ),
         pytest.param(
             coco({7: "a.png", 8: "c.png"}, (7, "x"), (8, "y")),
-            [("picture is missing", "c.png (captions.json images[1])")],
+            [("image is missing", "c.png (captions.json images[1])")],
             id="no such file",
         ),
         pytest.param(
@@ -117,7 +117,7 @@ def test_columns_of_images_can_be_named(written):
         ),
         pytest.param(
             coco({7: "a.png", 8: "../b.png"}, (7, "x"), (8, "y")),
-            [("picture outside of the data folder", "../b.png (captions.json images[1])")],
+            [("image outside of the data folder", "../b.png (captions.json images[1])")],
             id="outside",
         ),
     ],
@@ -128,12 +128,12 @@ def test_what_is_left_out_is_named(written, content, expected):
     assert problems(path) == expected
 
 
-def test_one_id_of_two_pictures_leaves_both_out(written):
+def test_one_id_of_two_images_leaves_both_out(written):
     content = coco({7: "a.png", 8: "b.png"}, (7, "x"), (8, "y"))
     content["images"].append({"id": 8, "file_name": "c.png"})
     path = written(content, "a.png", "b.png", "c.png")
     assert captions(path) == {"a.png": ["x"]}
-    assert problems(path) == [("one id with two pictures", "8 (captions.json images[2])")]
+    assert problems(path) == [("one id with two images", "8 (captions.json images[2])")]
 
 
 def test_items_that_are_no_objects_are_named(written):
@@ -165,7 +165,7 @@ def test_karpathys_sentences_are_captions_and_restval_is_trained_on(written):
     ]
 
 
-def test_karpathys_filepath_is_the_folder_of_a_picture(written):
+def test_karpathys_filepath_is_the_folder_of_a_image(written):
     content = {"images": [karpathy("a.png", "train", "a cat", filepath="some/where")]}
     assert captions(written(content, "some/where/a.png")) == {"some/where/a.png": ["a cat"]}
 
@@ -217,7 +217,7 @@ def test_json_lines_are_read_whatever_the_file_is_called(written):
             {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "bbox": []}]},
             "captions_*.json",
         ),
-        (coco({7: "a.png"}), "1 x picture without a caption: a.png"),
+        (coco({7: "a.png"}), "1 x image without a caption: a.png"),
         (coco({7: "x.png"}, (7, "x")), "looked for as NAME or train2014/NAME or val2014/NAME or"),
         ([], "no captions in it"),
         ([{"text": "x"}], "data.image_column=file_name: no such column in captions.json"),

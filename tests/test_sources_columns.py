@@ -62,7 +62,7 @@ def test_cells_are_those_of_the_named_columns():
     assert columns.of_text == ["c", "k", "s", "g", "t"]
 
 
-def test_a_column_of_pictures_that_is_missing_is_answered_with_the_nearest():
+def test_a_column_of_images_that_is_missing_is_answered_with_the_nearest():
     assert mistake("file_nam text") == "data.image_column=file_name: no such column in here; did you mean file_nam?"
 
 

@@ -14,12 +14,12 @@ from captioning.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Lay out a folder: pictures by name, and text files by name and text (or bytes)."""
+    """Lay out a folder: images by name, and text files by name and text (or bytes)."""
 
-    def laid_out(*pictures: str, files: Mapping[str, str | bytes] = MappingProxyType({})) -> Path:
-        for path in (tmp_path / name for name in [*pictures, *files]):
+    def laid_out(*images: str, files: Mapping[str, str | bytes] = MappingProxyType({})) -> Path:
+        for path in (tmp_path / name for name in [*images, *files]):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for name in pictures:
+        for name in images:
             Image.new("RGB", (4, 4), "red").save(tmp_path / name)
         for name, text in files.items():
             (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -59,13 +59,13 @@ def mistake(path: Path, **settings) -> str:
 
 def test_usual_names_of_columns_are_found_with_capitals_too(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    (tmp_path / "metadata.csv").write_text("Filename,Caption\na.png,a picture\n")
-    assert captions(tmp_path) == {"a.png": ["a picture"]}
+    (tmp_path / "metadata.csv").write_text("Filename,Caption\na.png,an image\n")
+    assert captions(tmp_path) == {"a.png": ["an image"]}
 
 
 def test_a_column_asked_for_where_there_are_none_is_a_mistake(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("a picture")
+    (tmp_path / "a.txt").write_text("an image")
     said = mistake(tmp_path, columns=Columns(group="film"))
     assert said.startswith("data.group_column=film: captions in NAME.txt have no columns")
 
@@ -73,34 +73,34 @@ def test_a_column_asked_for_where_there_are_none_is_a_mistake(tmp_path):
 # ---------------------------------------------------------------- where captions stand
 
 
-def test_metadata_jsonl_gives_each_picture_its_caption(folder):
+def test_metadata_jsonl_gives_each_image_its_caption(folder):
     path = folder("a.png", "b.png", files={"metadata.jsonl": lines(line("a.png", "a cat"), line("b.png", "a dog"))})
     assert captions(path) == {"a.png": ["a cat"], "b.png": ["a dog"]}
 
 
-def test_metadata_csv_gives_each_picture_its_caption(folder):
+def test_metadata_csv_gives_each_image_its_caption(folder):
     path = folder("a.png", "b.png", files={"metadata.csv": 'file_name,text\na.png,a cat\nb.png,"red, and a dog"\n'})
     assert captions(path) == {"a.png": ["a cat"], "b.png": ["red, and a dog"]}
 
 
-def test_metadata_parquet_gives_each_picture_its_captions(folder):
+def test_metadata_parquet_gives_each_image_its_captions(folder):
     path = folder("a.png", "b.png")
     table = datasets.Dataset.from_dict({"file_name": ["a.png", "b.png"], "text": [["a cat"], ["a dog", "my dog"]]})
     table.to_parquet(path / "metadata.parquet")
     assert captions(path) == {"a.png": ["a cat"], "b.png": ["a dog", "my dog"]}
 
 
-def test_each_line_of_a_text_file_beside_a_picture_is_a_caption(folder):
+def test_each_line_of_a_text_file_beside_a_image_is_a_caption(folder):
     path = folder("a.png", "b.x.png", files={"a.txt": "a cat\n\n  my  cat \n", "b.x.txt": "a dog"})
     assert captions(path) == {"a.png": ["a cat", "my cat"], "b.x.png": ["a dog"]}
 
 
-def test_a_row_points_to_its_picture(folder):
+def test_a_row_points_to_its_image(folder):
     path = folder("in/a.png", files={"metadata.jsonl": lines(line("in/a.png", "a cat"))})
     assert read_folder(path).table[0]["image"] == {"bytes": None, "path": str(path / "in/a.png")}
 
 
-def test_pictures_in_subfolders_are_known_by_their_path(folder):
+def test_images_in_subfolders_are_known_by_their_path(folder):
     path = folder(
         "a.png", "in/a.png", files={"metadata.jsonl": lines(line("a.png", "a cat"), line("in/a.png", "a dog"))}
     )
@@ -117,7 +117,7 @@ def test_each_metadata_file_has_its_own_columns(folder):
     assert captions(folder("x/a.png", "y/b.png", files=files)) == {"x/a.png": ["a cat"], "y/b.png": ["a dog"]}
 
 
-def test_text_files_in_subfolders_belong_to_the_picture_beside_them(folder):
+def test_text_files_in_subfolders_belong_to_the_image_beside_them(folder):
     path = folder("a.png", "in/a.png", files={"a.txt": "a cat", "in/a.txt": "a dog"})
     assert captions(path) == {"a.png": ["a cat"], "in/a.png": ["a dog"]}
 
@@ -130,8 +130,8 @@ def test_metadata_goes_before_text_files(folder):
 
 
 def test_columns_of_other_names_can_be_given(folder):
-    path = folder("a.png", files={"metadata.csv": "text,picture,alt\nno,a.png,a cat\n"})
-    assert captions(path, columns=Columns(image="picture", caption="alt")) == {"a.png": ["a cat"]}
+    path = folder("a.png", files={"metadata.csv": "text,image,alt\nno,a.png,a cat\n"})
+    assert captions(path, columns=Columns(image="image", caption="alt")) == {"a.png": ["a cat"]}
 
 
 def test_a_column_without_a_name_such_as_pandas_writes_is_passed_over(folder):
@@ -139,19 +139,19 @@ def test_a_column_without_a_name_such_as_pandas_writes_is_passed_over(folder):
     assert captions(path) == {"a.png": ["a cat"]}
 
 
-def test_pictures_may_be_in_a_folder_of_their_own(folder):
-    path = folder("pictures/a.png", files={"texts/metadata.jsonl": lines(line("a.png", "a cat"))})
-    assert captions(path / "texts", images=path / "pictures") == {"a.png": ["a cat"]}
+def test_images_may_be_in_a_folder_of_their_own(folder):
+    path = folder("images/a.png", files={"texts/metadata.jsonl": lines(line("a.png", "a cat"))})
+    assert captions(path / "texts", images=path / "images") == {"a.png": ["a cat"]}
 
 
-def test_text_files_may_be_in_another_folder_than_pictures(folder):
-    path = folder("pictures/in/a.png", files={"texts/in/a.txt": "a cat"})
-    assert captions(path / "texts", images=path / "pictures") == {"in/a.png": ["a cat"]}
+def test_text_files_may_be_in_another_folder_than_images(folder):
+    path = folder("images/in/a.png", files={"texts/in/a.txt": "a cat"})
+    assert captions(path / "texts", images=path / "images") == {"in/a.png": ["a cat"]}
 
 
-def test_pictures_of_other_data_in_their_folder_are_no_problem(folder):
-    path = folder("pictures/a.png", "pictures/b.png", files={"texts/metadata.jsonl": lines(line("a.png", "a cat"))})
-    assert problems(path / "texts", images=path / "pictures") == []
+def test_images_of_other_data_in_their_folder_are_no_problem(folder):
+    path = folder("images/a.png", "images/b.png", files={"texts/metadata.jsonl": lines(line("a.png", "a cat"))})
+    assert problems(path / "texts", images=path / "images") == []
 
 
 # ---------------------------------------------------------------- splits, groups, strata
@@ -176,7 +176,7 @@ def test_subfolders_give_the_split_where_captions_are_in_text_files(folder):
     assert splits(path) == {"train/a.png": "train", "test/x/a.png": "test"}
 
 
-def test_a_single_subfolder_called_train_may_hold_pictures_of_trains(folder):
+def test_a_single_subfolder_called_train_may_hold_images_of_trains(folder):
     path = folder("train/a.png", "car/a.png", files={"train/a.txt": "a train", "car/a.txt": "a car"})
     assert set(splits(path).values()) == {None}
 
@@ -232,13 +232,13 @@ def test_suffixes_may_be_in_upper_case(folder):
     assert captions(folder("A.PNG", files={"A.txt": "a cat"})) == {"A.PNG": ["a cat"]}
 
 
-def test_a_folder_with_a_pictures_name_is_no_picture(folder):
+def test_a_folder_with_a_images_name_is_no_image(folder):
     path = folder("a.png", files={"metadata.jsonl": lines(line("a.png", "a cat"))})
     (path / "x.png").mkdir()
     assert problems(path) == []
 
 
-def test_hidden_files_and_folders_are_no_pictures(folder):
+def test_hidden_files_and_folders_are_no_images(folder):
     path = folder("a.png", "._a.png", ".in/b.png", files={"metadata.jsonl": lines(line("a.png", "a cat"))})
     assert problems(path) == []
 
@@ -251,29 +251,29 @@ def test_hidden_files_and_folders_are_no_pictures(folder):
     [
         pytest.param(
             {"metadata.jsonl": lines(line("a.png", "a cat"), line("gone.png", "x"))},
-            [("picture is missing", "gone.png (metadata.jsonl line 2)"), ("picture without a caption", "b.png")],
-            id="no such picture",
+            [("image is missing", "gone.png (metadata.jsonl line 2)"), ("image without a caption", "b.png")],
+            id="no such image",
         ),
         pytest.param(
             {"metadata.csv": "file_name,text\n\ngone.png,x\na.png,a cat\nb.png,a dog\n"},
-            [("picture is missing", "gone.png (metadata.csv line 3)")],
-            id="no such picture in a CSV",
+            [("image is missing", "gone.png (metadata.csv line 3)")],
+            id="no such image in a CSV",
         ),
         pytest.param(
             {"metadata.jsonl": lines(line("a.png", "a cat"), line("", "x"), line("b.png", "a dog"))},
-            [("caption without a picture", "(no name) (metadata.jsonl line 2)")],
+            [("caption without an image", "(no name) (metadata.jsonl line 2)")],
             id="no file name",
         ),
         pytest.param(
             {"metadata.jsonl": lines(line("a.png", "a cat"), line(7, "x"), line("b.png", "a dog"))},
-            [("caption without a picture", "(no name) (metadata.jsonl line 2)")],
+            [("caption without an image", "(no name) (metadata.jsonl line 2)")],
             id="a number for a file name",
         ),
         pytest.param(
             {"a.txt": "a cat", "gone.txt": "x"},
             [
-                ("caption without a picture", "gone.txt (no picture of that name)"),
-                ("picture without a caption", "b.png"),
+                ("caption without an image", "gone.txt (no image of that name)"),
+                ("image without a caption", "b.png"),
             ],
             id="text file alone",
         ),
@@ -314,10 +314,10 @@ def test_what_is_left_out_is_named(folder, files, expected):
 @pytest.mark.parametrize("name", ["../secret.png", "in/../../secret.png", "..\\secret.png", "/etc/secret.png"])
 def test_a_file_name_that_leads_out_of_the_folder_is_not_followed(folder, name):
     path = folder("data/a.png", "secret.png", files={"data/metadata.jsonl": lines(line("a.png", "x"), line(name, "y"))})
-    assert problems(path / "data") == [("picture outside of the data folder", f"{name} (metadata.jsonl line 2)")]
+    assert problems(path / "data") == [("image outside of the data folder", f"{name} (metadata.jsonl line 2)")]
 
 
-def test_a_subfolders_metadata_may_name_a_picture_elsewhere_in_the_folder(folder):
+def test_a_subfolders_metadata_may_name_a_image_elsewhere_in_the_folder(folder):
     path = folder("a.png", files={"in/metadata.jsonl": lines(line("../a.png", "a cat"))})
     assert captions(path) == {"a.png": ["a cat"]}
 
@@ -327,7 +327,7 @@ def test_a_link_out_of_the_folder_is_not_followed_and_named(folder, link, target
     path = folder("data/a.png", "away/a.png", files={"data/a.txt": "x", "away/a.txt": "y"})
     (path / "data" / link).symlink_to(path / target)
     assert captions(path / "data") == {"a.png": ["x"]}
-    assert problems(path / "data") == [("picture outside of the data folder", link)]
+    assert problems(path / "data") == [("image outside of the data folder", link)]
 
 
 # ---------------------------------------------------------------- mistakes
@@ -360,10 +360,10 @@ def test_a_link_out_of_the_folder_is_not_followed_and_named(folder, link, target
         pytest.param(
             {"metadata.jsonl": lines(line("a.png", ""), line("x.png", "x"))},
             {},
-            "none of its 2 pictures can be used: 1 x empty caption: a.png (metadata.jsonl line 1); 1 x picture is",
+            "none of its 2 images can be used: 1 x empty caption: a.png (metadata.jsonl line 1); 1 x image is",
             id="no usable caption",
         ),
-        pytest.param({}, {}, "no captions in it: 1 x picture without a caption: a.png", id="no captions at all"),
+        pytest.param({}, {}, "no captions in it: 1 x image without a caption: a.png", id="no captions at all"),
         pytest.param({"metadata.csv": ""}, {}, "no captions in it", id="empty CSV"),
         pytest.param({"metadata.jsonl": ""}, {}, "no captions in it", id="empty JSONL"),
         pytest.param({"metadata.parquet": "PAR1"}, {}, "can't be read as Parquet", id="broken Parquet"),
@@ -373,12 +373,10 @@ def test_a_mistake_is_answered_with_what_and_where(folder, files, columns, expec
     assert expected in mistake(folder("a.png", files=files), columns=Columns(**columns))
 
 
-def test_where_pictures_were_looked_for_is_said(folder):
+def test_where_images_were_looked_for_is_said(folder):
     path = folder("a.png", files={"metadata.jsonl": lines(line("x.png", "x"))})
-    assert mistake(path).endswith(
-        f"Pictures were looked for as NAME in {path}; data.images=FOLDER names another folder"
-    )
+    assert mistake(path).endswith(f"Images were looked for as NAME in {path}; data.images=FOLDER names another folder")
 
 
-def test_a_folder_without_pictures_is_named(tmp_path):
-    assert mistake(tmp_path) == f"data.path={tmp_path}: no pictures in {tmp_path}"
+def test_a_folder_without_images_is_named(tmp_path):
+    assert mistake(tmp_path) == f"data.path={tmp_path}: no images in {tmp_path}"

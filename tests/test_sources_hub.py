@@ -13,8 +13,8 @@ from captioning.data.sources.hub import read_hub
 from captioning.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TEXT, PICTURE = datasets.Value("string"), datasets.Image()
-RED, GREEN, BLUE = (Image.new("RGB", (4, 4), colour) for colour in ("red", "green", "blue"))
+TEXT, IMAGE = datasets.Value("string"), datasets.Image()
+RED, GREEN, BLUE = (Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue"))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def repository(tmp_path, monkeypatch) -> Path:
 
 def write(repository: Path, part: str = "train", folder: str = "data", features=None, **columns) -> None:
     """A split as most data sets of the Hub have it: a parquet file."""
-    features = datasets.Features(features or {"image": PICTURE, "text": TEXT})
+    features = datasets.Features(features or {"image": IMAGE, "text": TEXT})
     (repository / folder).mkdir(exist_ok=True)
     file = repository / folder / f"{part}-00000-of-00001.parquet"
     datasets.Dataset.from_dict(columns, features=features).to_parquet(file)
@@ -50,37 +50,37 @@ def mistake(name: str = "user/name", **settings) -> str:
     return str(caught.value)
 
 
-def test_each_row_is_a_picture_with_its_caption(repository):
+def test_each_row_is_a_image_with_its_caption(repository):
     write(repository, image=[RED, BLUE], text=["a red one", "  a blue\none "])
     assert captions() == {"train-0000000": ["a red one"], "train-0000001": ["a blue one"]}
 
 
-def test_pictures_are_those_of_the_repository(repository):
+def test_images_are_those_of_the_repository(repository):
     write(repository, image=[RED, BLUE], text=["x", "y"])
-    colours = [decode(read_bytes(image)).getpixel((0, 0)) for image in read_hub("user/name").table["image"]]
-    assert colours == [(255, 0, 0), (0, 0, 255)]
+    colors = [decode(read_bytes(image)).getpixel((0, 0)) for image in read_hub("user/name").table["image"]]
+    assert colors == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_a_list_of_captions(repository):
-    features = {"image": PICTURE, "captions": datasets.List(TEXT)}
+    features = {"image": IMAGE, "captions": datasets.List(TEXT)}
     write(repository, features=features, image=[RED], captions=[["red", None, "", "a red one"]])
     assert captions() == {"train-0000000": ["red", "a red one"]}
 
 
 def test_columns_of_other_names_can_be_given(repository):
     # "id" and "captions" are names that the rows have too.
-    write(repository, features={"id": PICTURE, "alt": TEXT, "captions": TEXT}, id=[RED], alt=["x"], captions=["no"])
+    write(repository, features={"id": IMAGE, "alt": TEXT, "captions": TEXT}, id=[RED], alt=["x"], captions=["no"])
     assert captions(columns=Columns(image="id", caption="alt")) == {"train-0000000": ["x"]}
 
 
 @pytest.mark.parametrize("column", ["text", "caption", "captions"])
 def test_the_usual_names_of_the_caption_column_are_known(repository, column):
-    write(repository, features={"image": PICTURE, column: TEXT}, image=[RED], **{column: ["x"]})
+    write(repository, features={"image": IMAGE, column: TEXT}, image=[RED], **{column: ["x"]})
     assert captions() == {"train-0000000": ["x"]}
 
 
 def test_further_columns_are_left_where_they_are(repository):
-    features = {"image": PICTURE, "text": TEXT, "url": TEXT}
+    features = {"image": IMAGE, "text": TEXT, "url": TEXT}
     write(repository, features=features, image=[RED], text=["x"], url=["http://example.org"])
     assert set(read_hub("user/name").table.column_names) == set(row_features())
 
@@ -98,19 +98,19 @@ def test_the_splits_of_the_repository_are_respected(repository):
     }
 
 
-def test_a_folder_of_pictures_is_a_data_set_too(repository):
+def test_a_folder_of_images_is_a_data_set_too(repository):
     (repository / "train").mkdir()
     RED.save(repository / "train" / "a.png")
     (repository / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "x"}))
     assert captions() == {"train-0000000": ["x"]}
 
 
-def test_pictures_in_an_archive_are_named_with_what_to_do(repository, tmp_path):
+def test_images_in_an_archive_are_named_with_what_to_do(repository, tmp_path):
     RED.save(tmp_path / "a.png")
     with zipfile.ZipFile(repository / "train.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "a.png")
         archive.writestr("metadata.jsonl", json.dumps({"file_name": "a.png", "text": "x"}))
-    assert "1 x picture in an archive, which must be unpacked first: zip://a.png::" in mistake()
+    assert "1 x image in an archive, which must be unpacked first: zip://a.png::" in mistake()
 
 
 def test_a_subset_is_read_alone(repository):
@@ -128,45 +128,45 @@ def test_rows_without_a_caption_are_left_out_by_name(repository):
     assert rows.problems == (("empty caption", "train-0000000"), ("empty caption", "train-0000002"))
 
 
-def test_rows_without_a_picture_are_left_out_by_name(repository):
+def test_rows_without_a_image_are_left_out_by_name(repository):
     write(repository, image=[RED, None], text=["x", "y"])
     rows = read_hub("user/name")
     assert rows.ids == ["train-0000000"]
-    assert rows.problems == (("picture is missing", "train-0000001"),)
+    assert rows.problems == (("image is missing", "train-0000001"),)
 
 
-def test_the_one_column_of_pictures_is_found_whatever_its_name(repository):
-    write(repository, features={"jpg": PICTURE, "text": TEXT}, jpg=[RED], text=["x"])
+def test_the_one_column_of_images_is_found_whatever_its_name(repository):
+    write(repository, features={"jpg": IMAGE, "text": TEXT}, jpg=[RED], text=["x"])
     assert captions() == {"train-0000000": ["x"]}
 
 
 @pytest.mark.parametrize("column", [None, "caption", "caption_*"])
 def test_numbered_columns_are_several_captions(repository, column):
-    features = {"image": PICTURE, "caption_0": TEXT, "caption_10": TEXT, "caption_9": TEXT}
+    features = {"image": IMAGE, "caption_0": TEXT, "caption_10": TEXT, "caption_9": TEXT}
     write(repository, features=features, image=[RED], caption_0=["x"], caption_9=["y"], caption_10=["z"])
     assert captions(columns=Columns(caption=column)) == {"train-0000000": ["x", "y", "z"]}
 
 
-def test_rows_with_one_id_are_one_picture_with_several_captions(repository):
-    features = {"image": PICTURE, "text": TEXT, "key": datasets.Value("int64")}
+def test_rows_with_one_id_are_one_image_with_several_captions(repository):
+    features = {"image": IMAGE, "text": TEXT, "key": datasets.Value("int64")}
     write(repository, features=features, image=[RED, BLUE, RED], text=["b", "c", "a"], key=[7, 8, 7])
     assert captions(columns=Columns(id="key")) == {"7": ["a", "b"], "8": ["c"]}
 
 
-def test_one_id_of_two_pictures_or_splits_is_left_out_and_named(repository):
-    features = {"image": PICTURE, "text": TEXT, "key": TEXT}
+def test_one_id_of_two_images_or_splits_is_left_out_and_named(repository):
+    features = {"image": IMAGE, "text": TEXT, "key": TEXT}
     write(repository, features=features, image=[RED, BLUE, GREEN, RED], text=["x"] * 4, key=["a", "a", "b", "c"])
     write(repository, "test", features=features, image=[GREEN], text=["x"], key=["b"])
     rows = read_hub("user/name", columns=Columns(id="key"))
     assert rows.ids == ["c"]
     assert set(rows.problems) == {
-        ("one id with two pictures", "a (train row 1)"),
-        ("picture in two splits", "b (test row 0)"),
+        ("one id with two images", "a (train row 1)"),
+        ("image in two splits", "b (test row 0)"),
     }
 
 
 def test_a_row_without_an_id_is_left_out_and_named(repository):
-    features = {"image": PICTURE, "text": TEXT, "key": TEXT}
+    features = {"image": IMAGE, "text": TEXT, "key": TEXT}
     write(repository, features=features, image=[RED, BLUE], text=["x", "y"], key=["a", None])
     rows = read_hub("user/name", columns=Columns(id="key"))
     assert rows.ids == ["a"]
@@ -174,7 +174,7 @@ def test_a_row_without_an_id_is_left_out_and_named(repository):
 
 
 def test_a_column_of_splits_goes_before_the_hubs_own(repository):
-    features = {"image": PICTURE, "text": TEXT, "split": TEXT}
+    features = {"image": IMAGE, "text": TEXT, "split": TEXT}
     write(
         repository, "test", features=features, image=[RED] * 4, text=["x"] * 4, split=["train", "restval", "val", None]
     )
@@ -190,25 +190,25 @@ def test_rows_of_a_split_of_another_name_are_left_out_and_named(repository):
 
 
 def test_classes_are_known_by_their_names(repository):
-    features = {"image": PICTURE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    features = {"image": IMAGE, "text": TEXT, "kind": datasets.ClassLabel(names=["cat", "dog"])}
     write(repository, features=features, image=[RED, BLUE], text=["x", "y"], kind=[1, None])
     assert list(read_hub("user/name", columns=Columns(stratify="kind")).table["stratum"]) == ["dog", None]
 
 
-def test_pictures_are_not_read_into_memory(repository):
+def test_images_are_not_read_into_memory(repository):
     write(repository, image=[RED, BLUE], text=["x", ""])
     table = read_hub("user/name").table
     assert any(file["filename"].endswith(".arrow") for file in table.cache_files)
 
 
-def test_pictures_may_be_files_of_the_repository_that_rows_name(repository):
+def test_images_may_be_files_of_the_repository_that_rows_name(repository):
     features = {"image": TEXT, "text": TEXT}
     (repository / "files").mkdir()
     RED.save(repository / "files" / "a.png")
     write(repository, features=features, image=["files/a.png", "../../refs/main"], text=["x", "y"])
     rows = read_hub("user/name")
     assert [read_bytes(image) for image in rows.table["image"]] == [(repository / "files" / "a.png").read_bytes()]
-    assert rows.problems == (("picture outside of the data folder", "../../refs/main (train row 1)"),)
+    assert rows.problems == (("image outside of the data folder", "../../refs/main (train row 1)"),)
 
 
 @pytest.mark.parametrize(
@@ -218,46 +218,46 @@ def test_pictures_may_be_files_of_the_repository_that_rows_name(repository):
             {"img": TEXT, "text": TEXT},
             {"img": ["http://example.org/a.png"], "text": ["x"]},
             {},
-            "data.path=user/name: none of its 1 pictures can be used: 1 x picture is missing: http://example.org/a.png",
-            id="addresses for pictures",
+            "data.path=user/name: none of its 1 images can be used: 1 x image is missing: http://example.org/a.png",
+            id="addresses for images",
         ),
         pytest.param(
-            {"image": PICTURE, "txt": TEXT},
+            {"image": IMAGE, "txt": TEXT},
             {"image": [RED], "txt": ["x"]},
             {},
             "data.caption_column=text: no such column in train; did you mean txt?",
             id="no column of captions",
         ),
         pytest.param(
-            {"image": PICTURE, "text": TEXT},
+            {"image": IMAGE, "text": TEXT},
             {"image": [RED], "text": ["x"]},
             {"columns": Columns(caption="prompt")},
             "data.caption_column=prompt: no such column in train; there are: image, text",
             id="wrong column given",
         ),
         pytest.param(
-            {"image": datasets.List(PICTURE), "text": TEXT},
+            {"image": datasets.List(IMAGE), "text": TEXT},
             {"image": [[RED]], "text": ["x"]},
             {},
             "data.image_column=image: train has List(Image(",
-            id="lists of pictures",
+            id="lists of images",
         ),
         pytest.param(
-            {"image": PICTURE, "text": datasets.Value("int64")},
+            {"image": IMAGE, "text": datasets.Value("int64")},
             {"image": [RED], "text": [1]},
             {},
             "1 x caption isn't text: train-0000000",
             id="numbers for captions",
         ),
         pytest.param(
-            {"image": PICTURE, "text": TEXT},
+            {"image": IMAGE, "text": TEXT},
             {"image": [RED, RED], "text": ["", None]},
             {},
-            "data.path=user/name: none of its 2 pictures can be used: 2 x empty caption: train-0000000, train-0000001",
+            "data.path=user/name: none of its 2 images can be used: 2 x empty caption: train-0000000, train-0000001",
             id="no captions",
         ),
         pytest.param(
-            {"image": PICTURE, "text": TEXT},
+            {"image": IMAGE, "text": TEXT},
             {"image": [RED], "text": ["x"]},
             {"subset": "fr"},
             "data.subset=fr (BuilderConfig 'fr' not found. Available: ['default'])",

@@ -3,10 +3,10 @@ import unicodedata
 
 import pytest
 
-from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.paths import ImageFolder
 from captioning.errors import shown
 
-OUTSIDE = "picture outside of the data folder"
+OUTSIDE = "image outside of the data folder"
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def root(tmp_path):
 
 
 def trouble(root, name: str, **settings) -> str:
-    found = PictureFolder(root).find(name, **settings)
+    found = ImageFolder(root).find(name, **settings)
     assert bool(found.path) != bool(found.trouble)
     return found.trouble
 
@@ -29,12 +29,12 @@ def trouble(root, name: str, **settings) -> str:
     ["in/b.png", "./in/b.png", "in//b.png", "in\\b.png", ".\\in\\b.png", "in/../in/b.png"],
     ids=lambda name: name,
 )
-def test_a_picture_is_found_as_any_system_writes_its_name(root, name):
-    assert PictureFolder(root).find(name) == ("in/b.png", str(root / "in/b.png"), "")
+def test_a_image_is_found_as_any_system_writes_its_name(root, name):
+    assert ImageFolder(root).find(name) == ("in/b.png", str(root / "in/b.png"), "")
 
 
 def test_a_name_may_be_relative_to_a_subfolder(root):
-    assert PictureFolder(root).find("b.png", base="in") == ("in/b.png", str(root / "in/b.png"), "")
+    assert ImageFolder(root).find("b.png", base="in") == ("in/b.png", str(root / "in/b.png"), "")
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFC", "NFC")])
@@ -43,23 +43,23 @@ def test_accents_and_spaces_are_found_however_they_are_encoded(root, on_disk, wr
     path = root / unicodedata.normalize(on_disk, name)
     path.parent.mkdir()
     path.touch()
-    found = PictureFolder(root).find(unicodedata.normalize(written, name))
+    found = ImageFolder(root).find(unicodedata.normalize(written, name))
     assert found == (name, str(path), "")
 
 
 def test_an_absolute_name_inside_of_the_folder_is_fine(root):
-    assert PictureFolder(root).find(str(root / "in/b.png")).name == "in/b.png"
+    assert ImageFolder(root).find(str(root / "in/b.png")).name == "in/b.png"
 
 
 def test_an_absolute_name_inside_is_fine_by_whatever_link_it_leads_there(root):
     (root.parent / "link").symlink_to(root)
-    assert PictureFolder(root).find(str(root.parent / "link/in/b.png")).name == "in/b.png"
-    assert PictureFolder(root.parent / "link").find(str(root / "in/b.png")).name == "in/b.png"
+    assert ImageFolder(root).find(str(root.parent / "link/in/b.png")).name == "in/b.png"
+    assert ImageFolder(root.parent / "link").find(str(root / "in/b.png")).name == "in/b.png"
 
 
 def test_the_folder_itself_may_be_a_link(root):
     (root.parent / "link").symlink_to(root)
-    assert PictureFolder(root.parent / "link").find("a.png").path == str(root.parent / "link/a.png")
+    assert ImageFolder(root.parent / "link").find("a.png").path == str(root.parent / "link/a.png")
 
 
 @pytest.mark.parametrize(
@@ -87,35 +87,35 @@ def test_a_link_that_leads_out_is_refused(root, link, target):
 def test_a_link_within_the_folder_is_followed(root):
     (root / "c.png").symlink_to(root / "in" / "b.png")
     (root / "also").symlink_to("in")
-    assert PictureFolder(root).find("c.png").path == str(root / "c.png")
-    assert PictureFolder(root).find("also/b.png").path == str(root / "also/b.png")
+    assert ImageFolder(root).find("c.png").path == str(root / "c.png")
+    assert ImageFolder(root).find("also/b.png").path == str(root / "also/b.png")
 
 
 def test_links_in_a_circle_end(root):
     (root / "in" / "up").symlink_to("..")
     (root / "x").symlink_to("y")
     (root / "y").symlink_to("x")
-    folder = PictureFolder(root)
+    folder = ImageFolder(root)
     assert folder.files() == ["a.png", "in/b.png"]
     assert not folder.find("in/up/in/up/a.png").trouble
-    assert folder.find("x").trouble == "picture is missing"
+    assert folder.find("x").trouble == "image is missing"
 
 
 @pytest.mark.parametrize("name", ["gone.png", "gone/a.png", "a.png/b.png", "in/a\0.png", "x" * 5000, "\ud800.png"])
-def test_a_picture_that_is_not_there_is_missing(root, name):
-    assert trouble(root, name) == "picture is missing"
+def test_a_image_that_is_not_there_is_missing(root, name):
+    assert trouble(root, name) == "image is missing"
 
 
 def test_a_broken_link_is_missing(root):
     (root / "c.png").symlink_to("gone.png")
-    assert trouble(root, "c.png") == "picture is missing"
+    assert trouble(root, "c.png") == "image is missing"
 
 
 @pytest.mark.parametrize("name", ["in", ".", "in/", "x.png", "pipe.png"])
 def test_a_folder_or_a_pipe_is_no_file(root, name):
     (root / "x.png").mkdir()
     os.mkfifo(root / "pipe.png")
-    assert trouble(root, name) == "picture is no file"
+    assert trouble(root, name) == "image is no file"
 
 
 def test_a_folder_that_may_not_be_read_is_named_as_such(root):
@@ -130,24 +130,24 @@ def test_a_folder_that_may_not_be_read_is_named_as_such(root):
     "address", ["https://example.org/x/a.png", "http://example.org/a.png?size=3#top", "s3://bucket/some/a.png"]
 )
 def test_of_an_address_the_last_part_is_the_file(root, address):
-    assert PictureFolder(root).find(address).name == "a.png"
+    assert ImageFolder(root).find(address).name == "a.png"
 
 
 def test_of_an_address_the_file_may_be_called_as_it_is_written_there(root):
     (root / "a b.png").touch()
     (root / "a%20c.png").touch()
-    assert PictureFolder(root).find("https://example.org/a%20b.png").name == "a b.png"
-    assert PictureFolder(root).find("https://example.org/a%20c.png").name == "a%20c.png"
+    assert ImageFolder(root).find("https://example.org/a%20b.png").name == "a b.png"
+    assert ImageFolder(root).find("https://example.org/a%20c.png").name == "a%20c.png"
 
 
 def test_an_address_cannot_lead_out(root):
     assert trouble(root, "https://example.org/..%2Faway%2Fsecret.png")
 
 
-def test_a_picture_is_looked_for_in_the_named_subfolders_too(root):
-    folder = PictureFolder(root, subfolders=("nowhere", "in"))
+def test_a_image_is_looked_for_in_the_named_subfolders_too(root):
+    folder = ImageFolder(root, subfolders=("nowhere", "in"))
     assert folder.find("b.png").name == "in/b.png"
-    assert folder.find("c.png").trouble == "picture is missing"
+    assert folder.find("c.png").trouble == "image is missing"
 
 
 def test_the_hubs_cache_may_link_to_the_files_beside_its_snapshots(tmp_path):
@@ -158,7 +158,7 @@ def test_the_hubs_cache_may_link_to_the_files_beside_its_snapshots(tmp_path):
     (snapshot / "a.png").symlink_to("../../blobs/4567")
     (tmp_path / "secret").touch()
     (snapshot / "b.png").symlink_to("../../../secret")
-    assert PictureFolder(snapshot).find("a.png").path == str(snapshot / "a.png")
+    assert ImageFolder(snapshot).find("a.png").path == str(snapshot / "a.png")
     assert trouble(snapshot, "b.png") == OUTSIDE
 
 

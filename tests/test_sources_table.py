@@ -59,11 +59,11 @@ def digest(file: Path) -> str:
     return blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
-# ---------------------------------------------------------------- pictures by name
+# ---------------------------------------------------------------- images by name
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_lines_about_the_same_picture_are_one_row(folder, suffix):
+def test_lines_about_the_same_image_are_one_row(folder, suffix):
     rows = [("a.png", "a cat"), ("b.png", "a dog"), ("a.png", "my cat")]
     path = folder / f"x.{suffix}"
     if suffix == "csv":
@@ -75,7 +75,7 @@ def test_lines_about_the_same_picture_are_one_row(folder, suffix):
     assert captions(path) == {"a.png": ["a cat", "my cat"], "b.png": ["a dog"]}
 
 
-def test_pictures_may_be_in_a_folder_of_their_own(folder):
+def test_images_may_be_in_a_folder_of_their_own(folder):
     path = csv(folder.parent / "x.csv", "image,caption\na.png,a cat\n")
     assert read_table(path, images=folder).table[0]["image"] == {"bytes": None, "path": str(folder / "a.png")}
 
@@ -99,7 +99,7 @@ def test_lines_with_one_id_are_one_row(folder):
 def test_what_contradicts_itself_is_left_out_and_named(folder):
     path = csv(folder / "x.csv", "image,caption,key\na.png,a cat,7\nb.png,my cat,7\nb.png,a dog,8\n")
     assert captions(path, columns=Columns(id="key")) == {"8": ["a dog"]}
-    assert problems(path, columns=Columns(id="key")) == [("one id with two pictures", "7 (x.csv line 3)")]
+    assert problems(path, columns=Columns(id="key")) == [("one id with two images", "7 (x.csv line 3)")]
 
 
 def test_numbered_columns_are_several_captions(folder):
@@ -118,14 +118,14 @@ def test_what_cannot_be_used_is_named_by_file_and_line(folder):
 
 def test_rows_of_parquet_are_counted_from_0(folder):
     path = parquet(folder / "x.parquet", image=["a.png", "gone.png"], caption=["x", "y"])
-    assert problems(path) == [("picture is missing", "gone.png (x.parquet row 1)")]
+    assert problems(path) == [("image is missing", "gone.png (x.parquet row 1)")]
 
 
-# ---------------------------------------------------------------- pictures within
+# ---------------------------------------------------------------- images within
 
 
 @pytest.mark.parametrize("kind", ["bytes", "struct", "Image"])
-def test_pictures_may_be_within(folder, kind):
+def test_images_may_be_within(folder, kind):
     encoded = (folder / "a.png").read_bytes()
     value = encoded if kind == "bytes" else {"bytes": encoded, "path": "whatever.png"}
     feature = {"bytes": BYTES, "struct": STRUCT, "Image": datasets.Image()}[kind]
@@ -135,7 +135,7 @@ def test_pictures_may_be_within(folder, kind):
     assert decode(read_bytes(row["image"])).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_pictures_within_are_known_by_their_content_and_put_together(folder):
+def test_images_within_are_known_by_their_content_and_put_together(folder):
     red, blue = ((folder / name).read_bytes() for name in ("a.png", "b.png"))
     path = parquet(folder / "x.parquet", image=[red, blue, red], text=["a cat", "a dog", "my cat"])
     assert captions(path) == {
@@ -144,7 +144,7 @@ def test_pictures_within_are_known_by_their_content_and_put_together(folder):
     }
 
 
-def test_rows_of_pictures_within_are_the_same_in_any_order(folder):
+def test_rows_of_images_within_are_the_same_in_any_order(folder):
     images = [(folder / name).read_bytes() for name in ("a.png", "b.png", "a.png")]
     columns = {"image": images, "text": ["a cat", "a dog", "A cat"]}
     one = parquet(folder / "1.parquet", **columns)
@@ -157,12 +157,12 @@ def test_a_struct_may_hold_a_path_in_place_of_bytes(folder):
     images += [{"bytes": None, "path": "../x.png"}, {"bytes": None, "path": None}, None]
     path = parquet(folder / "x.parquet", {"image": STRUCT, "text": TEXT}, image=images, text=["x"] * 5)
     table = read_table(path).table
-    colours = {decode(read_bytes(image)).getpixel((0, 0)) for image in table["image"]}
-    assert colours == {(255, 0, 0), (0, 0, 255)}
+    colors = {decode(read_bytes(image)).getpixel((0, 0)) for image in table["image"]}
+    assert colors == {(255, 0, 0), (0, 0, 255)}
     assert problems(path) == [
-        ("picture is missing", "x.parquet-0000003"),
-        ("picture is missing", "x.parquet-0000004"),
-        ("picture outside of the data folder", "../x.png (x.parquet row 2)"),
+        ("image is missing", "x.parquet-0000003"),
+        ("image is missing", "x.parquet-0000004"),
+        ("image outside of the data folder", "../x.png (x.parquet row 2)"),
     ]
 
 
@@ -177,7 +177,7 @@ def test_files_of_a_folder_called_like_splits_give_the_split(folder):
     }
 
 
-def test_rows_of_pictures_within_are_named_by_file_and_row(folder):
+def test_rows_of_images_within_are_named_by_file_and_row(folder):
     for name, text in (("a", "x"), ("b", "")):
         parquet(folder / "data" / f"{name}.parquet", image=[name.encode()], text=[text])
     [(kind, name)] = problems(folder / "data")
@@ -195,7 +195,7 @@ def test_a_link_out_of_a_folder_of_files_is_not_followed_and_named(folder):
     parquet(folder / "data" / "a.parquet", image=["a.png"], text=["x"])
     (folder / "data" / "b.parquet").symlink_to(parquet(folder / "b.parquet", image=["b.png"], text=["y"]))
     assert captions(folder / "data", images=folder) == {"a.png": ["x"]}
-    assert problems(folder / "data", images=folder) == [("picture outside of the data folder", "b.parquet")]
+    assert problems(folder / "data", images=folder) == [("image outside of the data folder", "b.parquet")]
 
 
 # ---------------------------------------------------------------- mistakes
@@ -217,14 +217,14 @@ def test_a_wrong_column_is_answered_with_its_setting(folder, columns, expected):
     assert expected in mistake(path, columns=Columns(**columns))
 
 
-def test_a_table_without_a_usable_line_says_where_pictures_were_looked_for(folder):
+def test_a_table_without_a_usable_line_says_where_images_were_looked_for(folder):
     path = csv(folder / "x.csv", "image,caption\nc.png,x\n")
     assert mistake(path) == (
-        f"data.path={path}: none of its 1 pictures can be used: 1 x picture is missing: c.png (x.csv line 2). Pictures "
+        f"data.path={path}: none of its 1 images can be used: 1 x image is missing: c.png (x.csv line 2). Images "
         f"were looked for as NAME in {folder}; data.images=FOLDER names another folder"
     )
 
 
-def test_a_column_that_holds_no_pictures_is_named(folder):
+def test_a_column_that_holds_no_images_is_named(folder):
     path = parquet(folder / "x.parquet", {"image": {"x": TEXT}, "text": TEXT}, image=[{"x": "y"}], text=["z"])
-    assert "data.image_column=image: x.parquet has {'x': Value('string')} there, no pictures" in mistake(path)
+    assert "data.image_column=image: x.parquet has {'x': Value('string')} there, no images" in mistake(path)

@@ -157,13 +157,13 @@ def test_a_pattern_that_is_none_is_refused(tmp_path):
 # ------------------------------------------------------------ what is in a row
 
 
-def test_a_picture_is_that_of_the_shard(tmp_path):
+def test_a_image_is_that_of_the_shard(tmp_path):
     (row,), _ = read(one(tmp_path, ("x.jpg", jpeg("blue")), ("x.txt", "y")))
     assert decode(read_bytes(row["image"])).getpixel((0, 0)) == (0, 0, 254)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.JPEG", "x.webp", "x.tiff", "a/b/x.bmp"])
-def test_every_suffix_of_pictures_is_known(tmp_path, name):
+def test_every_suffix_of_images_is_known(tmp_path, name):
     text = f"{name.rpartition('.')[0]}.txt"
     assert captions(one(tmp_path, (name, jpeg()), (text, "y"))) == [["y"]]
 
@@ -198,13 +198,13 @@ def test_a_named_member_holds_the_captions(tmp_path):
     assert captions(path, caption="ALT") == [["y"]]
 
 
-def test_of_several_pictures_the_one_with_nothing_but_a_suffix_is_taken(tmp_path):
+def test_of_several_images_the_one_with_nothing_but_a_suffix_is_taken(tmp_path):
     path = one(tmp_path, ("x.mask.jpg", jpeg("red")), ("x.jpg", jpeg("blue")), ("x.txt", "y"))
     (row,), _ = read(path)
     assert read_bytes(row["image"]) == jpeg("blue")
 
 
-def test_of_several_pictures_one_can_be_named(tmp_path):
+def test_of_several_images_one_can_be_named(tmp_path):
     path = one(tmp_path, ("x.mask.jpg", jpeg("red")), ("x.jpg", jpeg("blue")), ("x.txt", "y"))
     (row,), _ = read(path, image="mask.JPG")
     assert read_bytes(row["image"]) == jpeg("red")
@@ -235,7 +235,7 @@ def test_a_link_in_a_shard_is_not_followed(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.jpg")
         tar.addfile(link)
     write_tar(tmp_path / "a.tar", [("x.txt", "y")], "a")
-    assert problems(tmp_path / "a.tar") == [("caption without a picture", "a/x")]
+    assert problems(tmp_path / "a.tar") == [("caption without an image", "a/x")]
 
 
 # ------------------------------------------------------------ what is left out
@@ -244,9 +244,9 @@ def test_a_link_in_a_shard_is_not_followed(tmp_path):
 @pytest.mark.parametrize(
     ("members", "kind"),
     [
-        pytest.param([("x.jpg", jpeg())], "picture without a caption", id="no caption"),
-        pytest.param([("x.jpg", jpeg()), ("x.json", "{}")], "picture without a caption", id="none in the json"),
-        pytest.param([("x.txt", "y")], "caption without a picture", id="no picture"),
+        pytest.param([("x.jpg", jpeg())], "image without a caption", id="no caption"),
+        pytest.param([("x.jpg", jpeg()), ("x.json", "{}")], "image without a caption", id="none in the json"),
+        pytest.param([("x.txt", "y")], "caption without an image", id="no image"),
         pytest.param([("x.jpg", jpeg()), ("x.txt", " \n")], "empty caption", id="empty"),
         pytest.param([("x.jpg", jpeg()), ("x.txt", b"\xff")], ".txt isn't UTF-8 text", id="not text"),
         pytest.param([("x.jpg", jpeg()), ("x.json", "{oops")], ".json isn't JSON", id="not JSON"),

@@ -25,17 +25,17 @@ def cut(ids, given=None, *, val_fraction=0.2, test_fraction=0.1, seed=0, **more)
     ("val_fraction", "test_fraction", "expected"),
     [(0.2, 0.1, (70, 20, 10)), (0.015, 0.5, (48, 2, 50)), (0.001, 0.001, (98, 1, 1))],
 )
-def test_fractions_are_shares_of_all_pictures_and_one_at_least(val_fraction, test_fraction, expected):
+def test_fractions_are_shares_of_all_images_and_one_at_least(val_fraction, test_fraction, expected):
     splits = cut(HUNDRED, val_fraction=val_fraction, test_fraction=test_fraction)
     assert tuple(map(len, splits.values())) == expected
 
 
-def test_three_pictures_are_enough():
+def test_three_images_are_enough():
     assert [len(ids) for ids in cut(["a", "b", "c"]).values()] == [1, 1, 1]
 
 
 @given(unique_ids, given_splits)
-def test_every_picture_is_in_exactly_one_split(ids, given):
+def test_every_image_is_in_exactly_one_split(ids, given):
     try:
         splits = cut(ids, given[: len(ids)])
     except UserError:  # too few are left to cut
@@ -44,7 +44,7 @@ def test_every_picture_is_in_exactly_one_split(ids, given):
 
 
 @given(unique_ids, given_splits)
-def test_validation_and_test_pictures_that_the_data_gives_stay_what_they_are(ids, given):
+def test_validation_and_test_images_that_the_data_gives_stay_what_they_are(ids, given):
     try:
         splits = cut(ids, given[: len(ids)])
     except UserError:  # too few are left to cut
@@ -54,7 +54,7 @@ def test_validation_and_test_pictures_that_the_data_gives_stay_what_they_are(ids
         assert not wanted or splits[split] == wanted
 
 
-def test_a_test_split_that_the_data_lacks_is_cut_from_training_pictures_alone():
+def test_a_test_split_that_the_data_lacks_is_cut_from_training_images_alone():
     given = ["val"] * 50 + ["train"] * 50
     splits = cut(HUNDRED, given)
     assert splits["val"] == HUNDRED[:50]
@@ -62,7 +62,7 @@ def test_a_test_split_that_the_data_lacks_is_cut_from_training_pictures_alone():
 
 
 @given(st.permutations(HUNDRED))
-def test_the_order_of_pictures_changes_nothing(ids):
+def test_the_order_of_images_changes_nothing(ids):
     assert {split: sorted(names) for split, names in cut(ids).items()} == {
         split: sorted(names) for split, names in cut(HUNDRED).items()
     }
@@ -74,7 +74,7 @@ def test_rows_of_a_split_are_in_the_order_of_the_data():
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_another_seed_cuts_other_pictures(split):
+def test_another_seed_cuts_other_images(split):
     assert set(cut(HUNDRED, seed=0)[split]) != set(cut(HUNDRED, seed=1)[split])
 
 
@@ -88,11 +88,11 @@ def test_the_cut_is_not_along_the_names():
     [
         pytest.param([], [], "leave none for train and val and test", id="none"),
         pytest.param(["a"], [None], "leave none for train and val", id="one"),
-        pytest.param(["a", "b"], [None] * 2, "2 captioned pictures leave none for train", id="two"),
+        pytest.param(["a", "b"], [None] * 2, "2 captioned images leave none for train", id="two"),
         pytest.param(HUNDRED, ["val", "test"] * 50, "leave none for train", id="none given to train on"),
     ],
 )
-def test_a_split_without_pictures_is_a_mistake_that_names_it_and_the_fractions(ids, given, expected):
+def test_a_split_without_images_is_a_mistake_that_names_it_and_the_fractions(ids, given, expected):
     with pytest.raises(UserError, match=rf"{expected} \(data.val_fraction=0.2, data.test_fraction=0.1\)"):
         cut(ids, given)
 
@@ -141,7 +141,7 @@ def test_with_given_splits_only_given_rows_leak(ids, numbers, given):
 
 
 @given(unique_ids, numbers, st.randoms())
-def test_neither_the_order_of_pictures_nor_the_numbers_of_clusters_change_anything(ids, numbers, random):
+def test_neither_the_order_of_images_nor_the_numbers_of_clusters_change_anything(ids, numbers, random):
     cluster_of = dict(zip(ids, numbers, strict=False))
     stratum_of = {name: str(number % 3) for name, number in cluster_of.items()}
     turned, renamed = random.sample(ids, len(ids)), random.sample(range(100), 13)
@@ -189,7 +189,7 @@ def test_where_all_clusters_are_larger_than_a_split_the_smallest_is_the_split():
 def test_too_few_clusters_are_a_mistake_that_counts_them():
     with pytest.raises(
         UserError,
-        match=r"^100 captioned pictures, of which .* stay together \(2 sets\), leave none for train .*near_duplicates",
+        match=r"^100 captioned images, of which .* stay together \(2 sets\), leave none for train .*near_duplicates",
     ):
         cut(HUNDRED, together=[0] * 50 + [1] * 50)
 
@@ -301,8 +301,8 @@ def test_splits_fed_back_are_the_same_splits(tmp_path):
         pytest.param('{"train": "a"}', "not of the form", id="a word"),
         pytest.param('{"train": [1]}', "not of the form", id="numbers"),
         pytest.param('{"train": ["a"], "test": ["a"]}', "'a' is in train and in test; keep one", id="twice"),
-        pytest.param('{"train": ["x"]}', "names none of the 2 pictures", id="of other data"),
-        pytest.param("{}", "names none of the 2 pictures", id="empty"),
+        pytest.param('{"train": ["x"]}', "names none of the 2 images", id="of other data"),
+        pytest.param("{}", "names none of the 2 images", id="empty"),
     ],
 )
 def test_a_file_of_another_form_is_a_mistake_that_names_the_setting(tmp_path, content, expected):

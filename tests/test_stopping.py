@@ -57,8 +57,8 @@ class Slow(L.Callback):
 
 
 @pytest.fixture(scope="module")
-def settings(pictures) -> list[str]:
-    return [*RUN, f"data.path={pictures}"]
+def settings(images) -> list[str]:
+    return [*RUN, f"data.path={images}"]
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_batch_is_written_down(se
     folder = tmp_path / "run"
     given = ["+callbacks.poison._target_=test_stopping.Poison", "+callbacks.poison.step=7"]
     assert run(*settings, *given, folder=folder) == [1]
-    assert "train/loss is nan at step 8, at 4 pictures (" in error_of(folder)
+    assert "train/loss is nan at step 8, at 4 images (" in error_of(folder)
     record = json.loads((folder / "not_finite.json").read_text())
     (batch,) = record["batches"]
     assert (record["step"], len(batch["ids"]), len(batch["captions"])) == (8, 4, 4)
@@ -385,7 +385,7 @@ def test_the_tracker_is_that_of_the_run(settings, tmp_path):
 
 
 class Notes(L.Callback):
-    """Writes down which pictures each optimizer step was of."""
+    """Writes down which images each optimizer step was of."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, _: int) -> None:
         ids = [name for name, counts in zip(batch["id"], batch["counts"], strict=True) if counts]
@@ -394,7 +394,7 @@ class Notes(L.Callback):
             file.write(json.dumps(line) + "\n")
 
 
-def pictures_by_step(folder: Path) -> dict[int, list[str]]:
+def images_by_step(folder: Path) -> dict[int, list[str]]:
     noted: dict[int, list[str]] = {}
     for file in folder.glob("notes-*"):
         for line in map(json.loads, file.read_text().splitlines()):
@@ -402,15 +402,15 @@ def pictures_by_step(folder: Path) -> dict[int, list[str]]:
     return {step: sorted(ids) for step, ids in sorted(noted.items())}
 
 
-def test_a_run_may_go_on_with_another_number_of_processes_and_sees_the_same_pictures(settings, tmp_path):
+def test_a_run_may_go_on_with_another_number_of_processes_and_sees_the_same_images(settings, tmp_path):
     noting = [*settings, "+callbacks.notes._target_=test_stopping.Notes"]
     assert run(*noting, folder=tmp_path / "one") == [0]
     two, stop = tmp_path / "two", killed("SIGTERM", 7, "on_train_batch_end")
     assert run(*noting, *stop, folder=two) == [INTERRUPTED]
     gone_on = [f"resume={two}", "callbacks.kill=null", "data.batch_size=1", "trainer.accumulate_grad_batches=2"]
     assert run(*gone_on, folder=two, processes=2) == [0, 0], said(two)[-2000:]
-    assert pictures_by_step(two) == pictures_by_step(tmp_path / "one")
-    assert len(pictures_by_step(two)) == STEPS
+    assert images_by_step(two) == images_by_step(tmp_path / "one")
+    assert len(images_by_step(two)) == STEPS
     losses = [
         [float(row["train/loss"]) for row in curves_of(tmp_path / name) if row["train/loss"]] for name in ("one", "two")
     ]
@@ -436,7 +436,7 @@ def test_a_training_goes_on_from_a_checkpoint_of_the_first_format(tmp_path):
     data = CaptionDataModule(source="creatures", creatures=40, batch_size=8, max_caption_tokens=12, num_workers=0)
     module = CaptionModule(**content["hyper_parameters"])
     module.restore(content)
-    data.take_processor(module.processor)
+    data.set_processor(module.processor)
     kept = {"callbacks": [ExactResume(), ExponentialMovingAverage()], "default_root_dir": tmp_path, "logger": False}
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=1, enable_checkpointing=False, **kept)
     trainer.fit(module, data, ckpt_path=FIRST_FORMAT, weights_only=True)

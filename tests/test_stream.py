@@ -129,9 +129,9 @@ def test_rows_that_the_data_give_to_another_split_are_not_visited(tmp_path):
     assert sorted(first_pass(Reader(shards))) == ["a/0", "a/3"]
 
 
-def row_of(caption: str, split: str | None, picture: bytes | None = None):
+def row_of(caption: str, split: str | None, image: bytes | None = None):
     split_of_row = f', "split": "{split}"' if split else ""
-    return ("jpg", jpeg() if picture is None else picture), ("json", f'{{"caption": "{caption}"{split_of_row}}}')
+    return ("jpg", jpeg() if image is None else image), ("json", f'{{"caption": "{caption}"{split_of_row}}}')
 
 
 def test_held_out_rows_are_not_visited(shards):
@@ -166,11 +166,11 @@ def test_a_stream_that_starts_later_goes_on_as_one_that_never_stopped(damaged, w
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    """Every third picture can't be decoded."""
+    """Every third image can't be decoded."""
     folder = tmp_path_factory.mktemp("damaged")
     for shard in range(3):
         members = (
-            (f"{n:02d}.{s}", c) for n in range(11) for s, c in row_of("x", None, b"no picture" if n % 3 == 0 else None)
+            (f"{n:02d}.{s}", c) for n in range(11) for s, c in row_of("x", None, b"no image" if n % 3 == 0 else None)
         )
         write_tar(folder / f"{shard}.tar", members)
     return tar_shards(str(folder))
@@ -187,7 +187,7 @@ def test_what_is_skipped_is_not_decoded(shards):
     assert len(made) == 4
 
 
-def test_in_place_of_a_picture_that_cannot_be_decoded_the_next_one_comes_twice_and_counts_once(damaged):
+def test_in_place_of_a_image_that_cannot_be_decoded_the_next_one_comes_twice_and_counts_once(damaged):
     samples = [sample for batch in islice(loader(damaged), 10) for sample in batch]
     fillers = [number for number, (_, _, counts) in enumerate(samples[:-3]) if not counts]
     assert fillers
@@ -195,7 +195,7 @@ def test_in_place_of_a_picture_that_cannot_be_decoded_the_next_one_comes_twice_a
     assert all(int(name[2:]) % 3 for name, _, _ in samples)
 
 
-def test_a_near_duplicate_of_a_held_out_picture_leaves_its_place_to_the_next(tmp_path):
+def test_a_near_duplicate_of_a_held_out_image_leaves_its_place_to_the_next(tmp_path):
     captions = ["near-duplicate", "x"]
     members = ((f"{n}.{s}", c) for n, caption in enumerate(captions) for s, c in row_of(caption, None))
     batches = loader(tar_shards(str(write_tar(tmp_path / "a.tar", members))), batch_size=2)
@@ -203,33 +203,33 @@ def test_a_near_duplicate_of_a_held_out_picture_leaves_its_place_to_the_next(tmp
     assert names == {("a/1", True), ("a/1", False)}
 
 
-def test_the_first_picture_that_is_left_out_is_named(damaged, caplog):
+def test_the_first_image_that_is_left_out_is_named(damaged, caplog):
     with caplog.at_level(logging.WARNING, "captioning"):
         next(iter(loader(damaged)))
-    assert "picture can't be read: not a picture" in caplog.text
+    assert "image can't be read: not an image" in caplog.text
 
 
 def test_later_ones_are_counted_with_a_line_for_ten_times_as_many(damaged, caplog):
     with caplog.at_level(logging.WARNING, "captioning"):
-        list(islice(loader(damaged), 40))  # of 160 pictures 53 are left out
+        list(islice(loader(damaged), 40))  # of 160 images 53 are left out
     assert len(caplog.messages) == 2
     assert "left out so far: 10" in caplog.messages[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_many_unusable_pictures_on_end_stop_the_stream_in_one_line(tmp_path, workers):
-    folder = write_shards(tmp_path, 60, 60, picture=b"no picture")
+def test_many_unusable_images_on_end_stop_the_stream_in_one_line(tmp_path, workers):
+    folder = write_shards(tmp_path, 60, 60, image=b"no image")
     with pytest.raises(UserError) as caught:
         next(iter(loader(tar_shards(str(folder)), workers=workers)))
     assert str(caught.value).startswith(
-        f"data.path={folder}: 100 pictures on end can't be used: 100 x picture can't be read: not a picture"
+        f"data.path={folder}: 100 images on end can't be used: 100 x image can't be read: not an image"
     )
     assert "\n" not in str(caught.value)
 
 
 def test_memory_holds_the_buffer_and_not_the_data(tmp_path):
-    picture = jpeg() + bytes(20_000)
-    shards = tar_shards(str(write_shards(tmp_path, 100, 100, picture=picture)))
+    image = jpeg() + bytes(20_000)
+    shards = tar_shards(str(write_shards(tmp_path, 100, 100, image=image)))
     batches = iter(loader(shards, buffer=20))
     next(batches)  # with it come imports
     tracemalloc.start()
@@ -237,7 +237,7 @@ def test_memory_holds_the_buffer_and_not_the_data(tmp_path):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 60 * len(picture)
+    assert peak < 60 * len(image)
 
 
 # ------------------------------------------------------------ epochs

@@ -106,10 +106,10 @@ def processes_of(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def grid(pictures, tmp_path_factory) -> tuple[Sweep, int]:
+def grid(images, tmp_path_factory) -> tuple[Sweep, int]:
     """A grid of three jobs of two processes, the second of which can't succeed."""
     swept = ["trainer.devices=2", "logger=wandb", *WITNESS, "model.lr=0.001,-1.0,0.002"]
-    sweep = Sweep(tmp_path_factory.mktemp("grid"), f"data.path={pictures}", *swept)
+    sweep = Sweep(tmp_path_factory.mktemp("grid"), f"data.path={images}", *swept)
     return sweep, sweep.run()
 
 
@@ -199,8 +199,8 @@ def test_a_job_with_other_values_is_refused_and_its_folder_left_as_it_is(grid_ag
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_starts_no_other_job_says_so_and_goes_on_where_it_was(pictures, tmp_path):
-    sweep = Sweep(tmp_path, f"data.path={pictures}", "trainer.max_epochs=40", *WITNESS, "model.lr=0.001,0.002")
+def test_a_stopped_sweep_starts_no_other_job_says_so_and_goes_on_where_it_was(images, tmp_path):
+    sweep = Sweep(tmp_path, f"data.path={images}", "trainer.max_epochs=40", *WITNESS, "model.lr=0.001,0.002")
     process = sweep.start()
     sweep.wait_for_training(0)
     process.send_signal(signal.SIGTERM)
@@ -217,8 +217,8 @@ def test_a_stopped_sweep_starts_no_other_job_says_so_and_goes_on_where_it_was(pi
 
 
 @pytest.mark.slow
-def test_no_job_goes_on_training_when_its_sweep_is_killed(pictures, tmp_path):
-    sweep = Sweep(tmp_path, f"data.path={pictures}", "trainer.max_epochs=1000", "trainer.devices=2", "model.lr=0.001")
+def test_no_job_goes_on_training_when_its_sweep_is_killed(images, tmp_path):
+    sweep = Sweep(tmp_path, f"data.path={images}", "trainer.max_epochs=1000", "trainer.devices=2", "model.lr=0.001")
     process = sweep.start()
     sweep.wait_for_training(0)
     assert processes_of(sweep.path)
@@ -228,8 +228,8 @@ def test_no_job_goes_on_training_when_its_sweep_is_killed(pictures, tmp_path):
     assert (sweep.path / "0" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_a_job_that_is_killed_is_told_of_and_the_next_one_begins(pictures, tmp_path):
-    sweep = Sweep(tmp_path, f"data.path={pictures}", "trainer.max_epochs=1000,1")
+def test_a_job_that_is_killed_is_told_of_and_the_next_one_begins(images, tmp_path):
+    sweep = Sweep(tmp_path, f"data.path={images}", "trainer.max_epochs=1000,1")
     process = sweep.start()
     sweep.wait_for_training(0)
     os.kill(sweep.record(0)["pid"], signal.SIGKILL)
@@ -243,10 +243,10 @@ def test_a_job_that_is_killed_is_told_of_and_the_next_one_begins(pictures, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPUs that the test names aren't there")
-def test_joblib_runs_jobs_beside_each_other_with_gpus_of_their_own_and_stops_and_goes_on(pictures, tmp_path):
+def test_joblib_runs_jobs_beside_each_other_with_gpus_of_their_own_and_stops_and_goes_on(images, tmp_path):
     on_gpus = ["trainer.accelerator=auto", "trainer.devices=2", "trainer.max_epochs=30", *WITNESS]
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model.lr=0.001,0.002,-1.0"]
-    sweep = Sweep(tmp_path, f"data.path={pictures}", *on_gpus, *joblib, CUDA_VISIBLE_DEVICES="4,5,6,7")
+    sweep = Sweep(tmp_path, f"data.path={images}", *on_gpus, *joblib, CUDA_VISIBLE_DEVICES="4,5,6,7")
     process = sweep.start()
     sweep.wait_for_training(0, 1)  # at once
     process.send_signal(signal.SIGINT)
@@ -279,11 +279,9 @@ def slurm(tmp_path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_slurm_trains_a_job_on_two_devices_and_tells_of_one_that_failed_and_one_that_it_killed(
-    pictures, tmp_path, slurm
-):
+def test_slurm_trains_a_job_on_two_devices_and_tells_of_one_that_failed_and_one_that_it_killed(images, tmp_path, slurm):
     through = ["hydra/launcher=slurm", "trainer.devices=2", *WITNESS, "model.lr=0.001,-1.0,0.002"]
-    sweep = Sweep(tmp_path, f"data.path={pictures}", *through, "trainer.max_epochs=3", **slurm)
+    sweep = Sweep(tmp_path, f"data.path={images}", *through, "trainer.max_epochs=3", **slurm)
     process = sweep.start()
     sweep.wait_for_training(2)
     os.kill(int((tmp_path / "slurm" / "100_2.step").read_text()), signal.SIGKILL)
@@ -294,9 +292,9 @@ def test_slurm_trains_a_job_on_two_devices_and_tells_of_one_that_failed_and_one_
     assert "job 2 (model.lr=0.002) failed: submitit: no result, state FAILED" in sweep.said
 
 
-def test_a_job_whose_time_at_slurm_is_over_is_queued_again_and_goes_on(pictures, tmp_path, slurm):
+def test_a_job_whose_time_at_slurm_is_over_is_queued_again_and_goes_on(images, tmp_path, slurm):
     one = ["hydra/launcher=slurm", "trainer.max_epochs=40", *WITNESS, "model.lr=0.001"]
-    sweep = Sweep(tmp_path, f"data.path={pictures}", *one, **slurm)
+    sweep = Sweep(tmp_path, f"data.path={images}", *one, **slurm)
     process = sweep.start()
     sweep.wait_for_training(0)
     os.kill(int((tmp_path / "slurm" / "100.step").read_text()), signal.SIGUSR2)
@@ -331,28 +329,28 @@ def test_a_job_whose_time_at_slurm_is_over_is_queued_again_and_goes_on(pictures,
         (["hydra/launcher=slrum", "model.lr=0.1,0.2"], {}, "error: hydra/launcher=slrum: no such choice; did you mean"),
     ],
 )
-def test_a_mistake_of_a_sweep_is_answered_in_one_line(pictures, tmp_path, overrides, environment, line):
-    sweep = Sweep(tmp_path, f"data.path={pictures}", *overrides, **environment)
+def test_a_mistake_of_a_sweep_is_answered_in_one_line(images, tmp_path, overrides, environment, line):
+    sweep = Sweep(tmp_path, f"data.path={images}", *overrides, **environment)
     assert sweep.run() == 1
     (said,) = sweep.said.splitlines()
     assert said.startswith(line)
 
 
 @pytest.mark.slow
-def test_two_sweeps_in_one_folder_are_refused_and_the_first_goes_on(pictures, tmp_path):
+def test_two_sweeps_in_one_folder_are_refused_and_the_first_goes_on(images, tmp_path):
     from captioning.sweeps.folder import SweepFolder
 
     first = SweepFolder(tmp_path / "sweep")
-    first.begin(command=["true"], environment={}, is_lifeline=True)
-    sweep = Sweep(tmp_path, f"data.path={pictures}", "model.lr=0.001,0.002")
+    first.begin(command=["true"], environment={}, kill_jobs_on_exit=True)
+    sweep = Sweep(tmp_path, f"data.path={images}", "model.lr=0.001,0.002")
     assert sweep.run() == 1
     assert "another process runs a sweep there" in sweep.said
     assert first.stop_asked(first.read()) is None
 
 
-def test_a_folder_that_holds_a_run_of_no_sweep_is_refused(pictures, tmp_path):
+def test_a_folder_that_holds_a_run_of_no_sweep_is_refused(images, tmp_path):
     (tmp_path / "sweep" / "0" / "checkpoints").mkdir(parents=True)
-    sweep = Sweep(tmp_path, f"data.path={pictures}", "model.lr=0.001")
+    sweep = Sweep(tmp_path, f"data.path={images}", "model.lr=0.001")
     assert sweep.run() == 1
     assert "0: holds a run that no sweep has left there" in sweep.said
     shutil.rmtree(tmp_path / "sweep")

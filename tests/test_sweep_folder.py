@@ -17,7 +17,7 @@ from captioning.sweeps.process import REASON_FILE, Signals, run_process
 @pytest.fixture
 def sweep(tmp_path) -> SweepFolder:
     sweep = SweepFolder(tmp_path)
-    sweep.begin(command=["true"], environment={}, is_lifeline=True)
+    sweep.begin(command=["true"], environment={}, kill_jobs_on_exit=True)
     return sweep
 
 
@@ -33,7 +33,7 @@ def test_a_sweep_that_begins_anew_stops_for_nothing_that_stopped_the_one_before(
     sweep.tell(JobRecord(0, [], str(sweep.path)))
     sweep.end()
     again = SweepFolder(sweep.path)
-    again.begin(command=["true"], environment={}, is_lifeline=True)
+    again.begin(command=["true"], environment={}, kill_jobs_on_exit=True)
     assert again.stop_asked(again.read()) is None
     assert again.told() == {}
 
@@ -44,12 +44,12 @@ def test_a_job_of_a_sweep_that_is_gone_or_was_begun_anew_is_told_to_stop(sweep):
     gone.wait()
     assert sweep.stop_asked({**about, "pid": gone.pid}) == signal.SIGTERM
     assert sweep.stop_asked({**about, "id": "another"}) == signal.SIGTERM
-    assert sweep.stop_asked({**about, "id": "another", "is_lifeline": False}) is None
+    assert sweep.stop_asked({**about, "id": "another", "kill_jobs_on_exit": False}) is None
 
 
 def test_a_folder_takes_one_sweep_at_a_time(sweep):
     with pytest.raises(UserError, match=r"^hydra\.sweep\.dir=.*: another process runs a sweep there"):
-        SweepFolder(sweep.path).begin(command=["true"], environment={}, is_lifeline=True)
+        SweepFolder(sweep.path).begin(command=["true"], environment={}, kill_jobs_on_exit=True)
 
 
 def test_a_record_can_be_read_again_and_adds_up_its_starts(sweep, tmp_path):
@@ -114,9 +114,7 @@ def test_a_process_is_stopped_once_when_it_is_asked_to(tmp_path):
 
 
 def test_a_failing_process_notes_why(tmp_path):
-    code = (
-        "from captioning.sweeps.process import working_for_another\nwith working_for_another(): raise KeyError('lost')"
-    )
+    code = "from captioning.sweeps.process import supervised\nwith supervised(): raise KeyError('lost')"
     assert run_python(code, tmp_path) == 1
     assert (tmp_path / "reason").read_text() == "KeyError: 'lost'"
 

@@ -439,17 +439,17 @@ def test_of_many_settings_the_page_shows_ten(tmp_path):
     assert "4 more settings vary than there is room for." in text_of(read_sweep(tmp_path))
 
 
-def test_captions_of_the_four_best_jobs_are_shown_of_eight_pictures(whole):
+def test_captions_of_the_four_best_jobs_are_shown_of_eight_images(whole):
     from captioning.sweeps.captions import side_by_side
 
     beside = side_by_side(read_sweep(whole))
     assert beside is not None
     assert [job.name for job in beside.jobs] == ["4", "3", "2", "5"]
-    assert (beside.common, len(beside.pictures)) == (20, 8)
-    assert all(picture.image for picture in beside.pictures)
+    assert (beside.common, len(beside.images)) == (20, 8)
+    assert all(image.image for image in beside.images)
 
 
-def test_of_pictures_with_the_same_words_from_all_jobs_none_is_shown(tmp_path):
+def test_of_images_with_the_same_words_from_all_jobs_none_is_shown(tmp_path):
     from captioning.sweeps.captions import side_by_side
 
     for number, said in enumerate((("a dog", "a cat", "a cow"), ("A dog.", "a cat", "a horse"))):
@@ -459,7 +459,7 @@ def test_of_pictures_with_the_same_words_from_all_jobs_none_is_shown(tmp_path):
     beside = side_by_side(read_sweep(tmp_path))
     assert beside is not None
     assert (beside.common, beside.differing) == (3, 1)
-    assert [picture.id for picture in beside.pictures] == ["2.png"]
+    assert [image.id for image in beside.images] == ["2.png"]
 
 
 def test_words_that_no_reference_has_are_marked_in_each_caption(tmp_path):
@@ -471,12 +471,12 @@ def test_words_that_no_reference_has_are_marked_in_each_caption(tmp_path):
         (job / "predictions.jsonl").write_text(json.dumps(line) + "\n")
     beside = side_by_side(read_sweep(tmp_path))
     assert beside is not None
-    good, bad = beside.pictures[0].captions
+    good, bad = beside.images[0].captions
     assert (good.equal, bad.equal) == (True, False)
     assert [part.text for part in bad.parts if part.differs] == ["blue"]
 
 
-def test_the_best_jobs_are_compared_on_the_test_pictures(whole):
+def test_the_best_jobs_are_compared_on_the_test_images(whole):
     from captioning.sweeps.captions import side_by_side
 
     beside = side_by_side(read_sweep(whole))
@@ -485,12 +485,12 @@ def test_the_best_jobs_are_compared_on_the_test_pictures(whole):
     assert re.fullmatch(r"test wer \+0\.\d{3}: worse, p = \S+", beside.verdicts[3])
 
 
-def test_jobs_tested_on_other_pictures_are_shown_without_comparison(tmp_path):
+def test_jobs_tested_on_other_images_are_shown_without_comparison(tmp_path):
     for number in range(2):
         job = write_job(tmp_path / str(number), {"seed": number}, number)
         line = {"id": f"{number}.png", "references": ["a dog"], "prediction": "a dog"}
         (job / "predictions.jsonl").write_text(json.dumps(line) + "\n")
-    assert "The best jobs have no test picture in common." in text_of(read_sweep(tmp_path))
+    assert "The best jobs have no test image in common." in text_of(read_sweep(tmp_path))
 
 
 def test_damaged_captions_of_a_job_are_named(whole, tmp_path):

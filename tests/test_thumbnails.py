@@ -7,19 +7,19 @@ from captioning.runs.thumbnails import add_thumbnails, read_thumbnails
 
 def test_thumbnails_are_small_and_keep_their_shape(tmp_path):
     add_thumbnails(tmp_path, "val", {"wide.png": Image.new("RGB", (1000, 500), "red")})
-    picture = Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "wide.png"]))
-    assert (picture.format, picture.size) == ("JPEG", (128, 64))
+    image = Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "wide.png"]))
+    assert (image.format, image.size) == ("JPEG", (128, 64))
 
 
-def test_a_small_picture_stays_small(tmp_path):
+def test_a_small_image_stays_small(tmp_path):
     add_thumbnails(tmp_path, "val", {"dot.png": Image.new("RGB", (3, 2))})
     assert Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "dot.png"])).size == (3, 2)
 
 
 def test_thumbnails_are_added_to_those_that_are_there(tmp_path):
-    picture = Image.new("RGB", (8, 8))
+    image = Image.new("RGB", (8, 8))
     for split, name in (("val", "a"), ("test", "a"), ("val", "b"), ("val", "a")):
-        add_thumbnails(tmp_path, split, {name: picture})
+        add_thumbnails(tmp_path, split, {name: image})
     assert read_thumbnails(tmp_path).keys() == {("val", "a"), ("test", "a"), ("val", "b")}
 
 

@@ -48,7 +48,7 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def corpus_wer(predictions: Sequence[dict]) -> float:
-    """The definition by jiwer: of each picture, the reference with the lowest rate; then errors over words."""
+    """The definition by jiwer: of each image, the reference with the lowest rate; then errors over words."""
     pairs = []
     for line in predictions:
         hypothesis = normalize(line["prediction"])
@@ -58,10 +58,10 @@ def corpus_wer(predictions: Sequence[dict]) -> float:
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory) -> Path:
-    """The run folder of one process on 29 pictures, with wandb offline."""
+def run(images, tmp_path_factory) -> Path:
+    """The run folder of one process on 29 images, with wandb offline."""
     folder = tmp_path_factory.mktemp("one")
-    trained(*SMALL, f"data.path={pictures}", "logger=wandb", "hydra.run.dir=run", "trainer.max_epochs=3", folder=folder)
+    trained(*SMALL, f"data.path={images}", "logger=wandb", "hydra.run.dir=run", "trainer.max_epochs=3", folder=folder)
     return folder / "run"
 
 
@@ -91,7 +91,7 @@ def test_metrics_hold_every_test_number_the_bests_validation_and_throughput(run)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics.keys() >= {
         *(f"{phase}/{name}" for phase in ("test", "val") for name in HIGHER_IS_BETTER),
-        "train/pictures_per_second",
+        "train/images_per_second",
         "train/seconds_per_step",
         "train/memory_gb",
     }
@@ -109,18 +109,18 @@ def test_the_reported_wer_is_jiwers_on_the_reported_captions(run):
     assert metrics["test/wer"] == pytest.approx(corpus_wer(lines_of(run / "predictions.jsonl")), rel=1e-6)
 
 
-def test_predictions_are_those_of_the_test_split_in_order(run, pictures):
+def test_predictions_are_those_of_the_test_split_in_order(run, images):
     splits = json.loads((run / "splits.json").read_text())
     predictions = lines_of(run / "predictions.jsonl")
     assert [line["id"] for line in predictions] == splits["test"]
-    captions = {line["file_name"]: line["text"] for line in lines_of(pictures / "metadata.jsonl")}
+    captions = {line["file_name"]: line["text"] for line in lines_of(images / "metadata.jsonl")}
     for line in predictions:
         assert line.keys() == {"id", "references", "prediction"}
         assert line["references"] == (captions[line["id"]] if isinstance(captions[line["id"]], list) else
                                       [captions[line["id"]]])  # fmt: skip
 
 
-def test_the_splits_share_no_picture_and_lose_none(run):
+def test_the_splits_share_no_image_and_lose_none(run):
     splits = json.loads((run / "splits.json").read_text())
     ids = [name for split in ("train", "val", "test") for name in splits[split]]
     assert len(ids) == len(set(ids)) == 29
@@ -133,14 +133,14 @@ def test_the_environment_tells_what_the_run_stood_on(run):
     assert environment.keys() >= {"git", "devices", "python", "command"}
 
 
-def test_the_model_folder_gives_the_same_captions_in_a_fresh_process(run, pictures):
+def test_the_model_folder_gives_the_same_captions_in_a_fresh_process(run, images):
     predictions = lines_of(run / "predictions.jsonl")
     code = f"""
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 processor = AutoProcessor.from_pretrained({str(run / "model")!r})
 model = AutoModelForCausalLM.from_pretrained({str(run / "model")!r})
-images = [Image.open({str(pictures)!r} + "/" + name) for name in {[line["id"] for line in predictions]}]
+images = [Image.open({str(images)!r} + "/" + name) for name in {[line["id"] for line in predictions]}]
 ids = model.generate(pixel_values=processor(images=images, return_tensors="pt").pixel_values, max_new_tokens=8)
 print("\\n".join(processor.batch_decode(ids, skip_special_tokens=True)))
 """
@@ -152,10 +152,10 @@ def test_the_model_folder_holds_no_pickle(run):
     assert {path.suffix for path in (run / "model").iterdir()} == {".json", ".safetensors"}
 
 
-def test_the_model_is_the_best_checkpoints_and_not_the_lasts(compose, pictures, tmp_path):
+def test_the_model_is_the_best_checkpoints_and_not_the_lasts(compose, images, tmp_path):
     # A learning rate that ruins the model after the first epoch.
     overrides = ["trainer.max_epochs=2", "model.lr=0.5", "model.warmup_fraction=0.0", "model.lr_schedule=constant"]
-    run_here(compose(*SMALL, f"data.path={pictures}", *overrides, "monitor=val/loss"))
+    run_here(compose(*SMALL, f"data.path={images}", *overrides, "monitor=val/loss"))
     import torch
     from safetensors.torch import load_file
 
@@ -169,40 +169,40 @@ def test_the_model_is_the_best_checkpoints_and_not_the_lasts(compose, pictures, 
     assert metrics["val/loss"] == states[0]["metrics"]["val/loss"] <= states[1]["metrics"]["val/loss"]
 
 
-def test_the_last_checkpoint_is_of_the_last_step(compose, pictures, tmp_path):
+def test_the_last_checkpoint_is_of_the_last_step(compose, images, tmp_path):
     import torch
 
-    run_here(compose(*SMALL, f"data.path={pictures}", "trainer.max_epochs=3", "model.lr=1.0e-9"))  # nothing improves
+    run_here(compose(*SMALL, f"data.path={images}", "trainer.max_epochs=3", "model.lr=1.0e-9"))  # nothing improves
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
 
 
-def test_the_weights_of_an_earlier_run_are_left_as_they_are(compose, pictures, tmp_path):
+def test_the_weights_of_an_earlier_run_are_left_as_they_are(compose, images, tmp_path):
     (tmp_path / "run" / "model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"^hydra\.run\.dir=.* holds the weights of an earlier run"):
-        run_here(compose(*SMALL, f"data.path={pictures}"))
+        run_here(compose(*SMALL, f"data.path={images}"))
 
 
 def test_no_checkpoint_has_an_equals_sign_in_its_name(run):
     assert not [path for path in (run / "checkpoints").iterdir() if "=" in path.name]
 
 
-def test_the_terminal_shows_numbers_captions_and_places(pictures, tmp_path):
-    shown = trained(*SMALL, f"data.path={pictures}", "hydra.run.dir=run", folder=tmp_path, COLUMNS="200").stdout
+def test_the_terminal_shows_numbers_captions_and_places(images, tmp_path):
+    shown = trained(*SMALL, f"data.path={images}", "hydra.run.dir=run", folder=tmp_path, COLUMNS="200").stdout
     prediction = lines_of(tmp_path / "run" / "predictions.jsonl")[0]
     for text in ("Word error rate", prediction["id"], prediction["references"][0], "predictions.jsonl", "model"):
         assert text in shown
 
 
-def test_wandb_offline_says_how_to_look_and_how_to_sync(pictures, tmp_path):
+def test_wandb_offline_says_how_to_look_and_how_to_sync(images, tmp_path):
     short = ("trainer.max_steps=1", "trainer.max_epochs=-1", "hydra.run.dir=run")
-    said = trained(*SMALL, f"data.path={pictures}", "logger=wandb", *short, folder=tmp_path).stderr
+    said = trained(*SMALL, f"data.path={images}", "logger=wandb", *short, folder=tmp_path).stderr
     folder = tmp_path / "run" / "wandb"
     assert f"`wandb leet {folder}`, send it with `wandb sync {folder}/offline-run-*`" in said
     assert list(folder.glob("offline-run-*"))
 
 
-def test_nobody_is_sent_to_a_tracker_that_is_not_there(pictures, tmp_path):
-    said = trained(*SMALL, f"data.path={pictures}", "logger=wandb", "trainer.fast_dev_run=1", folder=tmp_path).stderr
+def test_nobody_is_sent_to_a_tracker_that_is_not_there(images, tmp_path):
+    said = trained(*SMALL, f"data.path={images}", "logger=wandb", "trainer.fast_dev_run=1", folder=tmp_path).stderr
     assert "wandb" not in said
 
 
@@ -229,7 +229,7 @@ def test_wandbs_summary_holds_best_and_last_each_metric_by_its_own_direction(run
     assert json.loads(summary["test/wer_ci95"]) == metrics["test/wer_ci95"]
 
 
-def test_wandb_has_a_table_of_the_same_pictures_that_grows_by_step(run):
+def test_wandb_has_a_table_of_the_same_images_that_grows_by_step(run):
     tables = sorted(run.glob("wandb/offline-run-*/files/media/table/val/gallery_*.table.json"))
     rows = [row for table in tables for row in json.loads(table.read_text())["data"]]
     lines = lines_of(run / "gallery.jsonl")
@@ -249,36 +249,36 @@ def test_the_model_is_no_artifact_unless_asked_for(run):
     assert '"type":"model"' not in inspected(run)
 
 
-def test_the_model_folder_is_an_artifact_where_asked_for(pictures, tmp_path):
+def test_the_model_folder_is_an_artifact_where_asked_for(images, tmp_path):
     switch = ["logger=wandb", "logger.wandb.log_model=true", "hydra.run.dir=run"]
-    trained(*SMALL, f"data.path={pictures}", *switch, folder=tmp_path)
+    trained(*SMALL, f"data.path={images}", *switch, folder=tmp_path)
     shown = inspected(tmp_path / "run")
     assert '"type":"model"' in shown
     assert "model.safetensors" in shown
 
 
-def test_csv_logger_writes_the_curves_into_the_run_folder(compose, pictures, tmp_path):
-    run_here(compose(*SMALL, f"data.path={pictures}", "logger=csv"))
+def test_csv_logger_writes_the_curves_into_the_run_folder(compose, images, tmp_path):
+    run_here(compose(*SMALL, f"data.path={images}", "logger=csv"))
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert [float(row["val/wer"]) for row in rows if row["val/wer"]]
 
 
-def test_two_processes_leave_one_run_folder_with_every_test_picture_once(pictures, tmp_path):
-    trained(*SMALL, f"data.path={pictures}", "trainer.devices=2", "hydra.run.dir=run", folder=tmp_path)
+def test_two_processes_leave_one_run_folder_with_every_test_image_once(images, tmp_path):
+    trained(*SMALL, f"data.path={images}", "trainer.devices=2", "hydra.run.dir=run", folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     splits = json.loads((tmp_path / "run" / "splits.json").read_text())
     assert [line["id"] for line in lines_of(tmp_path / "run" / "predictions.jsonl")] == splits["test"]
 
 
-def test_two_processes_give_the_numbers_of_one(pictures, checkpoint, tmp_path):
+def test_two_processes_give_the_numbers_of_one(images, checkpoint, tmp_path):
     """The global batch is the same, dropout is off in the evaluation, and no step changes the weights."""
     numbers = []
     for devices, batch_size in ((1, 4), (2, 2)):
         overrides = [f"trainer.devices={devices}", f"data.batch_size={batch_size}", "data.test_fraction=0.3"]
         fixed = ["model=git-base", f"model.checkpoint={checkpoint}", "model.lr=1.0e-12", "model.max_new_tokens=8"]
-        trained(*SMALL, *fixed, f"data.path={pictures}", *overrides, f"hydra.run.dir={devices}", folder=tmp_path)
+        trained(*SMALL, *fixed, f"data.path={images}", *overrides, f"hydra.run.dir={devices}", folder=tmp_path)
         numbers.append(json.loads((tmp_path / str(devices) / "metrics.json").read_text()))
     one, two = numbers
     assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-5)
@@ -306,24 +306,24 @@ def test_two_processes_give_the_numbers_of_one(pictures, checkpoint, tmp_path):
         "seed=7",
     ],
 )
-def test_a_run_succeeds_with(compose, pictures, tmp_path, override):
-    run_here(compose(*SMALL, f"data.path={pictures}", override))
+def test_a_run_succeeds_with(compose, images, tmp_path, override):
+    run_here(compose(*SMALL, f"data.path={images}", override))
     assert lines_of(tmp_path / "run" / "predictions.jsonl")
 
 
-def test_validation_by_steps_is_at_every_so_many_optimizer_steps_and_at_the_end(compose, pictures, tmp_path):
-    # 23 pictures by 4 make 6 micro-batches an epoch, by 4 make windows of 4 and 2: two steps an epoch, 6 in all.
+def test_validation_by_steps_is_at_every_so_many_optimizer_steps_and_at_the_end(compose, images, tmp_path):
+    # 23 images by 4 make 6 micro-batches an epoch, by 4 make windows of 4 and 2: two steps an epoch, 6 in all.
     windows = ["trainer.max_epochs=3", "trainer.accumulate_grad_batches=4", "val_every_n_steps=4"]
-    run_here(compose(*SMALL, f"data.path={pictures}", *windows, "callbacks.checkpoint.save_top_k=-1"))
+    run_here(compose(*SMALL, f"data.path={images}", *windows, "callbacks.checkpoint.save_top_k=-1"))
     names = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step*.ckpt")]
     assert sorted(name[: len("step000004")] for name in names) == ["step000004", "step000006"]
 
 
-def test_each_validation_within_an_epoch_keeps_its_own_weights_with_its_own_number(compose, pictures, tmp_path):
+def test_each_validation_within_an_epoch_keeps_its_own_weights_with_its_own_number(compose, images, tmp_path):
     import torch
 
     steps = ["trainer.max_epochs=2", "val_every_n_steps=4", "callbacks.checkpoint.save_top_k=-1", "model.lr=0.01"]
-    metrics = run_here(compose(*SMALL, f"data.path={pictures}", *steps))  # 6 steps an epoch
+    metrics = run_here(compose(*SMALL, f"data.path={images}", *steps))  # 6 steps an epoch
     checkpoints = {}
     for path in (tmp_path / "run" / "checkpoints").glob("step*.ckpt"):
         checkpoint = torch.load(path, weights_only=True)
@@ -333,55 +333,55 @@ def test_each_validation_within_an_epoch_keeps_its_own_weights_with_its_own_numb
     assert metrics["val/wer"] == min(checkpoints.values()) == checkpoints[metrics["tested_step"]]
 
 
-def test_early_stopping_counts_validations(compose, pictures, tmp_path):
+def test_early_stopping_counts_validations(compose, images, tmp_path):
     stop = ["callbacks=early-stopping", "callbacks.early_stopping.patience=2", "val_every_n_steps=1", "model.lr=1.0e-9"]
-    run_here(compose(*SMALL, f"data.path={pictures}", *stop, "trainer.max_epochs=3"))  # nothing improves
+    run_here(compose(*SMALL, f"data.path={images}", *stop, "trainer.max_epochs=3"))  # nothing improves
     assert len(list((tmp_path / "run" / "gallery").iterdir())) == 3
 
 
-def test_without_validation_the_last_weights_are_kept_and_none_is_called_best(compose, pictures, tmp_path):
+def test_without_validation_the_last_weights_are_kept_and_none_is_called_best(compose, images, tmp_path):
     import torch
 
-    metrics = run_here(compose(*SMALL, f"data.path={pictures}", "trainer.limit_val_batches=0", "trainer.max_epochs=3"))
+    metrics = run_here(compose(*SMALL, f"data.path={images}", "trainer.limit_val_batches=0", "trainer.max_epochs=3"))
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
     assert "tested_step" not in metrics
 
 
-def test_a_run_without_a_best_checkpoint_is_tested_as_it_is(compose, pictures):
-    metrics = run_here(compose(*SMALL, f"data.path={pictures}", "callbacks.checkpoint=null", "trainer.max_epochs=2"))
+def test_a_run_without_a_best_checkpoint_is_tested_as_it_is(compose, images):
+    metrics = run_here(compose(*SMALL, f"data.path={images}", "callbacks.checkpoint=null", "trainer.max_epochs=2"))
     assert "tested_step" not in metrics
     assert "val/wer" in metrics
 
 
-def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(compose, pictures, tmp_path):
-    metrics = run_here(compose(*SMALL, f"data.path={pictures}", "trainer.max_steps=2"))
+def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(compose, images, tmp_path):
+    metrics = run_here(compose(*SMALL, f"data.path={images}", "trainer.max_steps=2"))
     assert "val/wer" in metrics
     assert any(path.name.startswith("step000002") for path in (tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_a_run_whose_last_epoch_is_not_due_is_validated_at_its_end_too(compose, pictures, tmp_path):
+def test_a_run_whose_last_epoch_is_not_due_is_validated_at_its_end_too(compose, images, tmp_path):
     epochs = ["trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "callbacks.checkpoint.save_top_k=-1"]
-    run_here(compose(*SMALL, f"data.path={pictures}", *epochs))  # 6 steps an epoch
+    run_here(compose(*SMALL, f"data.path={images}", *epochs))  # 6 steps an epoch
     names = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step*.ckpt")]
     assert sorted(name[: len("step000012")] for name in names) == ["step000012", "step000018"]
 
 
-def test_another_order_of_workers_changes_no_weight(compose, pictures, tmp_path):
-    """Every random choice about a picture is a function of seed, epoch and position, and not of who makes it."""
+def test_another_order_of_workers_changes_no_weight(compose, images, tmp_path):
+    """Every random choice about an image is a function of seed, epoch and position, and not of who makes it."""
     import torch
 
     weights = []
     for workers in (0, 2):
         folder = tmp_path / str(workers)
         settings = [f"data.num_workers={workers}", "trainer.max_epochs=2", f"output_dir={folder}"]
-        run_here(compose(*SMALL, f"data.path={pictures}", *settings))
+        run_here(compose(*SMALL, f"data.path={images}", *settings))
         weights.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_experiment_tutorial_runs_on_a_checkpoint_folder_and_local_pictures(compose, pictures, checkpoint, tmp_path):
+def test_experiment_tutorial_runs_on_a_checkpoint_folder_and_local_images(compose, images, checkpoint, tmp_path):
     small = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.precision=bf16-mixed", "data.num_workers=0"]
-    local = [f"model.checkpoint={checkpoint}", "data=folder", f"data.path={pictures}", "model.max_new_tokens=4"]
+    local = [f"model.checkpoint={checkpoint}", "data=folder", f"data.path={images}", "model.max_new_tokens=4"]
     run_here(compose("experiment=tutorial", *local, *small, "logger=none"))
     assert lines_of(tmp_path / "run" / "predictions.jsonl")
 
@@ -393,16 +393,16 @@ def test_experiment_tutorial_runs_on_a_checkpoint_folder_and_local_pictures(comp
         ([], r"^data\.path is missing"),
         (["data.path=nowhere"], r"^data\.path=nowhere: no such folder"),
         (["data.path={empty}"], r"^data\.path=.*: no captions in this folder"),
-        (["data.path={pictures}", "model.checkpoint={pictures}"], r"^model\.checkpoint=.*: its processor can't"),
-        (["data.path={pictures}", "model.checkpoint={pictures}/metadata.jsonl"], r"^model\.checkpoint=.* is a file"),
-        (["data.path={pictures}", "data.caption_column=txt"], r"^data\.caption_column=txt: .*did you mean text\?"),
-        (["data.path={pictures}", "model.lr_schedule=constan"], r"did you mean constant\?"),
-        (["data.path={pictures}", "data.limit=2"], r"^2 captioned pictures leave none for train"),
+        (["data.path={images}", "model.checkpoint={images}"], r"^model\.checkpoint=.*: its processor can't"),
+        (["data.path={images}", "model.checkpoint={images}/metadata.jsonl"], r"^model\.checkpoint=.* is a file"),
+        (["data.path={images}", "data.caption_column=txt"], r"^data\.caption_column=txt: .*did you mean text\?"),
+        (["data.path={images}", "model.lr_schedule=constan"], r"did you mean constant\?"),
+        (["data.path={images}", "data.limit=2"], r"^2 captioned images leave none for train"),
     ],
 )
-def test_a_mistake_of_values_is_refused_by_name(compose, pictures, tmp_path, overrides, line):
+def test_a_mistake_of_values_is_refused_by_name(compose, images, tmp_path, overrides, line):
     (tmp_path / "empty").mkdir()
-    overrides = [override.format(pictures=pictures, empty=tmp_path / "empty") for override in overrides]
+    overrides = [override.format(images=images, empty=tmp_path / "empty") for override in overrides]
     with pytest.raises(UserError, match=line):
         run_here(compose(*SMALL, *overrides))
     assert not (tmp_path / "run").exists()
@@ -439,8 +439,8 @@ def test_the_users_own_command_without_the_hub_names_what_was_looked_for_and_the
     assert "data=folder" in said
 
 
-def test_a_run_folder_that_cannot_be_written_is_named(pictures, tmp_path):
-    ran = train(*SMALL, f"data.path={pictures}", "hydra.run.dir=/proc/run", folder=tmp_path)
+def test_a_run_folder_that_cannot_be_written_is_named(images, tmp_path):
+    ran = train(*SMALL, f"data.path={images}", "hydra.run.dir=/proc/run", folder=tmp_path)
     assert ran.stderr.startswith("error: ")
     assert "/proc" in ran.stderr
     assert "hydra.run.dir" in ran.stderr

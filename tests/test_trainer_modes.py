@@ -45,9 +45,9 @@ BY_HEART = (
 
 
 @pytest.fixture(scope="module")
-def by_heart(pictures, tmp_path_factory) -> Path:
+def by_heart(images, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("overfit")
-    ran = train(*SMALL, *BY_HEART, f"data.path={pictures}", "logger=csv", "hydra.run.dir=run", folder=folder)
+    ran = train(*SMALL, *BY_HEART, f"data.path={images}", "logger=csv", "hydra.run.dir=run", folder=folder)
     assert ran.returncode == 0, ran.stderr[-3000:]
     (folder / "run" / "said.txt").write_text(ran.stderr)
     return folder / "run"
@@ -61,8 +61,8 @@ def test_one_batch_is_learned_by_heart(by_heart):
     assert json.loads((by_heart / "metrics.json").read_text())["val/wer"] == 0.0
 
 
-def test_the_captions_of_the_batch_are_exact(by_heart, pictures):
-    captions = {line["file_name"]: line["text"] for line in lines_of(pictures / "metadata.jsonl")}
+def test_the_captions_of_the_batch_are_exact(by_heart, images):
+    captions = {line["file_name"]: line["text"] for line in lines_of(images / "metadata.jsonl")}
     shown = [line for line in lines_of(by_heart / "gallery.jsonl") if line["step"] == 150]
     assert len(shown) == 4
     for line in shown:
@@ -70,7 +70,7 @@ def test_the_captions_of_the_batch_are_exact(by_heart, pictures):
         assert line["prediction"] in (truths if isinstance(truths, list) else [truths])
 
 
-def test_validation_is_of_the_pictures_that_are_trained_on_and_the_test_is_not(by_heart):
+def test_validation_is_of_the_images_that_are_trained_on_and_the_test_is_not(by_heart):
     splits = split_ids(by_heart)
     assert len(splits["val"]) == 4
     assert set(splits["val"]) <= set(splits["train"])
@@ -80,7 +80,7 @@ def test_validation_is_of_the_pictures_that_are_trained_on_and_the_test_is_not(b
 
 def test_what_is_overfitted_is_said_and_lightning_has_nothing_to_warn_of(by_heart):
     said = (by_heart / "said.txt").read_text()
-    assert "trainer.overfit_batches=1: 4 pictures are trained and validated on" in said
+    assert "trainer.overfit_batches=1: 4 images are trained and validated on" in said
     assert "shuffling" not in said
 
 
@@ -94,16 +94,16 @@ class Batches(captioning.run.L.Callback):
         self.seen.append((tuple(batch["id"]), batch["input_ids"].tolist(), batch["seed"]))
 
 
-@pytest.mark.parametrize(("overfit_batches", "batches", "pictures_validated"), [(1, 1, 4), (3, 3, 12), (0.5, 3, 12)])
+@pytest.mark.parametrize(("overfit_batches", "batches", "images_validated"), [(1, 1, 4), (3, 3, 12), (0.5, 3, 12)])
 def test_every_epoch_has_the_same_batches_with_the_same_captions(
-    pictures, checkpoint, tmp_path, overfit_batches, batches, pictures_validated
+    images, checkpoint, tmp_path, overfit_batches, batches, images_validated
 ):
     seen = Batches()
     trainer = captioning.run.L.Trainer(
         accelerator="cpu", max_epochs=3, overfit_batches=overfit_batches, callbacks=[seen], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    data = CaptionDataModule(path=str(pictures), processor=str(checkpoint), batch_size=4, num_workers=0)
+    data = CaptionDataModule(path=str(images), processor=str(checkpoint), batch_size=4, num_workers=0)
     data.setup()
     data.overfit(trainer)
     module = CaptionModule(checkpoint=str(checkpoint))
@@ -112,16 +112,16 @@ def test_every_epoch_has_the_same_batches_with_the_same_captions(
     assert seen.seen[:batches] == seen.seen[batches : 2 * batches] == seen.seen[2 * batches :]
     trained = {name for ids, _, _ in seen.seen for name in ids}
     validated = [prediction["id"] for prediction in module.evaluations["val"].predictions]
-    assert len(validated) == pictures_validated
+    assert len(validated) == images_validated
     assert set(validated) == trained
 
 
 @pytest.mark.slow
-def test_two_processes_overfit_the_batch_that_one_would(pictures, tmp_path):
+def test_two_processes_overfit_the_batch_that_one_would(images, tmp_path):
     ids = []
     for devices, batch_size in ((1, 4), (2, 2)):
         own = [f"trainer.devices={devices}", f"data.batch_size={batch_size}", "trainer.overfit_batches=1"]
-        ran = train(*SMALL, *own, f"data.path={pictures}", f"hydra.run.dir={devices}", folder=tmp_path)
+        ran = train(*SMALL, *own, f"data.path={images}", f"hydra.run.dir={devices}", folder=tmp_path)
         assert ran.returncode == 0, ran.stderr[-3000:]
         gallery = lines_of(tmp_path / str(devices) / "gallery.jsonl")
         ids.append([line["id"] for line in gallery])
@@ -130,9 +130,9 @@ def test_two_processes_overfit_the_batch_that_one_would(pictures, tmp_path):
     assert len(ids[0]) == 4
 
 
-def test_a_stream_cannot_be_overfitted(compose, pictures):
+def test_a_stream_cannot_be_overfitted(compose, images):
     trainer = captioning.run.L.Trainer(accelerator="cpu", overfit_batches=1, logger=False)
-    data = CaptionDataModule(path=str(pictures))
+    data = CaptionDataModule(path=str(images))
     data.shards = ()  # all that tells a stream
     with pytest.raises(UserError, match=r"^trainer\.overfit_batches=1 and data\.streaming=true: "):
         data.overfit(trainer)
@@ -141,10 +141,10 @@ def test_a_stream_cannot_be_overfitted(compose, pictures):
 # ---------------------------------------------------------------- fast_dev_run
 
 
-def test_fast_dev_run_goes_through_everything_with_a_batch_of_each_and_keeps_no_checkpoint(compose, pictures, tmp_path):
-    run_here(compose(*SMALL, f"data.path={pictures}", "trainer.fast_dev_run=true", "data.batch_size=2", "logger=csv"))
+def test_fast_dev_run_goes_through_everything_with_a_batch_of_each_and_keeps_no_checkpoint(compose, images, tmp_path):
+    run_here(compose(*SMALL, f"data.path={images}", "trainer.fast_dev_run=true", "data.batch_size=2", "logger=csv"))
     run = tmp_path / "run"
-    assert len(lines_of(run / "predictions.jsonl")) == 2  # of three test pictures
+    assert len(lines_of(run / "predictions.jsonl")) == 2  # of three test images
     assert len(lines_of(run / "gallery.jsonl")) == 2
     assert not list(run.glob("checkpoints/*"))
     assert not (run / "metrics.csv").exists()
@@ -154,13 +154,13 @@ def test_fast_dev_run_goes_through_everything_with_a_batch_of_each_and_keeps_no_
 # ---------------------------------------------------------------- deterministic
 
 
-def test_deterministic_is_on_while_training_and_gives_the_same_weights_twice(compose, pictures, tmp_path, monkeypatch):
+def test_deterministic_is_on_while_training_and_gives_the_same_weights_twice(compose, images, tmp_path, monkeypatch):
     modes, weights = [], []
     monkeypatch.setattr(
         CaptionModule, "on_train_end", lambda self: modes.append(torch.are_deterministic_algorithms_enabled())
     )
     for name in "ab":
-        own = [f"data.path={pictures}", "trainer.deterministic=true", f"output_dir={tmp_path / name}"]
+        own = [f"data.path={images}", "trainer.deterministic=true", f"output_dir={tmp_path / name}"]
         run_here(compose(*SMALL, *own))
         weights.append(last_of(tmp_path / name)["state_dict"])
     assert modes == [True, True]
@@ -180,10 +180,10 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("captions", ["first", "all"])
-def test_a_step_has_nothing_that_deterministic_would_refuse_on_a_gpu(pictures, checkpoint, captions):
+def test_a_step_has_nothing_that_deterministic_would_refuse_on_a_gpu(images, checkpoint, captions):
     """By the list in the documentation of ``torch.use_deterministic_algorithms``, as far as it is near to this."""
     data = CaptionDataModule(
-        path=str(pictures), processor=str(checkpoint), batch_size=4, num_workers=0, captions=captions
+        path=str(images), processor=str(checkpoint), batch_size=4, num_workers=0, captions=captions
     )
     data.setup()
     module = CaptionModule(checkpoint=str(checkpoint))
@@ -204,8 +204,8 @@ def test_a_step_has_nothing_that_deterministic_would_refuse_on_a_gpu(pictures, c
 
 
 @pytest.mark.parametrize("nothing", ["trainer.max_epochs=0", "trainer.max_steps=0", "trainer.limit_train_batches=0"])
-def test_a_run_that_trains_nothing_tests_the_weights_as_they_are(compose, pictures, checkpoint, tmp_path, nothing):
-    own = ["model=git-base", f"model.checkpoint={checkpoint}", "model.max_new_tokens=8", f"data.path={pictures}"]
+def test_a_run_that_trains_nothing_tests_the_weights_as_they_are(compose, images, checkpoint, tmp_path, nothing):
+    own = ["model=git-base", f"model.checkpoint={checkpoint}", "model.max_new_tokens=8", f"data.path={images}"]
     metrics = run_here(compose(*SMALL, *own, nothing))
     from safetensors.torch import load_file
 
@@ -228,9 +228,9 @@ def test_a_run_that_trains_nothing_tests_the_weights_as_they_are(compose, pictur
     ],
 )
 def test_a_run_takes_so_many_optimizer_steps_and_its_schedule_ends_with_them(
-    compose, pictures, tmp_path, overrides, steps
+    compose, images, tmp_path, overrides, steps
 ):
-    run_here(compose(*SMALL, f"data.path={pictures}", *overrides, "logger=csv", "model.lr_schedule=linear"))
+    run_here(compose(*SMALL, f"data.path={images}", *overrides, "logger=csv", "model.lr_schedule=linear"))
     last = last_of(tmp_path / "run")
     assert last["global_step"] == steps
     assert last["lr_schedulers"][0]["_last_lr"] == [0.0, 0.0]
@@ -238,10 +238,10 @@ def test_a_run_takes_so_many_optimizer_steps_and_its_schedule_ends_with_them(
         assert len([row for row in csv.DictReader(file) if row["train/loss"]]) == steps
 
 
-def test_early_stopping_says_when_and_why_and_the_best_is_tested(compose, pictures, said):
+def test_early_stopping_says_when_and_why_and_the_best_is_tested(compose, images, said):
     stop = ["callbacks=early-stopping", "callbacks.early_stopping.patience=2", "trainer.max_epochs=20"]
     ruin = ["model.lr=0.5", "model.warmup_fraction=0.0", "model.lr_schedule=constant", "monitor=val/loss"]
-    metrics = run_here(compose(*SMALL, f"data.path={pictures}", *stop, *ruin))
+    metrics = run_here(compose(*SMALL, f"data.path={images}", *stop, *ruin))
     steps = int(said.text.split("stopped early at step ")[1].split(":")[0])
     assert steps < 20 * 6
     assert steps == metrics["tested_step"] + 2 * 6  # two validations, each after an epoch, without a better one

@@ -1,4 +1,4 @@
-"""Fine-tune GIT to caption pictures."""
+"""Fine-tune GIT to caption images."""
 
 from importlib import import_module
 from importlib.metadata import version

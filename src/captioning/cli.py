@@ -16,7 +16,7 @@ Model = Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugg
 MaxNewTokens = Annotated[int | None, typer.Option(help="The longest caption.", show_default=MODELS)]
 NumBeams = Annotated[int | None, typer.Option(help="1 is greedy.", show_default=MODELS)]
 
-Samples = Annotated[int, typer.Option(min=0, help="Test pictures in the model card, small.")]
+Samples = Annotated[int, typer.Option(min=0, help="Test images in the model card, small.")]
 License = Annotated[str | None, typer.Option(metavar="ID", help="Of the model: mit, apache-2.0, …")]
 DataLicense = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the data that it learned from.")]
 
@@ -33,7 +33,7 @@ def main_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Caption pictures, evaluate captioners, compare them, look at their runs, hand them over, and check data.
+    """Caption images, evaluate captioners, compare them, look at their runs, hand them over, and check data.
 
     Training is `python train.py model=git-base data=local data.path=PATH`; its README has the rest.
     """
@@ -102,19 +102,19 @@ def evaluate(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]…", help="As for train.py: data=…, model.num_beams=4, trainer.devices=2, …"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which pictures: test, val, train, or all.")] = "test",
+    split: Annotated[str, typer.Option(help="Which images: test, val, train, or all.")] = "test",
     output_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/DATE/TIME")
     ] = None,
 ) -> None:
-    """Caption the pictures of a data set and judge the captions: numbers, captions and report as after training.
+    """Caption the images of a data set and judge the captions: numbers, captions and report as after training.
 
     A run is evaluated on its own data, unless data=… names others. Decoding is chosen by model.max_new_tokens,
     min_new_tokens, num_beams, length_penalty, repetition_penalty, no_repeat_ngram_size, temperature and top_p.
     """
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
 
-    with answered_in_one_line():
+    with friendly_errors():
         from captioning.evaluate import evaluate as evaluate_model
 
         evaluate_model(model, settings or [], split=split, folder=output_dir)
@@ -133,12 +133,12 @@ def caption(
             "--output", "-o", metavar="FILE", help="*.txt, *.jsonl, *.csv or *.parquet.", show_default="stdout"
         ),
     ] = None,
-    sidecars: Annotated[bool, typer.Option("--sidecars", help="A NAME.txt beside each picture instead.")] = False,
+    sidecars: Annotated[bool, typer.Option("--sidecars", help="A NAME.txt beside each image instead.")] = False,
     form: Annotated[
         str | None, typer.Option("--format", help="lines, jsonl, csv or parquet.", show_default="as FILE's name says")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Caption again what has a caption already.")] = False,
-    errors: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of all pictures that failed.")] = None,
+    errors: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of all images that failed.")] = None,
     prefix: Annotated[str, typer.Option(help="What every caption begins with, for the model to go on from.")] = "",
     trigger: Annotated[str, typer.Option(help="A word to write before every caption, with a comma.")] = "",
     suffix: Annotated[str, typer.Option(help="What to write after every caption.")] = "",
@@ -150,29 +150,29 @@ def caption(
     no_repeat_ngram_size: Annotated[int | None, typer.Option(help="0 is none.", show_default=MODELS)] = None,
     temperature: Annotated[float | None, typer.Option(help="Draws captions at random.", show_default="not")] = None,
     top_p: Annotated[float | None, typer.Option(help="Of the likeliest words, with a temperature.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the model sees at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that the model sees at once.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as many as cores")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu.", show_default="the best")] = None,
 ) -> None:
-    """Caption pictures, and go on where an earlier run was ended: what has a caption in the output is skipped.
+    """Caption images, and go on where an earlier run was ended: what has a caption in the output is skipped.
 
     The exit status is 0 where all have a caption, 2 where some failed (they are told in the end), and 75 after Ctrl-C.
     """
     from captioning.training.signals import quit_on_signals
 
     quit_on_signals()
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
 
-    with answered_in_one_line():
-        from captioning.inference.folder import Wording, tell
+    with friendly_errors():
+        from captioning.inference.folder import CaptionTemplate, tell
         from captioning.inference.folder import caption as caption_all
-        from captioning.inference.inputs import find_pictures, read_list
+        from captioning.inference.inputs import find_images, read_list
         from captioning.inference.outputs import make_output
 
         named = [name for name in inputs or [] if name != "-"]
         is_listed = "-" in (inputs or []) or (not named and not sys.stdin.isatty())
-        found = find_pictures(named, listed=read_list(sys.stdin.buffer.read()) if is_listed else [])
-        to = make_output(found.pictures, file=output, sidecars=sidecars, form=form)
+        found = find_images(named, listed=read_list(sys.stdin.buffer.read()) if is_listed else [])
+        to = make_output(found.images, file=output, sidecars=sidecars, form=form)
         decoding = _given(
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
@@ -184,33 +184,33 @@ def caption(
             top_p=top_p,
         )
         options = {"prefix": prefix, "batch_size": batch_size, "workers": workers, "device": device, **decoding}
-        counts = caption_all(model, found, to, wording=Wording(trigger, suffix), overwrite=overwrite, **options)
+        counts = caption_all(model, found, to, wording=CaptionTemplate(trigger, suffix), overwrite=overwrite, **options)
         raise typer.Exit(tell(counts, to, errors=errors))
 
 
 @app.command()
 def caption_ray(
     model: Model,
-    pictures: Annotated[str, typer.Argument(help="A folder, or a URI such as s3://BUCKET/FOLDER; all in it is read.")],
+    images: Annotated[str, typer.Argument(help="A folder, or a URI such as s3://BUCKET/FOLDER; all in it is read.")],
     output: Annotated[str, typer.Argument(help="A new folder, or a URI, for Parquet files.")],
     captioners: Annotated[
         int | None, typer.Option(min=1, help="At once.", show_default="one for each GPU, or for some cores")
     ] = None,
     prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that a model sees at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that a model sees at once.")] = None,
     max_new_tokens: MaxNewTokens = None,
     num_beams: NumBeams = None,
 ) -> None:
     """Caption a folder or bucket on many machines, with Ray Data (the extra ray); RAY_ADDRESS names a cluster.
 
-    Each picture is a row: path, caption, score, and error where it has no caption. The exit status is 2 where some
+    Each image is a row: path, caption, score, and error where it has no caption. The exit status is 2 where some
     have none.
     """
     from captioning.inference.ray import caption_with_ray
 
     given = _given(max_new_tokens=max_new_tokens, num_beams=num_beams)
     outcome = caption_with_ray(
-        model, pictures, output, captioners=captioners, prefix=prefix, batch_size=batch_size, **given
+        model, images, output, captioners=captioners, prefix=prefix, batch_size=batch_size, **given
     )
     _tell(outcome, output)
 
@@ -218,28 +218,28 @@ def caption_ray(
 @app.command()
 def predict(
     model: Model,
-    pictures: Annotated[Path, typer.Argument(help="A folder; all folders in it are read.")],
+    images: Annotated[Path, typer.Argument(help="A folder; all folders in it are read.")],
     output: Annotated[Path, typer.Argument(help="A new folder for a .jsonl file of each process.")],
     accelerator: Annotated[str, typer.Option(help="As Lightning has it: auto, cpu, gpu, …")] = "auto",
     devices: Annotated[str, typer.Option(help="How many; torchrun and srun decide it themselves.")] = "auto",
     prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at once, of each process.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once, of each process.")] = None,
     max_new_tokens: MaxNewTokens = None,
     num_beams: NumBeams = None,
 ) -> None:
     """Caption a folder on all devices with Lightning: torchrun --no-python --nproc-per-node 8 captioning predict …
 
-    Each picture is a line: path, caption, score, and error where it has no caption. The exit status is 2 where some
+    Each image is a line: path, caption, score, and error where it has no caption. The exit status is 2 where some
     have none.
     """
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
 
-    with answered_in_one_line():
+    with friendly_errors():
         from captioning.inference.predict import predict as predict_captions
 
         outcome = predict_captions(
             model,
-            pictures,
+            images,
             output,
             accelerator=accelerator,
             devices=devices,
@@ -260,25 +260,25 @@ def serve(
         typer.Option(metavar="FILE", help="Requests must bring the token in it.", show_default="$CAPTIONING_TOKEN"),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch pictures that requests name, from public addresses.")
+        bool, typer.Option("--allow-urls", help="Fetch images that requests name, from public addresses.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the model sees at once, at most.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the model sees at once, at most.")] = 32,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of a picture.")] = 50,
-    max_pictures: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
-    max_queue: Annotated[int, typer.Option(min=1, help="Pictures that wait, of all requests.")] = 256,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of an image.")] = 50,
+    max_images: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
+    max_queue: Annotated[int, typer.Option(min=1, help="Images that wait, of all requests.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request, and for its answer.")] = 60,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu.", show_default="the best")] = None,
 ) -> None:
-    """Caption pictures in the browser, and over HTTP (the extra serve).
+    """Caption images in the browser, and over HTTP (the extra serve).
 
-    The page takes pictures that are dropped, pasted, chosen or taken; /docs has the API. Only this machine can reach
+    The page takes images that are dropped, pasted, chosen or taken; /docs has the API. Only this machine can reach
     it unless --host says otherwise.
     """
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
     from captioning.terminal import quiet_transformers
 
-    with answered_in_one_line():
+    with friendly_errors():
         quiet_transformers()
         from captioning.inference.serve import read_token, require_packages
         from captioning.inference.serve import serve as serve_model
@@ -289,7 +289,7 @@ def serve(
         limits = Limits(
             body=round(max_megabytes * 1e6),
             pixels=round(max_megapixels * 1e6),
-            pictures=max_pictures,
+            images=max_images,
             queue=max_queue,
             seconds=timeout,
         )
@@ -320,17 +320,17 @@ def export(
 
     As ONNX it brings a program that needs onnxruntime, and neither torch nor transformers.
     """
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
     from captioning.export.huggingface import export as export_model
     from captioning.terminal import quiet_transformers
 
-    with answered_in_one_line():
+    with friendly_errors():
         quiet_transformers()
         card = export_model(
             run, folder, samples=samples, license=license, data_license=data_license, form=form, int8=int8
         )
         for sample in card.samples:
-            typer.echo(f"in the card: {sample.caption} ({sample.file}; --samples 0 shows no pictures)")
+            typer.echo(f"in the card: {sample.caption} ({sample.file}; --samples 0 shows no images)")
         typer.echo(folder)
 
 
@@ -349,11 +349,11 @@ def push(
 
     The login is that of `hf auth login` or HF_TOKEN. After an interruption the same command goes on.
     """
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
     from captioning.export.push import push as push_model
     from captioning.terminal import quiet_transformers
 
-    with answered_in_one_line():
+    with friendly_errors():
         quiet_transformers()
         kinds = {"public": public, "dry_run": dry_run, "replace": replace}
         upload = push_model(run, name, **kinds, samples=samples, license=license, data_license=data_license)
@@ -369,10 +369,8 @@ def _given(**settings: Any) -> dict[str, Any]:
 
 
 def _tell(outcome: Any, output: Path | str) -> None:
-    """Of a folder's pictures, how many have captions; ends with the status that says so."""
-    typer.echo(
-        f"{outcome.pictures - outcome.failed:,} pictures captioned, {outcome.failed:,} failed: {output}", err=True
-    )
+    """Of a folder's images, how many have captions; ends with the status that says so."""
+    typer.echo(f"{outcome.images - outcome.failed:,} images captioned, {outcome.failed:,} failed: {output}", err=True)
     raise typer.Exit(2 if outcome.failed else 0)
 
 
@@ -386,14 +384,14 @@ def check(
         Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/check/DATE_TIME")
     ] = None,
 ) -> None:
-    """Look at every picture and caption of a data set before anything is trained on them.
+    """Look at every image and caption of a data set before anything is trained on them.
 
-    Tells what would be left out and why, which pictures are in two splits, and what is worth a look, in the terminal, a
+    Tells what would be left out and why, which images are in two splits, and what is worth a look, in the terminal, a
     page and a file. The exit status is 0 where a training with these settings would start, else 1.
     """
-    from captioning.config.messages import answered_in_one_line
+    from captioning.config.messages import friendly_errors
 
-    with answered_in_one_line():
+    with friendly_errors():
         from captioning.training.check import check as check_data
 
         ready = check_data(settings or [], folder=output_dir)

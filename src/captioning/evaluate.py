@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from captioning.config.compose import absolute_paths, compose_settings, literal, quoted, start_of
 from captioning.errors import UserError
-from captioning.inference.pretrained import find_model, load_trained
+from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
-from captioning.run import make_trainer, resolve, talk
+from captioning.run import make_trainer, resolve, setup_logging
 from captioning.runs import run_folder
 from captioning.training import artifacts as record
 from captioning.training.datamodule import CaptionDataModule
@@ -27,12 +27,12 @@ _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", folder: Path | None = None) -> Path:
-    """Caption the pictures of a split, judge the captions, and leave a run folder with numbers and report.
+    """Caption the images of a split, judge the captions, and leave a run folder with numbers and report.
 
     Args:
         model: a run folder, a Lightning checkpoint, a Hugging Face folder, or a Hub name.
         overrides: settings as ``python train.py`` takes them. A run's own data and decoding are the default.
-        split: ``test``, ``val``, ``train``, or ``all`` pictures of the data.
+        split: ``test``, ``val``, ``train``, or ``all`` images of the data.
         folder: where the results go; by default ``outputs/DATE/TIME``.
 
     Returns:
@@ -41,7 +41,7 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
     Raises:
         UserError: the model or the data can't be used.
     """
-    talk()
+    setup_logging()
     folder = folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
     with _checkpoint_folder(model) as checkpoint:
         run = _run_of(Path(model).expanduser())
@@ -51,7 +51,7 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
         if run and "pipe:" in str(settings["data"]["path"]) and not _gives_data(overrides):
             raise UserError(f"{run}: its data.path runs a command; give the data yourself: data=local data.path=PATH")
         datamodule = CaptionDataModule(**settings["data"])
-        datamodule.test_on(split)
+        datamodule.set_eval_split(split)
         module = CaptionModule(**settings["model"])
         trainer = make_trainer(cfg, settings)
         datamodule.setup()
@@ -76,7 +76,7 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
         yield str(found)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        trained, folder = load_trained(found), Path(temporary, "model")
+        trained, folder = load_pretrained(found), Path(temporary, "model")
         run_folder.write_model(folder, network=trained.network, processor=trained.processor)
         yield str(folder)
 
@@ -92,7 +92,7 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
     has_data = any(override.startswith("data=") for override in overrides)
     if run is None:
         if not has_data:
-            raise UserError("data= is missing: which pictures to evaluate on, as in data=local data.path=PATH")
+            raise UserError("data= is missing: which images to evaluate on, as in data=local data.path=PATH")
         return []
     path = run / ".hydra" / "config.yaml"
     settings = run_folder.read_mapping(path) or {}
@@ -122,15 +122,15 @@ def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[str] | None:
-    """What the model was trained on, if that is in these data; a word of those pictures that are evaluated too."""
+    """What the model was trained on, if that is in these data; a word of those images that are evaluated too."""
     environment = run_folder.read_mapping(run / "environment.json") or {}
     trained = set((run_folder.read_mapping(run / "splits.json") or {}).get("train", []))
-    evaluated = datamodule.split_ids[datamodule.tested]
+    evaluated = datamodule.split_ids[datamodule.eval_split]
     seen = sum(name in trained for name in evaluated)
     is_same = bool(trained) and environment.get("data_fingerprint") == datamodule.fingerprint
     if seen:
-        whose = "are among those" if is_same else "have the ids of pictures"
-        _warn(f"{seen} of the {len(evaluated)} pictures evaluated {whose} that the model was trained on")
+        whose = "are among those" if is_same else "have the ids of images"
+        _warn(f"{seen} of the {len(evaluated)} images evaluated {whose} that the model was trained on")
     if not is_same:
         return None
     return datamodule.normalized_captions(trained)

@@ -23,18 +23,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
-from captioning.config.messages import answered_in_one_line
+from captioning.config.messages import friendly_errors
 from captioning.config.schema import Config, schema_of
 from captioning.errors import UserError, nearest
 from captioning.runs import run_folder
 from captioning.sweeps.jobs import train_job
-from captioning.sweeps.process import working_for_another
+from captioning.sweeps.process import supervised
 from captioning.terminal import quiet_transformers, tolerate_any_terminal
 from captioning.training import artifacts as record
-from captioning.training.callbacks import of_kind
-from captioning.training.callbacks.consistency import Agreement
+from captioning.training.callbacks import callbacks_of_type
+from captioning.training.callbacks.consistency import ConsistencyCheck
 from captioning.training.callbacks.exact_resume import ExactResume
-from captioning.training.callbacks.graceful_shutdown import StopBetweenSteps
+from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.callbacks.progress_bar import ProgressBar
 from captioning.training.callbacks.push_to_hub import PushToHub
 from captioning.training.callbacks.throughput import Throughput
@@ -44,13 +44,13 @@ from captioning.training.callbacks.weight_averaging import ExponentialMovingAver
 from captioning.training.checkpoints import CheckpointWriter, writer_of
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import rank
-from captioning.training.distributed.launcher import losses_explained
+from captioning.training.distributed.launcher import explain_rank_failure
 from captioning.training.distributed.strategies import trainer_arguments, whole_network
 from captioning.training.memory import keep_freed_memory
 from captioning.training.module import CaptionModule, NotFiniteError
-from captioning.training.resume import Resumption, require_same_data, resumption
-from captioning.training.signals import INTERRUPTED, Interrupted, Interruption, interruptible
-from captioning.training.tuning import find_settings, require_one_process
+from captioning.training.resume import ResumePoint, load_resume_point, require_same_data
+from captioning.training.signals import INTERRUPTED, Interrupted, SignalHandler, handle_signals
+from captioning.training.tuning import require_one_process, tune
 
 C = TypeVar("C", bound=L.Callback)
 _say = rank_zero_only(logging.getLogger(__name__).info)
@@ -59,11 +59,11 @@ _say = rank_zero_only(logging.getLogger(__name__).info)
 def run(cfg: Config) -> float | None:
     """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        with answered_in_one_line():
+        with friendly_errors():
             _require_no_push(cfg)
         metrics = train_job(cfg)
     else:
-        with answered_in_one_line(), working_for_another():
+        with friendly_errors(), supervised():
             metrics = train(cfg)
     return metrics.get(cfg.monitor)
 
@@ -74,9 +74,9 @@ def train(cfg: Config) -> dict[str, Any]:
     With ``cfg.resume`` a run goes on; one that has ended already gives its numbers again. One that is told to stop by a
     signal saves where it is, and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
     """
-    talk()
+    setup_logging()
     folder = Path(cfg.output_dir)
-    with interruptible() as interruption, nullcontext() if rank() else run_folder.locked(folder):
+    with handle_signals() as interruption, nullcontext() if rank() else run_folder.locked(folder):
         try:
             return _train_or_tell(cfg, interruption)
         except Interrupted as interrupted:
@@ -87,10 +87,10 @@ def train(cfg: Config) -> dict[str, Any]:
             sys.exit(1)
 
 
-def _train_or_tell(cfg: Config, interruption: Interruption) -> dict[str, Any]:
-    cfg, going_on = resumption(cfg)
-    if going_on and going_on.is_finished:
-        return record.tell_again(going_on.folder)
+def _train_or_tell(cfg: Config, interruption: SignalHandler) -> dict[str, Any]:
+    cfg, active_sequences = load_resume_point(cfg)
+    if active_sequences and active_sequences.is_finished:
+        return record.tell_again(active_sequences.folder)
     # What can be wrong is found before what is slow, and before Lightning starts further processes.
     settings = resolve(cfg)
     datamodule = CaptionDataModule(**settings["data"])
@@ -100,9 +100,9 @@ def _train_or_tell(cfg: Config, interruption: Interruption) -> dict[str, Any]:
     if (hub := _callback(trainer, PushToHub)) and trainer.is_global_zero:
         hub.require_ready()
     try:
-        return _train(cfg, settings, trainer, module, datamodule, going_on)
+        return _train(cfg, settings, trainer, module, datamodule, active_sequences)
     except Interrupted as interrupted:
-        interrupted.step = trainer.global_step or (going_on.found.step if going_on else 0)
+        interrupted.step = trainer.global_step or (active_sequences.found.step if active_sequences else 0)
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # processes that it started, if they haven't heard
         if error := writer_of(trainer).error:
@@ -116,29 +116,29 @@ def _train(
     trainer: L.Trainer,
     module: CaptionModule,
     datamodule: CaptionDataModule,
-    going_on: Resumption | None,
+    active_sequences: ResumePoint | None,
 ) -> dict[str, Any]:
     folder = Path(cfg.output_dir)
-    if going_on:
-        module.restore(going_on.found.content)
-        datamodule.take_processor(module.processor)
+    if active_sequences:
+        module.restore(active_sequences.found.content)
+        datamodule.set_processor(module.processor)
     elif trainer.is_global_zero:
         _require_no_weights(folder)
     datamodule.setup()
     if settings["trainer"]["overfit_batches"]:
         datamodule.overfit(trainer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    if going_on:
+    if active_sequences:
         require_same_data(folder, datamodule)
     module.load(datamodule.processor)
     curve = None
-    if not going_on:
-        cfg, settings, curve = find_settings(cfg, settings, trainer, module, datamodule)
+    if not active_sequences:
+        cfg, settings, curve = tune(cfg, settings, trainer, module, datamodule)
 
     if trainer.is_global_zero:
         _check_space(folder, trainer, module)
-        if going_on:
-            record.go_on(trainer, cfg, going_on)
+        if active_sequences:
+            record.go_on(trainer, cfg, active_sequences)
         else:
             record.begin(folder, trainer, datamodule, cfg)
         if curve:
@@ -148,8 +148,8 @@ def _train(
         logger.log_hyperparams(settings)
     for tracker in wandb_loggers(trainer):
         tracker.begin()
-    with losses_explained(trainer, timeout_seconds=cfg.collective_timeout_seconds):
-        _fit(trainer, module, datamodule, folder, ckpt_path=going_on.found.path if going_on else None)
+    with explain_rank_failure(trainer, timeout_seconds=cfg.collective_timeout_seconds):
+        _fit(trainer, module, datamodule, folder, ckpt_path=active_sequences.found.path if active_sequences else None)
         best = _best_checkpoint(trainer)
         trainer.test(module, datamodule, ckpt_path=best, verbose=False)
         metrics = final_metrics(trainer, module, best)
@@ -172,7 +172,7 @@ def _fit(
             raise SystemExit(1) from error
         file = folder / "not_finite.json"
         run_folder.write_json(file, error.record)
-        raise UserError(f"{error}. The pictures with their captions are in {file}") from error
+        raise UserError(f"{error}. The images with their captions are in {file}") from error
     except SystemExit:  # what Lightning makes of a second Ctrl-C
         _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
         raise
@@ -191,7 +191,7 @@ def _fit(
         _say(f"stopped early at step {trainer.global_step}: {' '.join(stopping.stopping_reason_message.split())}")
 
 
-def talk() -> None:
+def setup_logging() -> None:
     """Send our messages to standard error, and of the libraries' only the warnings that can be acted on."""
     tolerate_any_terminal()
     log = logging.getLogger("captioning")
@@ -206,11 +206,11 @@ def talk() -> None:
     quiet_transformers()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it can't read is said by whoever asked for it
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # it isn't imported yet
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # without the picture's name; the check has one
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # without the image's name; the check has one
     for message in (
         ".*`IterableDataset` has `__len__` defined.*",  # an epoch of a stream is as long as data.stream_epoch says
         ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user
-        ".*Using `DistributedSampler` with the dataloaders.*",  # VisitSampler counts each picture once
+        ".*Using `DistributedSampler` with the dataloaders.*",  # ResumableDistributedSampler counts each image once
         r".*module\(s\) in eval mode at the start of training.*",  # a vision tower that is frozen
         ".*your dataloader is not resumable.*",  # CaptionDataModule resumes it
         ".*exists and is not empty.*",  # the run folder holds what was written when the run began
@@ -236,7 +236,7 @@ def resolve(cfg: Config) -> dict[str, Any]:
     return settings
 
 
-def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interruption | None = None) -> L.Trainer:
+def make_trainer(cfg: Config, settings: dict[str, Any], interruption: SignalHandler | None = None) -> L.Trainer:
     """Lightning's Trainer with the configured loggers and callbacks, and a precision that suits the device.
 
     Args:
@@ -255,18 +255,18 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: Interrupti
     writer = CheckpointWriter()
     plugins = arguments["plugins"] or []
     arguments["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), writer]
-    callbacks += [ValidateEvery(cfg.val_every_n_steps), Agreement(settings)]
+    callbacks += [ValidateEvery(cfg.val_every_n_steps), ConsistencyCheck(settings)]
     if arguments["enable_progress_bar"] is not False:
         callbacks.append(ProgressBar())
     if cfg.hub.push and not arguments["fast_dev_run"]:
         callbacks.append(PushToHub(**settings["hub"]))
     if interruption:
-        callbacks.append(StopBetweenSteps(interruption, writer))
+        callbacks.append(GracefulShutdown(interruption, writer))
     callbacks.append(ExactResume())  # which may validate at the start: signals are listened for by then
     timeout = cfg.collective_timeout_seconds
     arguments = trainer_arguments(arguments, callbacks=callbacks, timeout_seconds=timeout)
     try:
-        # First, so that StopBetweenSteps sees when time is over. Always, so that a limit that is set later is of all.
+        # First, so that GracefulShutdown sees when time is over. Always, so that a limit that is set later is of all.
         callbacks.insert(0, Timer(arguments.pop("max_time")))
         trainer = L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -316,7 +316,7 @@ def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -
 
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
-    return next(iter(of_kind(trainer, kind)), None)
+    return next(iter(callbacks_of_type(trainer, kind)), None)
 
 
 def _require_no_push(cfg: Config) -> None:

@@ -22,7 +22,7 @@ MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
 @contextmanager
-def answered_in_one_line() -> Iterator[None]:
+def friendly_errors() -> Iterator[None]:
     """Answer a mistake made within in one line on standard error, and exit with status 1.
 
     What isn't a mistake but a defect passes through with its traceback, and so does everything where the user set
@@ -31,7 +31,7 @@ def answered_in_one_line() -> Iterator[None]:
     if TRACEBACK_WANTED:
         yield
         return
-    os.environ.pop(ENVIRONMENT_VARIABLE, None)  # set by main_answered; not meant for the processes that a run starts
+    os.environ.pop(ENVIRONMENT_VARIABLE, None)  # set by run_main; not meant for the processes that a run starts
     try:
         yield
     except BrokenPipeError:  # whoever read our output wants no more of it
@@ -44,9 +44,9 @@ def answered_in_one_line() -> Iterator[None]:
         sys.exit(1)
 
 
-def main_answered(main: Callable[[], Any]) -> None:
+def run_main(main: Callable[[], Any]) -> None:
     """Call a ``hydra.main`` function, with its mistakes of composition answered in one line too."""
-    with answered_in_one_line():
+    with friendly_errors():
         if not TRACEBACK_WANTED:
             os.environ[ENVIRONMENT_VARIABLE] = "1"  # Hydra then raises what it would print over several lines
         sys.argv[1:] = with_earlier_overrides(sys.argv[1:])

@@ -28,7 +28,7 @@ from captioning.training.distributed.environment import default_run_dir
 from captioning.training.module import CaptionModule
 
 # In a run's name, what was chosen from a group is there already, and where things are or how they run tells nothing.
-NOT_IN_NAMES = (
+EXCLUDED_FROM_RUN_NAME = (
     *("model", "data", "experiment", "trainer", "callbacks", "logger", "path", "dir", "checkpoint"),
     *("resume", "images", "splits_from", "devices", "accelerator", "num_workers", "cache", "cache_dir", "mode"),
     *("push", "name", "every_n_validations", "public", "license", "data_license", "samples"),
@@ -115,7 +115,7 @@ def run_name() -> str | None:
         return None
     given = (override.lstrip("+").partition("=") for override in HydraConfig.get().overrides.task)
     named = [(key.rpartition(".")[2], value) for key, _, value in given if not key.startswith("~")]
-    values = [f"{key}={value}" for key, value in named if key not in NOT_IN_NAMES]
+    values = [f"{key}={value}" for key, value in named if key not in EXCLUDED_FROM_RUN_NAME]
     while len(name := " ".join([*run_tags(), *values])) > 128 and values:  # the most that wandb takes
         values.pop(0)
     return name[:128]

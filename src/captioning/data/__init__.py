@@ -1,1 +1,1 @@
-"""From any source of captioned pictures to batches. Knows nothing of Lightning or of the model."""
+"""From any source of captioned images to batches. Knows nothing of Lightning or of the model."""

@@ -1,4 +1,4 @@
-"""Random changes to training pictures that leave their captions true, on whole batches, on the device."""
+"""Random changes to training images that leave their captions true, on whole batches, on the device."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captioning.errors import UserError
 
-# What a mirrored picture no longer shows: sides, the time, and whatever has a right way round to be recognized or read.
+# What a mirrored image no longer shows: sides, the time, and whatever has a right way round to be recognized or read.
 # English alone. A word too many costs some flips; a word too few teaches something false.
 UNTRUE_WHEN_MIRRORED = re.compile(
     r"""
@@ -26,28 +26,28 @@ UNTRUE_WHEN_MIRRORED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-STRETCH = 1.1  # a crop's sides change against each other by no more than this factor before it fills the picture again
-BLUR = (0.005, 0.008)  # the least and greatest standard deviation of a blur, in shorter sides of the picture
+STRETCH = 1.1  # a crop's sides change against each other by no more than this factor before it fills the image again
+BLUR = (0.005, 0.008)  # the least and greatest standard deviation of a blur, in shorter sides of the image
 
 
 def untrue_when_mirrored(caption: str) -> bool:
-    """Whether the English ``caption`` names a side, or something readable: what a mirrored picture would belie."""
+    """Whether the English ``caption`` names a side, or something readable: what a mirrored image would belie."""
     return UNTRUE_WHEN_MIRRORED.search(caption) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How much training pictures are changed; nothing by default.
+    """How much training images are changed; nothing by default.
 
-    A crop can cut off what a caption names, and a change of colour can turn the one it names into another (white into
-    grey at 0.2): keep both small.
+    A crop can cut off what a caption names, and a change of color can turn the one it names into another (white into
+    gray at 0.2): keep both small.
 
     Args:
-        crop: largest share of a picture's area that a random crop takes away, up to 0.5; 0.2 keeps 80 to 100 %.
-        colour: strength of random changes of brightness, contrast and saturation, up to 0.5; 0.2 is up to ±20 %. Hue
-            stays, since captions name colours.
-        blur: share of visits in which the picture is blurred slightly.
-        flip: share of visits in which the picture is mirrored, unless one of its captions would no longer be true. That
+        crop: largest share of an image's area that a random crop takes away, up to 0.5; 0.2 keeps 80 to 100 %.
+        color: strength of random changes of brightness, contrast and saturation, up to 0.5; 0.2 is up to ±20 %. Hue
+            stays, since captions name colors.
+        blur: share of visits in which the image is blurred slightly.
+        flip: share of visits in which the image is mirrored, unless one of its captions would no longer be true. That
             is told by English words: leave it at 0 for other languages.
 
     Raises:
@@ -55,14 +55,14 @@ class Augmentation:
     """
 
     crop: float = 0.0
-    colour: float = 0.0
+    color: float = 0.0
     blur: float = 0.0
     flip: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, most in (
             ("crop", self.crop, 0.5),
-            ("colour", self.colour, 0.5),
+            ("color", self.color, 0.5),
             ("blur", self.blur, 1),
             ("flip", self.flip, 1),
         ):
@@ -75,19 +75,19 @@ class Augmentation:
 
 
 class Change(NamedTuple):
-    """What happens to a picture at one visit, in this order."""
+    """What happens to an image at one visit, in this order."""
 
     mirrored: bool  # where its captions allow it
-    box: tuple[float, float, float, float]  # what a crop keeps: left, top, width and height, in sides of the picture
-    colours: tuple[float, float, float]  # factors of brightness, contrast and saturation
-    blur: float  # standard deviation in shorter sides of the picture; 0: sharp
+    box: tuple[float, float, float, float]  # what a crop keeps: left, top, width and height, in sides of the image
+    colors: tuple[float, float, float]  # factors of brightness, contrast and saturation
+    blur: float  # standard deviation in shorter sides of the image; 0: sharp
 
 
 class Augmenter:
-    """Changes pictures, each by the seed of its visit alone.
+    """Changes images, each by the seed of its visit alone.
 
     The same seed draws the same change in any batch, process and on any device. Its result is the same bit for bit on
-    one CPU thread; elsewhere sums may be taken in another order or precision, and differ by less than a grey level.
+    one CPU thread; elsewhere sums may be taken in another order or precision, and differ by less than a gray level.
     The global random numbers of torch, NumPy and Python are neither used nor moved.
 
     Raises:
@@ -106,33 +106,33 @@ class Augmenter:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, seeds: Sequence[int], captions: Sequence[Sequence[str]]) -> Tensor:
-        """The pictures as they are seen at these visits.
+        """The images as they are seen at these visits.
 
         Args:
             pixels: (batch, 3, height, width), uint8.
             seeds: of the visits.
-            captions: all of each picture, not only those to learn at this visit.
+            captions: all of each image, not only those to learn at this visit.
 
         Returns:
             (batch, 3, height, width), float32 in 0…255, on the device of ``pixels``.
         """
         changes = [self.draw(seed) for seed in seeds]
-        pictures = pixels.to(torch.float32, copy=True)
+        images = pixels.to(torch.float32, copy=True)
         if self.augmentation.flip:
             mirror(
-                pictures,
+                images,
                 [
                     change.mirrored and not any(map(untrue_when_mirrored, own))
                     for change, own in zip(changes, captions, strict=True)
                 ],
             )
         if self.augmentation.crop:
-            pictures = crop(pictures, torch.tensor([change.box for change in changes]))
-        if self.augmentation.colour:
-            pictures = recolour(pictures, torch.tensor([change.colours for change in changes]))
+            images = crop(images, torch.tensor([change.box for change in changes]))
+        if self.augmentation.color:
+            images = color_jitter(images, torch.tensor([change.colors for change in changes]))
         if self.augmentation.blur:
-            blur(pictures, torch.tensor([change.blur for change in changes]))
-        return pictures.clamp_(0, 255)
+            blur(images, torch.tensor([change.blur for change in changes]))
+        return images.clamp_(0, 255)
 
     def draw(self, seed: int) -> Change:
         """What happens at the visit with this seed."""
@@ -146,73 +146,73 @@ class Augmenter:
         return Change(
             mirrored=flip < settings.flip,
             box=_box(1 - settings.crop * area, 2 * stretch - 1, x, y),
-            colours=(
-                1 + settings.colour * (2 * brightness - 1),
-                1 + settings.colour * (2 * contrast - 1),
-                1 + settings.colour * (2 * saturation - 1),
+            colors=(
+                1 + settings.color * (2 * brightness - 1),
+                1 + settings.color * (2 * contrast - 1),
+                1 + settings.color * (2 * saturation - 1),
             ),
             blur=BLUR[0] + (BLUR[1] - BLUR[0]) * deviation if blurring < settings.blur else 0.0,
         )
 
 
-def mirror(pictures: Tensor, chosen: Sequence[bool]) -> None:
-    """Mirror the chosen ones of ``pictures`` (batch, 3, height, width), in place."""
+def mirror(images: Tensor, chosen: Sequence[bool]) -> None:
+    """Mirror the chosen ones of ``images`` (batch, 3, height, width), in place."""
     from kornia.geometry.transform import hflip
 
     rows = [row for row, is_chosen in enumerate(chosen) if is_chosen]
     if rows:
-        pictures[rows] = hflip(pictures[rows])
+        images[rows] = hflip(images[rows])
 
 
-def crop(pictures: Tensor, boxes: Tensor) -> Tensor:
-    """What lies in ``boxes`` (batch, 4), enlarged to the size of ``pictures`` (batch, 3, height, width), bilinear.
+def crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """What lies in ``boxes`` (batch, 4), enlarged to the size of ``images`` (batch, 3, height, width), bilinear.
 
-    A box is left, top, width and height, in sides of the picture, from the centre of its first pixel to that of its
+    A box is left, top, width and height, in sides of the image, from the centre of its first pixel to that of its
     last.
     """
     from kornia.geometry.transform import warp_affine
 
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     kept = boxes[:, 2:]
-    matrices = torch.zeros(len(boxes), 2, 3)  # from where a point is in the picture to where it is in the crop
+    matrices = torch.zeros(len(boxes), 2, 3)  # from where a point is in the image to where it is in the crop
     matrices[:, :, :2] = torch.diag_embed(1 / kept)
     matrices[:, :, 2] = -boxes[:, :2] / kept * torch.tensor([width - 1, height - 1])
-    return warp_affine(pictures, matrices.to(pictures.device), (height, width), padding_mode="border")
+    return warp_affine(images, matrices.to(images.device), (height, width), padding_mode="border")
 
 
-def recolour(pictures: Tensor, factors: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation by ``factors`` (batch, 3); ``pictures`` are in 0…255.
+def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation by ``factors`` (batch, 3); ``images`` are in 0…255.
 
-    As in Pillow's `ImageEnhance`: black, the picture's mean grey and each pixel's grey are what stays.
+    As in Pillow's `ImageEnhance`: black, the image's mean gray and each pixel's gray are what stays.
     """
     from kornia import enhance
 
-    brightness, contrast, saturation = factors.to(pictures.device).unbind(dim=1)
-    pictures = enhance.adjust_brightness_accumulative(pictures / 255, brightness)
-    pictures = enhance.adjust_contrast_with_mean_subtraction(pictures, contrast)
-    return enhance.adjust_saturation_with_gray_subtraction(pictures, saturation) * 255
+    brightness, contrast, saturation = factors.to(images.device).unbind(dim=1)
+    images = enhance.adjust_brightness_accumulative(images / 255, brightness)
+    images = enhance.adjust_contrast_with_mean_subtraction(images, contrast)
+    return enhance.adjust_saturation_with_gray_subtraction(images, saturation) * 255
 
 
-def blur(pictures: Tensor, deviations: Tensor) -> None:
-    """Blur ``pictures`` (batch, 3, height, width) in place, by ``deviations`` (batch) in shorter sides; 0: not."""
+def blur(images: Tensor, deviations: Tensor) -> None:
+    """Blur ``images`` (batch, 3, height, width) in place, by ``deviations`` (batch) in shorter sides; 0: not."""
     from kornia.filters import gaussian_blur2d
 
     rows = deviations.nonzero().flatten().tolist()
     if rows:
-        side = min(pictures.shape[-2:])
-        kernel = 2 * math.ceil(3 * BLUR[1] * side) + 1  # the same for all, so that a picture's neighbours don't matter
-        sigmas = (deviations[rows] * side).to(pictures.device)[:, None].expand(-1, 2)
-        pictures[rows] = gaussian_blur2d(pictures[rows], (kernel, kernel), sigmas)
+        side = min(images.shape[-2:])
+        kernel = 2 * math.ceil(3 * BLUR[1] * side) + 1  # the same for all, so that an image's neighbours don't matter
+        sigmas = (deviations[rows] * side).to(images.device)[:, None].expand(-1, 2)
+        images[rows] = gaussian_blur2d(images[rows], (kernel, kernel), sigmas)
 
 
 def _box(area: float, stretch: float, x: float, y: float) -> tuple[float, float, float, float]:
     """The crop that keeps ``area``, a share; ``stretch`` is in -1…1, from tall to wide, ``x`` and ``y`` in 0…1."""
-    ratio = min(STRETCH, 1 / area) ** stretch  # beyond 1 / area a side would be longer than the picture's
+    ratio = min(STRETCH, 1 / area) ** stretch  # beyond 1 / area a side would be longer than the image's
     width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
     return (1 - width) * x, (1 - height) * y, width, height
 
 
 def _given(augmentation: Augmentation) -> str:
     """The settings that aren't off, as the user writes them."""
-    values = {name: getattr(augmentation, name) for name in ("crop", "colour", "blur", "flip")}
+    values = {name: getattr(augmentation, name) for name in ("crop", "color", "blur", "flip")}
     return " ".join(f"data.augment_{name}={value}" for name, value in values.items() if value)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 LONGEST = 1000  # characters
-FREQUENT_SHARE, FREQUENT_PICTURES, FREQUENT_SHOWN = 0.05, 10, 20
+FREQUENT_SHARE, FREQUENT_IMAGES, FREQUENT_SHOWN = 0.05, 10, 20
 UNKNOWN_SHARE = 0.01
-CHUNK = 2000  # pictures whose captions are with the tokenizer at a time
+CHUNK = 2000  # images whose captions are with the tokenizer at a time
 
 # UTF-8 that was read as Windows-1252: the letter of a lead byte, then what can only be a continuation byte.
 _CONTINUATION = re.escape(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")) + r"\x80-\x9f"
@@ -23,22 +23,22 @@ _HTML = re.compile(r"</?[a-z][^<>]*>|&(?:[a-z]{2,8}|#\d+|#x[\da-f]+);", re.IGNOR
 # Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese put no spaces between words.
 _NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
-Odd = tuple[str, list[str]]  # what is odd, and the ids of the pictures (or, where it says so, the words) that are
+Odd = tuple[str, list[str]]  # what is odd, and the ids of the images (or, where it says so, the words) that are
 
 
-def odd_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Iterator[Odd]:
-    """What can be seen in the captions of each picture, whatever the model."""
+def check_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Iterator[Odd]:
+    """What can be seen in the captions of each image, whatever the model."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for name, of_picture in zip(ids, captions, strict=True):
-        for kind in _odd(of_picture):
+    for name, of_image in zip(ids, captions, strict=True):
+        for kind in _odd(of_image):
             kinds[kind].append(name)
     yield from kinds.items()
-    pictures = Counter(caption for of_picture in captions for caption in dict.fromkeys(of_picture))
-    least = max(FREQUENT_PICTURES, FREQUENT_SHARE * len(ids))
-    if frequent := [pair for pair in pictures.most_common(FREQUENT_SHOWN) if pair[1] >= least]:
-        names = [f'"{caption}" ({count:,} of {len(ids):,} pictures)' for caption, count in frequent]
-        yield f"one caption for {100 * FREQUENT_SHARE:.0f} % or more of the pictures", names
-    short = [sum(map(_is_one_word, of_picture)) for of_picture in captions]
+    images = Counter(caption for of_image in captions for caption in dict.fromkeys(of_image))
+    least = max(FREQUENT_IMAGES, FREQUENT_SHARE * len(ids))
+    if frequent := [pair for pair in images.most_common(FREQUENT_SHOWN) if pair[1] >= least]:
+        names = [f'"{caption}" ({count:,} of {len(ids):,} images)' for caption, count in frequent]
+        yield f"one caption for {100 * FREQUENT_SHARE:.0f} % or more of the images", names
+    short = [sum(map(_is_one_word, of_image)) for of_image in captions]
     if 2 * sum(short) > sum(map(len, captions)):
         names = [name for name, count in zip(ids, short, strict=True) if count]
         yield "caption of a single word, as more than half of all captions are", names
@@ -46,7 +46,7 @@ def odd_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Itera
 
 def _odd(captions: Sequence[str]) -> Iterator[str]:
     if len(set(captions)) < len(captions):
-        yield "the same caption more than once for a picture"
+        yield "the same caption more than once for an image"
     if any(len(caption) > LONGEST for caption in captions):
         yield f"caption of over {LONGEST:,} characters"
     if any(not caption.isascii() and _SPOILT.search(caption) for caption in captions):
@@ -63,7 +63,7 @@ def _is_one_word(caption: str) -> bool:
     return " " not in caption and not _NO_SPACES.search(caption)
 
 
-def odd_tokens(
+def check_tokens(
     ids: Sequence[str], captions: Sequence[Sequence[str]], *, tokenizer: Any, max_caption_tokens: int
 ) -> Iterator[Odd]:
     """Captions that are cut, and words that the tokenizer doesn't know, where they are many."""
@@ -71,8 +71,8 @@ def odd_tokens(
     tokens, unknown = 0, Counter[str]()
     for start in range(0, len(ids), CHUNK):
         chunk = captions[start : start + CHUNK]
-        names = [name for name, of_picture in zip(ids[start:], chunk, strict=False) for _ in of_picture]
-        texts = [caption for of_picture in chunk for caption in of_picture]
+        names = [name for name, of_image in zip(ids[start:], chunk, strict=False) for _ in of_image]
+        texts = [caption for of_image in chunk for caption in of_image]
         encoded = _encode(tokenizer, texts).input_ids
         tokens += sum(map(len, encoded)) - len(texts) * tokenizer.num_special_tokens_to_add()
         long |= {

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from typing_extensions import NotRequired
 
-from captioning.data.images import read_picture
-from captioning.data.leakage import HeldOut
+from captioning.data.images import read_image
+from captioning.data.leakage import LeakageFilter
 from captioning.data.packing import IGNORE_INDEX, pack
 from captioning.data.pixel_file import PixelFile
 from captioning.data.rows import Row
-from captioning.data.sampler import Visit
+from captioning.data.sampler import SampleIndex
 from captioning.data.transforms import to_pixels
 from captioning.errors import UserError
 
@@ -27,7 +27,7 @@ CAPTIONS = ("sample", "all", "first")
 
 
 class Sample(TypedDict):
-    """One visited picture with the captions to learn and all captions to be judged by."""
+    """One visited image with the captions to learn and all captions to be judged by."""
 
     row: int  # number in the split; -1 in a stream
     id: str
@@ -56,7 +56,7 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class CaptionChoice:
-    """Which captions of a picture are learned at a visit.
+    """Which captions of an image are learned at a visit.
 
     Args:
         which: ``sample`` (one by chance), ``all``, or ``first``.
@@ -75,7 +75,7 @@ class CaptionChoice:
         return captions if len(captions) <= self.most else random.Random(seed).sample(captions, self.most)
 
 
-def make_sample(visit: Visit, name: str, captions: list[str], pixels: Tensor, *, choice: CaptionChoice) -> Sample:
+def make_sample(visit: SampleIndex, name: str, captions: list[str], pixels: Tensor, *, choice: CaptionChoice) -> Sample:
     """A visit as a sample."""
     return Sample(
         row=visit.row,
@@ -89,14 +89,14 @@ def make_sample(visit: Visit, name: str, captions: list[str], pixels: Tensor, *,
 
 
 class CaptionDataset(TorchDataset[Sample]):
-    """One split as samples, by :class:`Visit` or by plain row number.
+    """One split as samples, by :class:`SampleIndex` or by plain row number.
 
     Args:
         table: the rows of the split.
         image_processor: makes the pixels, where none are kept.
         choice: of the captions to learn.
         pixels: the pixels that are kept.
-        places: where in ``pixels`` those of each row are.
+        cache_index: where in ``pixels`` those of each row are.
     """
 
     def __init__(
@@ -106,38 +106,38 @@ class CaptionDataset(TorchDataset[Sample]):
         *,
         choice: CaptionChoice,
         pixels: PixelFile | None = None,
-        places: "np.ndarray | None" = None,
+        cache_index: "np.ndarray | None" = None,
     ) -> None:
         self.images = table.select_columns(["image"])
         self.texts = table.select_columns(["id", "captions"])
         self.image_processor = image_processor
         self.choice = choice
         self.pixels = pixels
-        self.places = places
+        self.cache_index = cache_index
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, visit: Visit | int) -> Sample:
+    def __getitem__(self, visit: SampleIndex | int) -> Sample:
         return self.__getitems__([visit])[0]
 
-    def __getitems__(self, visits: Sequence[Visit | int]) -> list[Sample]:
-        whole = [visit if isinstance(visit, Visit) else Visit(visit) for visit in visits]
+    def __getitems__(self, visits: Sequence[SampleIndex | int]) -> list[Sample]:
+        whole = [visit if isinstance(visit, SampleIndex) else SampleIndex(visit) for visit in visits]
         rows = [visit.row for visit in whole]
         texts = self.texts[rows]
         samples = zip(whole, texts["id"], texts["captions"], self._pixels_of(rows), strict=True)
         return [make_sample(*sample, choice=self.choice) for sample in samples]
 
     def _pixels_of(self, rows: list[int]) -> list[Tensor]:
-        if self.pixels is not None and self.places is not None:
-            return self.pixels.read(self.places[rows])
+        if self.pixels is not None and self.cache_index is not None:
+            return self.pixels.read(self.cache_index[rows])
         images = self.images[rows]["image"]
         try:
-            return [torch.from_numpy(to_pixels(read_picture(image), self.image_processor)) for image in images]
+            return [torch.from_numpy(to_pixels(read_image(image), self.image_processor)) for image in images]
         except OSError as error:
             raise UserError(
-                f"data.path: a picture can't be read any more, and could be when the run began ({error}); "
-                "data.cache=true keeps what a run needs of its pictures"
+                f"data.path: an image can't be read any more, and could be when the run began ({error}); "
+                "data.cache=true keeps what a run needs of its images"
             ) from error
 
 
@@ -153,14 +153,14 @@ class StreamedSamples:
 
     image_processor: Any
     choice: CaptionChoice
-    held_out: HeldOut
+    held_out: LeakageFilter
 
     def __call__(self, row: Row, seed: int) -> Sample | None:
-        picture = read_picture(row["image"])
-        if self.held_out.shows(picture):
+        image = read_image(row["image"])
+        if self.held_out.shows(image):
             return None
-        pixels = torch.from_numpy(to_pixels(picture, self.image_processor))
-        return make_sample(Visit(-1, seed), row["id"], row["captions"], pixels, choice=self.choice)
+        pixels = torch.from_numpy(to_pixels(image, self.image_processor))
+        return make_sample(SampleIndex(-1, seed), row["id"], row["captions"], pixels, choice=self.choice)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Collator:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         counts = [sample["counts"] for sample in samples]
         captions = [sample["captions"] for sample in samples]
-        single = all(len(of_picture) == 1 for of_picture in captions)
+        single = all(len(of_image) == 1 for of_image in captions)
         batch: Any = {
             "pixel_values": torch.stack([sample["pixels"] for sample in samples]),
             **(self._text(captions, counts) if single else self._packed(captions, counts)),

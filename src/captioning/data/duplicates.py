@@ -1,4 +1,4 @@
-"""Pictures that show the same: copies, resized or re-encoded ones, slightly brighter or cropped ones."""
+"""Images that show the same: copies, resized or re-encoded ones, slightly brighter or cropped ones."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -26,13 +26,13 @@ _THUMBNAILS_AT_ONCE = 1 << 12
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
-# A band of neighbouring bits would be the same in all pictures on a plain ground: 77 is odd, so that each bit has its
-# place, and spreads those of a band over the picture.
+# A band of neighbouring bits would be the same in all images on a plain ground: 77 is odd, so that each bit has its
+# place, and spreads those of a band over the image.
 _BIT_ORDER = np.arange(HASH_BYTES * 8) * 77 % (HASH_BYTES * 8)
 
 
-def look(picture: Image.Image) -> bytes:
-    """What a picture looks like at a glance, in ``LOOK_BYTES`` bytes that are the same on every machine.
+def look(image: Image.Image) -> bytes:
+    """What an image looks like at a glance, in ``LOOK_BYTES`` bytes that are the same on every machine.
 
     The first 32 bytes are a difference hash of rows and columns (dHash: Krawetz, "Kind of Like That", 2013,
     https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html; of columns too as in
@@ -41,13 +41,13 @@ def look(picture: Image.Image) -> bytes:
     The other 192 bytes are an RGB thumbnail of 8 rows of 8 cells.
 
     Args:
-        picture: in RGB, of any size and shape.
+        image: in RGB, of any size and shape.
     """
-    grid = picture.resize((_GRID, _GRID), Image.Resampling.BOX, reducing_gap=2.0)
-    grey = np.asarray(grid.convert("L"), dtype=np.int64)
+    grid = image.resize((_GRID, _GRID), Image.Resampling.BOX, reducing_gap=2.0)
+    gray = np.asarray(grid.convert("L"), dtype=np.int64)
     long, short = _GRID // _CELLS, _GRID // (_CELLS + 1)
-    across = grey.reshape(_CELLS, long, _CELLS + 1, short).sum((1, 3))  # sums, as means would have to be rounded
-    down = grey.reshape(_CELLS + 1, short, _CELLS, long).sum((1, 3))
+    across = gray.reshape(_CELLS, long, _CELLS + 1, short).sum((1, 3))  # sums, as means would have to be rounded
+    down = gray.reshape(_CELLS + 1, short, _CELLS, long).sum((1, 3))
     steps = np.stack([np.diff(across, axis=1), np.diff(down, axis=0)])
     threshold = _STEP * long * short
     bits = np.stack([steps > threshold, steps < -threshold]).ravel()
@@ -55,11 +55,11 @@ def look(picture: Image.Image) -> bytes:
 
 
 def near_duplicates(looks: NDArray[np.uint8], digests: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of rows that show the same picture, as far as they are needed to connect all that do.
+    """Pairs of rows that show the same image, as far as they are needed to connect all that do.
 
     Two rows are near-duplicates if their digests are equal, or if their looks are near: no more than 31 of the 256
     bits of the hash differ, nor more than half of those that are set in either (which are few in a nearly plain
-    picture); and no cell of the thumbnail differs, in any channel, by more than 16 levels and a fifth of the contrast
+    image); and no cell of the thumbnail differs, in any channel, by more than 16 levels and a fifth of the contrast
     to its neighbours (as far as a small crop moves an edge). Every two near-duplicates are connected by the pairs,
     directly or through others; there are fewer pairs than rows, however many rows are alike.
 
@@ -69,7 +69,7 @@ def near_duplicates(looks: NDArray[np.uint8], digests: Sequence[str]) -> list[tu
 
     Args:
         looks: the ``look`` of each row; uint8 of shape (rows, LOOK_BYTES).
-        digests: the digest of each row's encoded picture.
+        digests: the digest of each row's encoded image.
 
     Returns:
         Pairs ``(i, j)`` of row numbers with ``i < j``, in ascending order.
@@ -81,9 +81,9 @@ def near_duplicates(looks: NDArray[np.uint8], digests: Sequence[str]) -> list[tu
     return sorted(joined + _near_looks(looks, different, alike))
 
 
-def looks_like_any(picture: Image.Image, looks: NDArray[np.uint8]) -> bool:
-    """Whether a picture is a near-duplicate of one of those that have the ``looks``, (rows, LOOK_BYTES)."""
-    own = np.frombuffer(look(picture), np.uint8)[None]
+def is_near_duplicate(image: Image.Image, looks: NDArray[np.uint8]) -> bool:
+    """Whether an image is a near-duplicate of one of those that have the ``looks``, (rows, LOOK_BYTES)."""
+    own = np.frombuffer(look(image), np.uint8)[None]
     bits = np.bitwise_count(own[:, :HASH_BYTES] ^ looks[:, :HASH_BYTES]).sum(1)
     few = np.concatenate([own, looks[bits <= _MAX_BITS]])
     pairs = _near_hashes(_words(few), np.stack([np.zeros(len(few) - 1, dtype=np.int64), np.arange(1, len(few))]))
@@ -212,7 +212,7 @@ def _first_met(hashes: NDArray[np.uint16], pairs: Integers, band: int) -> Boolea
 
 
 def _near_cells(thumbnails: NDArray[np.uint8], contrasts: NDArray[np.uint8], pairs: Integers) -> Booleans:
-    """Whether all cells of each pair are near; ``thumbnails`` and ``contrasts`` of shape (pictures, cells)."""
+    """Whether all cells of each pair are near; ``thumbnails`` and ``contrasts`` of shape (images, cells)."""
     near: Booleans = np.ones(pairs.shape[1], dtype=np.bool_)
     for start in range(0, len(near), _THUMBNAILS_AT_ONCE):
         some = slice(start, start + _THUMBNAILS_AT_ONCE)

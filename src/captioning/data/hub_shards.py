@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from captioning.data.images import PictureSource
+from captioning.data.images import ImageSource
 from captioning.data.rows import OUTSIDE, USUAL, Columns, Problem, Row
-from captioning.data.shards import UNREADABLE, UNREADABLE_PICTURE, Report, Shards, digest
-from captioning.data.sources.columns import ColumnNames, class_name, class_names, find_picture_columns
+from captioning.data.shards import UNREADABLE, UNREADABLE_IMAGE, Report, Shards, digest
+from captioning.data.sources.columns import ColumnNames, class_name, class_names, find_image_columns
 from captioning.data.sources.row_builder import rows_of
 from captioning.data.sources.split_names import split_of
 from captioning.errors import UserError, reason
@@ -32,7 +32,7 @@ def hub_shards(
         path: ``USER/NAME``, or the folder.
         subset: which of the data set's configurations, where it has several.
         revision: a branch, tag or commit; the newest commit when not given.
-        columns: the picture's is ``image`` and the captions' the first of ``text``, ``caption``, ``captions`` when not
+        columns: the image's is ``image`` and the captions' the first of ``text``, ``caption``, ``captions`` when not
             given.
 
     Raises:
@@ -93,7 +93,7 @@ class _Part:
 
 
 def _prepared(name: str, stream: Any, columns: Columns, path: str) -> _Split:
-    """A split with its pictures encoded as they are, and cut into enough shards.
+    """A split with its images encoded as they are, and cut into enough shards.
 
     Raises:
         UserError: it has no such columns.
@@ -102,7 +102,7 @@ def _prepared(name: str, stream: Any, columns: Columns, path: str) -> _Split:
 
     if stream.features is None:
         raise UserError(f"data.path: {path} ({name}) doesn't say what columns it has, so it can only be read whole")
-    names = find_picture_columns(f"{path} ({name})", stream.features, columns, paths=False)
+    names = find_image_columns(f"{path} ({name})", stream.features, columns, paths=False)
     if stream.num_shards < FEW_SHARDS:
         with suppress(ValueError, OSError):  # of a damaged file, which is left out when it is read
             stream = stream.reshard()  # readers that share a shard each download all of it
@@ -138,28 +138,28 @@ def _files_below(folder: Path) -> list[tuple[str, int, int]]:
 @dataclass(frozen=True)
 class _HubReader:
     parts: Sequence[_Part]
-    root: str  # pictures that the data refer to are only read below
+    root: str  # images that the data refer to are only read below
 
     def read(self, index: int, report: Report) -> Iterator[Row]:
         part = self.parts[index]
         names = part.split.names
         for number, line in enumerate(_lines(part, report)):
             name = f"{part.label}-{number:06d}"
-            source: PictureSource | None = line[names.image]
+            source: ImageSource | None = line[names.image]
             if not self._is_inside(source):
                 report(Problem(OUTSIDE, name))
                 continue
             try:
                 encoded = _encoded(source)
             except OSError as error:
-                report(Problem(f"{UNREADABLE_PICTURE}: {reason(error)}", name))
+                report(Problem(f"{UNREADABLE_IMAGE}: {reason(error)}", name))
                 continue
             cells = names.cells(line)
             if cells.split in (None, ""):
                 cells = cells._replace(split=part.split.name)
             yield from rows_of(name, encoded, cells, report, id_expected=names.id is not None)
 
-    def _is_inside(self, source: PictureSource | None) -> bool:
+    def _is_inside(self, source: ImageSource | None) -> bool:
         if source is None or source["bytes"] is not None or source["path"] is None:
             return True
         *archives, path = source["path"].split("::")  # as in zip://a.png::hf://datasets/USER/NAME/train.zip
@@ -188,7 +188,7 @@ def _lines(part: _Part, report: Report) -> Iterator[dict[str, Any]]:
         report(Problem(f"{UNREADABLE}: {reason(error)}", part.label))
 
 
-def _encoded(source: PictureSource | None) -> bytes | None:
+def _encoded(source: ImageSource | None) -> bytes | None:
     if source is None or source["bytes"] is not None or source["path"] is None:
         return source["bytes"] if source else None
     import fsspec

@@ -5,25 +5,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from captioning.data.caption_checks import odd_captions, odd_tokens
+from captioning.data.caption_checks import check_captions, check_tokens
 from captioning.data.duplicates import HASH_BYTES, clusters
 from captioning.data.rows import Problem, Rows, describe
 from captioning.data.splits import leaks
 
 if TYPE_CHECKING:
-    from captioning.data.cache import Facts
+    from captioning.data.cache import ImageInfo
 
 LEFT_OUT, LEAK, NOTICE = SEVERITIES = ("left out", "leak", "notice")
 
-SMALL_SIDE, LARGE_PICTURE = 32, 50_000_000  # pixels of a side, and of a picture
+SMALL_SIDE, LARGE_IMAGE = 32, 50_000_000  # pixels of a side, and of an image
 LONG_RATIO = 5
 USUAL_MODES = ("RGB", "L", "P", "RGBA")
-FEW_PICTURES = 20
+FEW_IMAGES = 20
 KINDS_SHOWN = 3  # in a line
 ALL_NAMES = "`captioning check` names all"
 
 
-class Finding(NamedTuple):
+class Issue(NamedTuple):
     """Something worth telling.
 
     ``severity`` is ``left out`` (not trained on), ``leak`` (near-duplicates on two sides of given splits) or ``notice``
@@ -40,12 +40,12 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What is known of the data once every picture was looked at, before anything is trained on them.
+class DataReport:
+    """What is known of the data once every image was looked at, before anything is trained on them.
 
     Attributes:
         rows: those that can be used.
-        facts: of each row's picture.
+        facts: of each row's image.
         splits: row numbers of each split.
         pairs: row numbers of near-duplicates, exact ones among them.
         findings: all that is worth telling.
@@ -53,10 +53,10 @@ class Inspection:
     """
 
     rows: Rows
-    facts: "list[Facts]"
+    facts: "list[ImageInfo]"
     splits: dict[str, list[int]]
     pairs: list[tuple[int, int]]
-    findings: list[Finding]
+    findings: list[Issue]
     seen: int
 
     @property
@@ -66,7 +66,7 @@ class Inspection:
 
     @property
     def leaks(self) -> int:
-        """How many validation and test pictures are near-duplicates, or of the group, of one on another side."""
+        """How many validation and test images are near-duplicates, or of the group, of one on another side."""
         return sum(len(finding.names) for finding in self.findings if finding.severity == LEAK)
 
     def stop(self, *, strict: bool, max_bad_share: float) -> str | None:
@@ -102,23 +102,23 @@ class Inspection:
         leaks = f", and {_pairs(self.leaks)}" if self.leaks else ""
         if self.left_out:
             return f"ready, with {self.left_out:,} of {self.seen:,} left out{leaks}"
-        return f"ready: {len(self.rows.table):,} pictures, nothing left out{leaks}"
+        return f"ready: {len(self.rows.table):,} images, nothing left out{leaks}"
 
 
 def find(
     rows: Rows,
-    facts: "Sequence[Facts]",
+    facts: "Sequence[ImageInfo]",
     splits: Mapping[str, Sequence[int]],
     pairs: Sequence[tuple[int, int]],
     *,
     tokenizer: Any | None,
     max_caption_tokens: int,
-) -> list[Finding]:
+) -> list[Issue]:
     """Everything worth telling of the data, each with all its names, the gravest first.
 
     Args:
         rows: those that can be used; what was left out is among their problems.
-        facts: of each row's picture.
+        facts: of each row's image.
         splits: row numbers of each split.
         pairs: row numbers of near-duplicates, exact ones among them.
         tokenizer: of the model to be trained; None where there is none, which leaves out what it would tell.
@@ -131,29 +131,29 @@ def find(
     for severity_and_kind, same in pairs_by_finding(pairs, facts, splits).items():
         found[severity_and_kind] = [f"{ids[first]} ~ {ids[second]}" for first, second in same]
     for first, second in leaks(splits, clusters(len(ids), [], rows.column("group"))):
-        found[LEAK, "pictures of one group, on two sides"].append(f"{ids[first]} ~ {ids[second]}")
+        found[LEAK, "images of one group, on two sides"].append(f"{ids[first]} ~ {ids[second]}")
     for split in ("val", "test"):
-        if 0 < len(splits.get(split, ())) < FEW_PICTURES:
-            kind = f"split of fewer than {FEW_PICTURES} pictures, whose numbers are noise"
+        if 0 < len(splits.get(split, ())) < FEW_IMAGES:
+            kind = f"split of fewer than {FEW_IMAGES} images, whose numbers are noise"
             found[NOTICE, kind].append(f"{split} ({len(splits[split])})")
-    for name, picture in zip(ids, facts, strict=True):
-        for kind in _odd_picture(picture):
+    for name, image in zip(ids, facts, strict=True):
+        for kind in _odd_image(image):
             found[NOTICE, kind].append(name)
-    for kind, names in odd_captions(ids, captions):
+    for kind, names in check_captions(ids, captions):
         found[NOTICE, kind] = names
     if tokenizer is not None:
-        for kind, names in odd_tokens(ids, captions, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens):
+        for kind, names in check_tokens(ids, captions, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens):
             found[NOTICE, kind] = names
-    return gravest_first([Finding(severity, kind, names) for (severity, kind), names in found.items()])
+    return by_severity([Issue(severity, kind, names) for (severity, kind), names in found.items()])
 
 
-def gravest_first(findings: Sequence[Finding]) -> list[Finding]:
+def by_severity(findings: Sequence[Issue]) -> list[Issue]:
     """The findings by severity, and of one severity those with the most names first."""
     return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), -len(finding.names)))
 
 
 def pairs_by_finding(
-    pairs: Sequence[tuple[int, int]], facts: "Sequence[Facts]", splits: Mapping[str, Sequence[int]]
+    pairs: Sequence[tuple[int, int]], facts: "Sequence[ImageInfo]", splits: Mapping[str, Sequence[int]]
 ) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Near-duplicates by severity and kind of the finding that they are."""
     split_of = {row: split for split, numbers in splits.items() for row in numbers}
@@ -168,26 +168,26 @@ def pairs_by_finding(
     return kinds
 
 
-def _alike(facts: "Sequence[Facts]", first: int, second: int) -> str:
-    return "the same picture twice" if facts[first].digest == facts[second].digest else "near-duplicates"
+def _alike(facts: "Sequence[ImageInfo]", first: int, second: int) -> str:
+    return "the same image twice" if facts[first].digest == facts[second].digest else "near-duplicates"
 
 
-def _odd_picture(picture: "Facts") -> Iterator[str]:
-    width, height = picture.width, picture.height
+def _odd_image(image: "ImageInfo") -> Iterator[str]:
+    width, height = image.width, image.height
     if min(width, height) < SMALL_SIDE:
-        yield f"picture with a side under {SMALL_SIDE} pixels"
+        yield f"image with a side under {SMALL_SIDE} pixels"
     if max(width, height) > LONG_RATIO * min(width, height):
-        yield f"picture more than {LONG_RATIO} times as long as wide: little of it is left in a square"
-    if width * height > LARGE_PICTURE:
-        yield f"picture of over {LARGE_PICTURE // 1_000_000} megapixels, which takes long to read"
-    if picture.mode not in USUAL_MODES:
-        yield f"picture in mode {picture.mode}, converted to RGB"
-    if picture.turned:
-        yield "picture turned upright as its EXIF says"
-    if picture.frames > 1:
-        yield "animated picture, of which the first frame is used"
-    if _is_plain(picture.look):
-        yield "picture of a single colour"
+        yield f"image more than {LONG_RATIO} times as long as wide: little of it is left in a square"
+    if width * height > LARGE_IMAGE:
+        yield f"image of over {LARGE_IMAGE // 1_000_000} megapixels, which takes long to read"
+    if image.mode not in USUAL_MODES:
+        yield f"image in mode {image.mode}, converted to RGB"
+    if image.turned:
+        yield "image turned upright as its EXIF says"
+    if image.frames > 1:
+        yield "animated image, of which the first frame is used"
+    if _is_plain(image.look):
+        yield "image of a single color"
 
 
 def _is_plain(look: bytes) -> bool:
@@ -195,7 +195,7 @@ def _is_plain(look: bytes) -> bool:
     return bool(cells) and all(max(levels) - min(levels) <= 1 for levels in (cells[0::3], cells[1::3], cells[2::3]))
 
 
-def _described(findings: Sequence[Finding], severity: str) -> str:
+def _described(findings: Sequence[Issue], severity: str) -> str:
     """The most frequent kinds of a severity, each with its number and its first names."""
     kinds = [finding for finding in findings if finding.severity == severity]
     shown = [Problem(kind, name) for _, kind, names in kinds[:KINDS_SHOWN] for name in names]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from captioning.data.cache import Facts
-from captioning.data.duplicates import looks_like_any
+from captioning.data.cache import ImageInfo
+from captioning.data.duplicates import is_near_duplicate
 from captioning.data.rows import Row, Rows
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class LeakageFilter:
     """Rows of validation and test, and whatever is too close to one of them."""
 
     ids: frozenset[str]
@@ -23,12 +23,12 @@ class HeldOut:
     def of(
         cls,
         rows: Rows,
-        facts: Sequence[Facts],
+        facts: Sequence[ImageInfo],
         held_out: Sequence[int],
         *,
         further: frozenset[str] = frozenset(),
         near_duplicates: bool,
-    ) -> "HeldOut":
+    ) -> "LeakageFilter":
         """What the rows ``held_out``, by number, hold out, and ``further`` ids of which nothing else is known."""
         rows_held_out = rows.select(held_out)
         looks = np.frombuffer(b"".join(facts[row].look for row in held_out), np.uint8).reshape(len(held_out), -1)
@@ -36,9 +36,9 @@ class HeldOut:
         return cls(further.union(rows_held_out.ids), groups, looks if near_duplicates else None)
 
     def __call__(self, row: Row) -> bool:
-        """Whether the row is one of them, or of the group of one: known without its picture."""
+        """Whether the row is one of them, or of the group of one: known without its image."""
         return row["id"] in self.ids or row["group"] in self.groups
 
-    def shows(self, picture: Image.Image) -> bool:
-        """Whether the picture is a near-duplicate of one of theirs."""
-        return self.looks is not None and looks_like_any(picture, self.looks)
+    def shows(self, image: Image.Image) -> bool:
+        """Whether the image is a near-duplicate of one of theirs."""
+        return self.looks is not None and is_near_duplicate(image, self.looks)

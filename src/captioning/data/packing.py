@@ -1,4 +1,4 @@
-"""All captions of a picture in one sequence, so that the picture is encoded once for all of them."""
+"""All captions of an image in one sequence, so that the image is encoded once for all of them."""
 
 from typing import Any, TypedDict
 
@@ -16,32 +16,32 @@ class PackedCaptions(TypedDict):
     attention_mask: Tensor  # 0 on padding
     labels: Tensor  # input_ids, with IGNORE_INDEX on padding, on the first token of each caption, and all over fillers
     position_ids: Tensor  # from 0 in each caption; 0 on padding
-    caption_index: Tensor  # number of the caption within the picture; -1 on padding
+    caption_index: Tensor  # number of the caption within the image; -1 on padding
 
 
 def pack(
-    captions_of_each_picture: list[list[str]], tokenizer: Any, *, max_caption_tokens: int, counts: list[bool]
+    captions_of_each_image: list[list[str]], tokenizer: Any, *, max_caption_tokens: int, counts: list[bool]
 ) -> PackedCaptions:
-    """Captions as sequences of tokens, one sequence for each picture, padded to the longest and not further.
+    """Captions as sequences of tokens, one sequence for each image, padded to the longest and not further.
 
-    With one caption for each picture these are the usual tensors of a batch, and ``position_ids`` and
+    With one caption for each image these are the usual tensors of a batch, and ``position_ids`` and
     ``caption_index`` say nothing new. The label of a first token is ignored: what stands before it in the sequence is
     the end of another caption, which doesn't foretell it.
 
     Args:
-        captions_of_each_picture: one or more for each picture.
+        captions_of_each_image: one or more for each image.
         tokenizer: of the processor that the model is trained with.
         max_caption_tokens: where each caption by itself is cut, its start and end among them.
-        counts: for each picture, whether it is to be learned from; False for fillers.
+        counts: for each image, whether it is to be learned from; False for fillers.
     """
-    texts = [caption for captions in captions_of_each_picture for caption in captions]
+    texts = [caption for captions in captions_of_each_image for caption in captions]
     tokenized = tokenizer(texts, truncation=True, max_length=max_caption_tokens, return_attention_mask=False)
     token_ids = iter(tokenized["input_ids"])
-    pictures = [[torch.tensor(next(token_ids)) for _ in captions] for captions in captions_of_each_picture]
+    images = [[torch.tensor(next(token_ids)) for _ in captions] for captions in captions_of_each_image]
 
-    input_ids = [torch.cat(captions) for captions in pictures]
-    positions = [torch.cat([torch.arange(len(ids)) for ids in captions]) for captions in pictures]
-    numbers = [torch.cat([torch.full_like(ids, n) for n, ids in enumerate(captions)]) for captions in pictures]
+    input_ids = [torch.cat(captions) for captions in images]
+    positions = [torch.cat([torch.arange(len(ids)) for ids in captions]) for captions in images]
+    numbers = [torch.cat([torch.full_like(ids, n) for n, ids in enumerate(captions)]) for captions in images]
 
     tokens = pad_sequence(input_ids, batch_first=True, padding_value=tokenizer.pad_token_id)
     position_ids = pad_sequence(positions, batch_first=True)

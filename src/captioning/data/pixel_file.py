@@ -1,4 +1,4 @@
-"""The pixels of all pictures in one memory-mapped file."""
+"""The pixels of all images in one memory-mapped file."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from captioning.files import replacing, write_at
 
 
 class PixelFile:
-    """uint8 pictures of one shape, read from the disk where they are asked for.
+    """uint8 images of one shape, read from the disk where they are asked for.
 
     Every process maps the file for itself, and all of them share the pages that are in memory.
     """
@@ -28,7 +28,7 @@ class PixelFile:
         return self
 
     def read(self, rows: Iterable[int]) -> list[Tensor]:
-        """Some pictures, uint8 (3, height, width); what stands in the file itself, to be copied and not changed."""
+        """Some images, uint8 (3, height, width); what stands in the file itself, to be copied and not changed."""
         mapped = self._mapped()
         return [torch.from_numpy(mapped[row]) for row in rows]
 
@@ -42,7 +42,7 @@ class PixelFile:
 
 
 class PixelWriter:
-    """Writes pictures into their places, in any order and from any thread."""
+    """Writes images into their places, in any order and from any thread."""
 
     def __init__(self, descriptor: int, header: int, shape: tuple[int, ...]) -> None:
         self.descriptor = descriptor
@@ -50,20 +50,20 @@ class PixelWriter:
         self.shape = shape
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Write one picture, uint8 (3, height, width).
+        """Write one image, uint8 (3, height, width).
 
         Raises:
             OSError: the disk is full.
-            ValueError: the picture has another shape.
+            ValueError: the image has another shape.
         """
         if pixels.shape != self.shape:
-            raise ValueError(f"a picture of shape {pixels.shape} among those of shape {self.shape}")
+            raise ValueError(f"an image of shape {pixels.shape} among those of shape {self.shape}")
         write_at(self.descriptor, pixels.tobytes(), self.header + row * pixels.nbytes)
 
 
 @contextmanager
 def writing_pixels(path: Path, count: int, shape: tuple[int, ...]) -> Iterator[PixelWriter]:
-    """A file for ``count`` pictures that is there once the block has ended, or isn't there at all."""
+    """A file for ``count`` images that is there once the block has ended, or isn't there at all."""
     with replacing(path) as part, part.open("wb") as file:
         layout = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
         np.lib.format.write_array_header_2_0(file, layout)

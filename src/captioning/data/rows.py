@@ -1,4 +1,4 @@
-"""The rows that every source ends in: an id, a picture, its captions, and what the source says of its split."""
+"""The rows that every source ends in: an id, an image, its captions, and what the source says of its split."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from uuid import uuid4
 
-from captioning.data.images import PictureSource
+from captioning.data.images import ImageSource
 from captioning.errors import UserError, nearest
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, and most mistakes are found before
     from datasets import Dataset
 
 
-OUTSIDE = "picture outside of the data folder"
+OUTSIDE = "image outside of the data folder"
 CAPTION_COLUMNS = ("text", "caption", "captions")  # tried in this order where data.caption_column isn't given
 GIVEN_SPLITS = {
     "train": "train",
     "training": "train",
-    "restval": "train",  # Karpathy's: pictures of COCO's validation set that his splits train on
+    "restval": "train",  # Karpathy's: images of COCO's validation set that his splits train on
     "val": "val",
     "valid": "val",
     "validation": "val",
@@ -28,10 +28,10 @@ GIVEN_SPLITS = {
 
 
 class Row(TypedDict):
-    """A captioned picture."""
+    """A captioned image."""
 
     id: str
-    image: PictureSource | None  # None where a Hub data set has a row without a picture
+    image: ImageSource | None  # None where a Hub data set has a row without an image
     captions: list[str]
     split: str | None
     group: str | None  # rows of one group never are on two sides of a split
@@ -43,9 +43,9 @@ class Columns:
     """What the user calls the columns of a source; None: whichever of the usual names is there.
 
     Attributes:
-        image: ``data.image_column``, the picture: a path, an address, or encoded bytes.
+        image: ``data.image_column``, the image: a path, an address, or encoded bytes.
         caption: ``data.caption_column``, a caption or a list of captions; ``caption_*`` names several columns.
-        id: ``data.id_column``; rows with one id are one picture with several captions.
+        id: ``data.id_column``; rows with one id are one image with several captions.
         group: ``data.group_column``; rows of one group never are on two sides of a split.
         split: ``data.split_column``, such as ``train``, ``val`` or ``test``; ``split`` where there is one.
         stratify: ``data.stratify_column``; each split gets the same share of each of its values.
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Captioned pictures, sorted by id, and what was left out.
+    """CaptionResult images, sorted by id, and what was left out.
 
     ``table`` holds a :class:`Row` each: ``id`` is unique, ``captions`` has at least one and none of them empty,
     ``split`` is ``train``, ``val``, ``test``, or null where the source gives none, as are ``group`` and ``stratum``.
@@ -106,7 +106,7 @@ def require_columns(where: str, columns: Sequence[str], **wanted: str) -> None:
             raise UserError(f"data.{setting}={name}: no such column in {where}{nearest(name, list(columns))}")
 
 
-WAYS_OUT = {OUTSIDE: "data.images=FOLDER names the folder that all pictures are in"}
+WAYS_OUT = {OUTSIDE: "data.images=FOLDER names the folder that all images are in"}
 
 
 def describe(problems: Sequence[Problem], names_shown: int = 3) -> str:
@@ -138,6 +138,6 @@ def row_features() -> Any:
     """The Arrow types of a :class:`Row`."""
     from datasets import Features, List, Value
 
-    picture = {"bytes": Value("binary"), "path": Value("string")}
+    image = {"bytes": Value("binary"), "path": Value("string")}
     text = Value("string")
-    return Features(id=text, image=picture, captions=List(text), split=text, group=text, stratum=text)
+    return Features(id=text, image=image, captions=List(text), split=text, group=text, stratum=text)

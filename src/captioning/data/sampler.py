@@ -1,4 +1,4 @@
-"""In which order pictures are visited: a function of (seed, epoch, position), of nothing else."""
+"""In which order images are visited: a function of (seed, epoch, position), of nothing else."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -9,21 +9,23 @@ from torch.utils.data import SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 
-class Visit(NamedTuple):
-    """One visit of a picture."""
+class SampleIndex(NamedTuple):
+    """One visit of an image."""
 
     row: int  # number in the split
-    seed: int = 0  # of every random choice about this visit: which caption, how the picture is augmented
+    seed: int = 0  # of every random choice about this visit: which caption, how the image is augmented
     counts: bool = True  # False for a filler, which keeps processes in step and adds nothing to loss or metrics
 
 
-class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a DistributedSampler as it is, and sets its epoch
+class ResumableDistributedSampler(
+    DistributedSampler[SampleIndex]
+):  # Lightning leaves a DistributedSampler as it is, and sets its epoch
     """The visits of one process in an epoch.
 
     All processes share one order. It is cut into global batches of ``batch_size * num_replicas`` visits, and process
-    ``rank`` takes every ``num_replicas``-th visit of each. So a global batch holds the same pictures however many
+    ``rank`` takes every ``num_replicas``-th visit of each. So a global batch holds the same images however many
     processes share it. Where the last one doesn't divide evenly, fillers make up for it: every process takes part in
-    every step, and every picture counts once.
+    every step, and every image counts once.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
         self.batch_size = batch_size
         self.start = 0
 
-    def start_at(self, *, epoch: int, position: int) -> None:
+    def set_position(self, *, epoch: int, position: int) -> None:
         """Begin ``epoch`` after its first ``position`` visits, of all processes together; later epochs are whole.
 
         ``len()`` stays that of a whole epoch.
@@ -57,7 +59,7 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
     def __len__(self) -> int:
         return -(-self.length // self.num_replicas)
 
-    def __iter__(self) -> Iterator[Visit]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         order = self._order()
         global_batch = self.batch_size * self.num_replicas
         for start in range(self.start, self.length, global_batch):
@@ -69,7 +71,7 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
             ):
                 counts = position < self.length
                 row = order[position] if counts else order[start]
-                yield Visit(row, self._seed_of(position), counts)
+                yield SampleIndex(row, self._seed_of(position), counts)
 
     def _order(self) -> list[int]:
         if not self.shuffle:
@@ -83,7 +85,7 @@ class VisitSampler(DistributedSampler[Visit]):  # Lightning leaves a Distributed
         return int.from_bytes(digest, "big") >> 1  # within the int64 that torch takes
 
 
-class SameVisits(VisitSampler, SequentialSampler):  # type: ignore[misc]  # which yields row numbers
+class OverfitSampler(ResumableDistributedSampler, SequentialSampler):  # type: ignore[misc]  # which yields row numbers
     """The visits of the first epoch in every epoch, each with its own caption, for ``trainer.overfit_batches``.
 
     A ``SequentialSampler`` by name, because there Lightning puts one in the place of any other.

@@ -22,7 +22,7 @@ OPEN_SHARDS = 16  # at a time, for the head of a stream
 VERSION = 2  # of the copies that are kept; those of another version aren't used
 
 UNREADABLE = "shard can't be read to its end"
-UNREADABLE_PICTURE = "picture can't be read"
+UNREADABLE_IMAGE = "image can't be read"
 
 Report = Callable[[Problem], object]  # what is left out is told to it
 
@@ -35,7 +35,7 @@ class Shards:
         path: ``data.path``, for messages.
         labels: what each shard is called in ids and messages.
         fingerprint: another one where there are other shards, or files have changed.
-        read: the rows of a shard, by its number, in their order and with their encoded pictures, as far as it can be
+        read: the rows of a shard, by its number, in their order and with their encoded images, as far as it can be
             read; what can't be used is reported and left out.
         problems: what is left out before any shard is read.
         splits: of each shard the split that all its rows are in, or None where only the rows say it; empty where that
@@ -192,7 +192,7 @@ def _problems_of(copy: Path) -> Path:
 
 def _may_pass(problem: Problem) -> bool:
     """Whether it may be that of one moment: of an address or a command that failed."""
-    return problem.kind.startswith((UNREADABLE, UNREADABLE_PICTURE))
+    return problem.kind.startswith((UNREADABLE, UNREADABLE_IMAGE))
 
 
 def _write(
@@ -208,10 +208,10 @@ def _write(
 
     problems = list(shards.problems)
     ids: set[str] = set()
-    # Pictures are in memory until a batch of them is written.
+    # Images are in memory until a batch of them is written.
     with (
         ArrowWriter(features=row_features(), path=str(file), writer_batch_size=100) as writer,
-        tqdm(unit=" pictures", desc="Copying shards", total=count) as progress,
+        tqdm(unit=" images", desc="Copying shards", total=count) as progress,
     ):
         for row in rows(problems.append):
             if row["id"] in ids:
@@ -224,6 +224,6 @@ def _write(
                 break
         if not ids:
             what = f": {describe(problems)}" if problems else ""
-            raise UserError(f"data.path={shards.path}: no captioned picture in its {len(shards)} shards{what}")
+            raise UserError(f"data.path={shards.path}: no captioned image in its {len(shards)} shards{what}")
         writer.finalize()
     return problems

@@ -70,12 +70,12 @@ def split_rows(
     rows["train"] += [row for cluster in in_order for row in cluster]
     if empty := [split for split in SPLITS if not rows[split]]:
         sets = len(set(together))
-        whole, way_out = "", "use more pictures, or smaller fractions"
+        whole, way_out = "", "use more images, or smaller fractions"
         if sets < len(ids):
             whole = f", of which some look the same or are of one group, and stay together ({sets} sets),"
             way_out += ", or data.near_duplicates=false to let near-duplicates be on two sides"
         raise UserError(
-            f"{len(ids)} captioned picture{'s' * (len(ids) != 1)}{whole} leave none for {' and '.join(empty)} "
+            f"{len(ids)} captioned image{'s' * (len(ids) != 1)}{whole} leave none for {' and '.join(empty)} "
             f"(data.val_fraction={val_fraction}, data.test_fraction={test_fraction}): {way_out}"
         )
     return {split: sorted(rows[split]) for split in SPLITS}
@@ -122,7 +122,7 @@ def read_given_splits(path: str, ids: Sequence[str]) -> GivenSplits:
     """
     split_of = _split_of_ids(path)
     if not any(name in split_of for name in ids):
-        raise UserError(f"data.splits_from={path}: names none of the {len(ids)} pictures; is it of other data?")
+        raise UserError(f"data.splits_from={path}: names none of the {len(ids)} images; is it of other data?")
     given = [split_of.get(name) for name in ids]
     unnamed = [name for name, split in zip(ids, given, strict=True) if split is None]
     held_out = frozenset(name for name, split in split_of.items() if split != "train")

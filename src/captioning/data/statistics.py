@@ -16,10 +16,10 @@ def summarize(
     """The data in plain numbers and lists, fit for JSON.
 
     Args:
-        rows: all pictures.
+        rows: all images.
         sizes: width and height of each, in pixels.
         splits: row numbers of each split.
-        samples: how many pictures to name, spread over the first split that has any.
+        samples: how many images to name, spread over the first split that has any.
     """
     captions = rows.captions
     ids = rows.ids
@@ -45,10 +45,10 @@ def spread(items: Sequence[int], count: int) -> list[int]:
 
 
 def _summary(captions: Sequence[Sequence[str]], sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    words = Counter(len(caption.split()) for of_picture in captions for caption in of_picture)
+    words = Counter(len(caption.split()) for of_image in captions for caption in of_image)
     widths, heights = zip(*sizes, strict=True)
     return {
-        "pictures": len(captions),
+        "images": len(captions),
         "captions": sum(map(len, captions)),
         "width": [min(widths), median(widths), max(widths)],
         "height": [min(heights), median(heights), max(heights)],

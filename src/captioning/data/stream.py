@@ -16,7 +16,7 @@ from captioning.data.rows import Problem, Row, describe
 from captioning.data.shards import Report, Shards
 from captioning.errors import UserError
 
-UNUSABLE_ON_END = 100  # pictures, before a stream is given up
+UNUSABLE_ON_END = 100  # images, before a stream is given up
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Reader:
         number: which of the readers this is.
         readers: how many there are.
         seed: another one gives other orders.
-        buffer: rows in a block, whose encoded pictures are in memory together.
+        buffer: rows in a block, whose encoded images are in memory together.
         is_held_out: rows that must not be visited.
         report: told what is left out.
     """
@@ -146,24 +146,24 @@ class StreamDataset(IterableDataset[Sample]):
     workers, ``is_held_out`` and the shards are the same. With another number of processes or workers it starts at about
     the same place of another order: of the pass that was under way, some rows are visited twice and others not.
 
-    A picture that turns out to be unusable only when it is decoded keeps its place: the next one is given twice, once
+    An image that turns out to be unusable only when it is decoded keeps its place: the next one is given twice, once
     as a filler that doesn't count. Otherwise a place in the stream couldn't be found again without decoding.
 
     Args:
         shards: what is read.
         make_sample: from a row and the seed of its visit to the sample; None for a row that turns out to be one that
-            must not be trained on, and OSError for one whose picture can't be read. It goes to workers by pickling.
-        batch_size: pictures per step and process.
-        is_held_out: rows that must not be trained on, by what is known before their pictures are decoded. Those whose
+            must not be trained on, and OSError for one whose image can't be read. It goes to workers by pickling.
+        batch_size: images per step and process.
+        is_held_out: rows that must not be trained on, by what is known before their images are decoded. Those whose
             split is given as another than ``train`` never are.
         rank: number of the process.
         world_size: how many processes train together.
         seed: of the order and of every visit.
-        buffer: rows that are shuffled with each other; each worker has the encoded pictures of so many in memory.
+        buffer: rows that are shuffled with each other; each worker has the encoded images of so many in memory.
         start_batch: how many batches of each process to skip.
 
     Raises:
-        UserError: while it is read, ``UNUSABLE_ON_END`` pictures on end can't be used, or there is nothing to train on.
+        UserError: while it is read, ``UNUSABLE_ON_END`` images on end can't be used, or there is nothing to train on.
     """
 
     def __init__(
@@ -213,17 +213,17 @@ class StreamDataset(IterableDataset[Sample]):
         for row, seed, _ in visits:
             try:
                 sample = self.make_sample(row, seed)
-                kind = "near-duplicate of a held-out picture"
+                kind = "near-duplicate of a held-out image"
             except UnidentifiedImageError:
-                sample, kind = None, "picture can't be read: not a picture"
+                sample, kind = None, "image can't be read: not an image"
             except OSError as error:
-                sample, kind = None, f"picture can't be read: {error}"
+                sample, kind = None, f"image can't be read: {error}"
             if sample is None:
                 unusable.append(Problem(kind, row["id"]))
                 left_out(unusable[-1])
                 if len(unusable) == UNUSABLE_ON_END:
                     raise UserError(
-                        f"data.path={self.shards.path}: {len(unusable)} pictures on end can't be used: "
+                        f"data.path={self.shards.path}: {len(unusable)} images on end can't be used: "
                         f"{describe(unusable)}"
                     )
                 continue

@@ -1,4 +1,4 @@
-"""From an RGB picture to the numbers that a network sees: the processor's resize and crop, then its normalization."""
+"""From an RGB image to the numbers that a network sees: the processor's resize and crop, then its normalization."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from torch import Tensor
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension, get_image_size_for_max_height_width
 
-LARGEST_RESIZED = 100_000_000  # pixels of a resized picture, most of which would be cut off again
+LARGEST_RESIZED = 100_000_000  # pixels of a resized image, most of which would be cut off again
 
 
-def to_pixels(picture: Image.Image, image_processor: Any) -> np.ndarray:
-    """The picture as the processor resizes and crops it, not yet scaled and normalized: uint8 (3, height, width).
+def to_pixels(image: Image.Image, image_processor: Any) -> np.ndarray:
+    """The image as the processor resizes and crops it, not yet scaled and normalized: uint8 (3, height, width).
 
     Raises:
-        OSError: the picture is so long and narrow that resizing it would only fill the memory, or leave nothing.
+        OSError: the image is so long and narrow that resizing it would only fill the memory, or leave nothing.
     """
-    resized = _resized(picture, image_processor)
+    resized = _resized(image, image_processor)
     crop = image_processor.crop_size if image_processor.do_center_crop else None
     if resized is not None and crop and resized.height >= crop.height and resized.width >= crop.width:
         left, top = (resized.width - crop.width) // 2, (resized.height - crop.height) // 2
@@ -26,7 +26,7 @@ def to_pixels(picture: Image.Image, image_processor: Any) -> np.ndarray:
         return np.ascontiguousarray(np.moveaxis(np.asarray(cut), -1, 0))
     steps = {"do_resize": False} if resized is not None else {}
     processed = image_processor(
-        picture if resized is None else resized, **steps, do_rescale=False, do_normalize=False, return_tensors="np"
+        image if resized is None else resized, **steps, do_rescale=False, do_normalize=False, return_tensors="np"
     )
     pixels: np.ndarray = processed.pixel_values[0]
     return pixels
@@ -55,13 +55,13 @@ def normalize(pixels: Tensor, image_processor: Any) -> Tensor:
     return values
 
 
-def _resized(picture: Image.Image, image_processor: Any) -> Image.Image | None:
-    """The picture resized by PIL directly: the processor would first copy all of it into an array, and back.
+def _resized(image: Image.Image, image_processor: Any) -> Image.Image | None:
+    """The image resized by PIL directly: the processor would first copy all of it into an array, and back.
 
     None where the processor has another way to resize, which is then its own business.
     """
     size = image_processor.size
-    height, width = picture.height, picture.width
+    height, width = image.height, image.width
     if not image_processor.do_resize or size.longest_edge:
         return None
     if size.shortest_edge:
@@ -76,5 +76,5 @@ def _resized(picture: Image.Image, image_processor: Any) -> Image.Image | None:
     else:
         return None
     if min(width, height) < 1 or width * height > LARGEST_RESIZED:
-        raise OSError(f"too long and narrow to be resized ({picture.width} x {picture.height} pixels)")
-    return picture.resize((width, height), resample=image_processor.resample)
+        raise OSError(f"too long and narrow to be resized ({image.width} x {image.height} pixels)")
+    return image.resize((width, height), resample=image_processor.resample)

@@ -1,4 +1,4 @@
-"""Captions pictures by this folder's ONNX model: python caption.py PICTURE…
+"""Captions images by this folder's ONNX model: python caption.py IMAGE…
 
 It needs onnxruntime, tokenizers, Pillow and NumPy. As a module: ``OnnxCaptioner(folder)(["a.jpg", "b.jpg"])``.
 """
@@ -31,13 +31,13 @@ class OnnxCaptioner:
         self.settings = json.loads((folder / "captioning.json").read_text())
         self.preparing = json.loads((folder / "preprocessor_config.json").read_text())
 
-    def __call__(self, pictures: list[Any], max_new_tokens: int | None = None) -> list[str]:
-        """The captions of pictures: paths, or what PIL has opened."""
-        tokens = self.generate(np.stack([self.prepare(picture) for picture in pictures]), max_new_tokens)
+    def __call__(self, images: list[Any], max_new_tokens: int | None = None) -> list[str]:
+        """The captions of images: paths, or what PIL has opened."""
+        tokens = self.generate(np.stack([self.prepare(image) for image in images]), max_new_tokens)
         return [text.strip() for text in self.tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)]
 
     def generate(self, pixel_values: np.ndarray, max_new_tokens: int | None = None) -> np.ndarray:
-        """The tokens of captions, from pictures (pictures, 3, height, width) as ``prepare`` makes them."""
+        """The tokens of captions, from images (images, 3, height, width) as ``prepare`` makes them."""
         keys, values = self.encoder.run(None, {"pixel_values": pixel_values})
         past_keys = past_values = np.zeros((*keys.shape[:3], 0, keys.shape[-1]), np.float32)
         ends, fewest = self.settings["ends"], self.settings["min_new_tokens"]
@@ -48,8 +48,8 @@ class OnnxCaptioner:
                 None,
                 {
                     "input_ids": new,
-                    "picture_keys": keys,
-                    "picture_values": values,
+                    "image_keys": keys,
+                    "image_values": values,
                     "past_keys": past_keys,
                     "past_values": past_values,
                 },
@@ -64,22 +64,22 @@ class OnnxCaptioner:
                 break
         return np.concatenate(tokens, axis=1)
 
-    def prepare(self, picture: Any) -> np.ndarray:
-        """A picture as the model sees it, (3, height, width)."""
-        if not isinstance(picture, Image.Image):
-            picture = ImageOps.exif_transpose(Image.open(picture))
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        pixels = np.asarray(self._cropped(picture.convert("RGB")), np.float32)
+    def prepare(self, image: Any) -> np.ndarray:
+        """An image as the model sees it, (3, height, width)."""
+        if not isinstance(image, Image.Image):
+            image = ImageOps.exif_transpose(Image.open(image))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        pixels = np.asarray(self._cropped(image.convert("RGB")), np.float32)
         scaled = pixels / np.float32(1 / self.preparing["rescale_factor"])
         mean, deviation = (np.asarray(self.preparing[name], np.float32) for name in ("image_mean", "image_std"))
         return np.ascontiguousarray(((scaled - mean) / deviation).transpose(2, 0, 1))
 
-    def _cropped(self, picture: Image.Image) -> Image.Image:
-        """The middle of the resized picture, with black around it where it is smaller."""
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """The middle of the resized image, with black around it where it is smaller."""
         size, crop = self.preparing["size"], self.preparing["crop_size"]
-        width, height = picture.size
+        width, height = image.size
         if side := size.get("shortest_edge"):
             short, long = min(width, height), max(width, height)
             longer = int(side * long / short)
@@ -89,7 +89,7 @@ class OnnxCaptioner:
             width, height = int(width * ratio), int(height * ratio)
         else:
             width, height = size["width"], size["height"]
-        resized = picture.resize((width, height), self.preparing["resample"])
+        resized = image.resize((width, height), self.preparing["resample"])
         left, top = (width - crop["width"]) // 2, (height - crop["height"]) // 2
         return resized.crop((left, top, left + crop["width"], top + crop["height"]))
 

@@ -29,7 +29,7 @@ HEADLINES = ("cider", "bleu4", "rouge_l", "wer", "cer", "exact_match")  # of the
 
 @dataclass(frozen=True)
 class Sample:
-    """A test picture that the card shows; ``jpeg`` is a small copy."""
+    """A test image that the card shows; ``jpeg`` is a small copy."""
 
     file: str
     jpeg: bytes
@@ -47,8 +47,8 @@ class Card:
         decoding: how its captions are chosen.
         run: that trained it, if it is known.
         license: of the model.
-        data_license: of the pictures and captions.
-        samples: of the test pictures.
+        data_license: of the images and captions.
+        samples: of the test images.
         form: of the model's files: ``transformers``, ``onnx`` or ``onnx int8``.
     """
 
@@ -62,7 +62,7 @@ class Card:
     form: str = "transformers"
 
     def write(self, folder: Path) -> None:
-        """Write README.md and the pictures that it shows."""
+        """Write README.md and the images that it shows."""
         if self.samples:
             (folder / SAMPLES).mkdir()
         for sample in self.samples:
@@ -148,7 +148,7 @@ class Card:
             return "drawings of creatures that `captioning` makes by chance, with their captions"
         if self.is_on_hub:
             return f"[{self.dataset}](https://huggingface.co/datasets/{self.dataset})"
-        return f"pictures with captions called `{self.dataset}`"
+        return f"images with captions called `{self.dataset}`"
 
     @property
     def license_of_data(self) -> str | None:
@@ -162,9 +162,9 @@ class Card:
 
     @property
     def counts(self) -> str:
-        """How many pictures and captions each split had, in words."""
+        """How many images and captions each split had, in words."""
         splits = ((self.run and self.run.data) or {}).get("splits", {})
-        parts = (f"{facts['pictures']:,} ({facts['captions']:,} captions) for {name}" for name, facts in splits.items())
+        parts = (f"{facts['images']:,} ({facts['captions']:,} captions) for {name}" for name, facts in splits.items())
         return ", ".join(parts)
 
     @property
@@ -179,13 +179,13 @@ class Card:
                 "" if row.interval is None else f"{shown(row.interval[0])} to {shown(row.interval[1])}",
                 row.better,
             )
-            for row in number_rows(metrics, pictures=self.tested)
+            for row in number_rows(metrics, images=self.tested)
             if row.test is not None
         ]
 
     @property
     def tested(self) -> int:
-        """How many pictures the numbers are of."""
+        """How many images the numbers are of."""
         return len((self.run and self.run.predictions) or [])
 
     @property
@@ -227,7 +227,7 @@ def read_card(
         source: where it is; only of a run folder, and the best model in it, more is known than the model itself.
         network: the model.
         decoding: how its captions are chosen.
-        samples: test pictures to show.
+        samples: test images to show.
         name: of the model.
         license: of the model.
         data_license: of the data.
@@ -249,7 +249,7 @@ def read_card(
 
 
 def _samples(run: Run, count: int) -> list[Sample]:
-    """Test pictures from the best caption to the worst, at equal distances."""
+    """Test images from the best caption to the worst, at equal distances."""
     predictions = run.predictions or []
     if not predictions or not count:
         return []

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from captioning.errors import UserError, nearest
 from captioning.export.card import Card, read_card
 from captioning.export.onnx import require_packages, write_onnx
-from captioning.inference.pretrained import find_model, load_trained
+from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
 from captioning.models.git import GitForCausalLM
 from captioning.runs import run_folder
@@ -39,10 +39,10 @@ def export(
     Args:
         run: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
         folder: a new one. It is there once it is whole.
-        samples: at most so many test pictures of the run, small, are shown in the card.
+        samples: at most so many test images of the run, small, are shown in the card.
         name: of the model in its card; by default the folder's.
         license: of the model, as the Hub abbreviates it: ``mit``, ``apache-2.0``, …
-        data_license: of the pictures and captions that it was trained on.
+        data_license: of the images and captions that it was trained on.
         form: ``transformers``, or ``onnx``: see :mod:`captioning.export.onnx`.
         int8: of ONNX, with weights in 8 bits.
 
@@ -60,7 +60,7 @@ def export(
         require_packages()
     find_model(run)  # before what is slow
     with new_folder(folder) as part:
-        network, processor, decoding = load_trained(run)
+        network, processor, decoding = load_pretrained(run)
         network.generation_config = generation_config(network, decoding)
         if form == ONNX:
             write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)

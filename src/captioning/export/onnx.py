@@ -1,4 +1,4 @@
-"""GIT in ONNX: an encoder that reads pictures, and a decoder that goes on with captions by their keys and values."""
+"""GIT in ONNX: an encoder that reads images, and a decoder that goes on with captions by their keys and values."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from captioning.errors import UserError
 from captioning.models.generation import Decoding
-from captioning.models.git import CaptionCache, GitForCausalLM, KeysValues
+from captioning.models.git import GitForCausalLM, KeysValues, KVCache
 from captioning.runs.run_folder import write_json
 
 ENCODER, DECODER, PROGRAM, SETTINGS = "encoder.onnx", "decoder.onnx", "caption.py", "captioning.json"
 
 
-class PictureEncoder(nn.Module):
-    """From normalized pictures (pictures, 3, height, width) to their keys and values in every layer of the decoder.
+class ImageEncoder(nn.Module):
+    """From normalized images (images, 3, height, width) to their keys and values in every layer of the decoder.
 
-    Each is (layers, pictures, heads, positions, width of a head).
+    Each is (layers, images, heads, positions, width of a head).
     """
 
     def __init__(self, network: GitForCausalLM) -> None:
@@ -31,13 +31,13 @@ class PictureEncoder(nn.Module):
         self.network = network
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        return _stacked(self.network.encode(self.network.see(pixel_values)).pictures)
+        return _stacked(self.network.encode(self.network.encode_image(pixel_values)).images)
 
 
 class CaptionDecoder(nn.Module):
     """The next token of captions, and the keys and values of all tokens so far.
 
-    Takes new tokens (captions, tokens), what the encoder made of their pictures, and the keys and values of the tokens
+    Takes new tokens (captions, tokens), what the encoder made of their images, and the keys and values of the tokens
     before, (layers, captions, heads, tokens before, width of a head); gives the logits after the last token,
     (captions, vocabulary), and the longer keys and values.
     """
@@ -47,13 +47,13 @@ class CaptionDecoder(nn.Module):
         self.network = network
 
     def forward(
-        self, input_ids: Tensor, picture_keys: Tensor, picture_values: Tensor, past_keys: Tensor, past_values: Tensor
+        self, input_ids: Tensor, image_keys: Tensor, image_values: Tensor, past_keys: Tensor, past_values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        cache = CaptionCache()
-        cache.pictures = [KeysValues(*layer) for layer in zip(picture_keys, picture_values, strict=True)]
+        cache = KVCache()
+        cache.images = [KeysValues(*layer) for layer in zip(image_keys, image_values, strict=True)]
         for number, layer in enumerate(zip(past_keys, past_values, strict=True)):
             cache.update(*layer, number)
-        hidden = self.network.read_on(input_ids, cache)
+        hidden = self.network.decode_step(input_ids, cache)
         after = [KeysValues(layer.keys, layer.values) for layer in cache.layers]
         return self.network.output(hidden[:, -1]), *_stacked(after)
 
@@ -79,20 +79,18 @@ def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decodin
         int8: keep the matrices' weights in 8 bits (onnxruntime's dynamic quantization), a quarter of the size.
     """
     network = network.eval()
-    pictures = _example_pictures(network, processor)
+    images = _example_images(network, processor)
     with torch.no_grad():
-        keys, values = PictureEncoder(network)(pictures)
+        keys, values = ImageEncoder(network)(images)
     past = keys.new_zeros(*keys.shape[:3], 3, keys.shape[-1])
-    _export(
-        PictureEncoder(network), folder / ENCODER, {"pixel_values": (pictures, {0: "pictures"})}, ("keys", "values")
-    )
+    _export(ImageEncoder(network), folder / ENCODER, {"pixel_values": (images, {0: "images"})}, ("keys", "values"))
     _export(
         CaptionDecoder(network),
         folder / DECODER,
         {
             "input_ids": (torch.ones(2, 2, dtype=torch.long), {0: "captions", 1: "tokens"}),
-            "picture_keys": (keys, {1: "captions"}),
-            "picture_values": (values, {1: "captions"}),
+            "image_keys": (keys, {1: "captions"}),
+            "image_values": (values, {1: "captions"}),
             "past_keys": (past, {1: "captions", 3: "past"}),
             "past_values": (past.clone(), {1: "captions", 3: "past"}),  # one tensor given twice would be one input
         },
@@ -117,7 +115,7 @@ def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decodin
     (folder / PROGRAM).write_bytes(files("captioning.export").joinpath("caption_onnx.py").read_bytes())
 
 
-def _example_pictures(network: GitForCausalLM, processor: Any) -> Tensor:
+def _example_images(network: GitForCausalLM, processor: Any) -> Tensor:
     crop = processor.image_processor.crop_size
     return torch.zeros(2, 3, crop["height"], crop["width"], dtype=network.dtype)
 

@@ -1,4 +1,4 @@
-"""Captioner: pictures in, captions out."""
+"""Captioner: images in, captions out."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from captioning.data.images import as_rgb, decode
 from captioning.data.transforms import normalize, to_pixels
 from captioning.errors import UserError, nearest, reason, shown
 from captioning.inference.download import download
-from captioning.inference.pretrained import load_trained
+from captioning.inference.pretrained import load_pretrained
 from captioning.models.generation import (
     Decoding,
     generate_tokens,
     mean_log_probabilities,
-    read_pictures,
+    prefill,
     texts,
 )
-from captioning.models.git import CaptionCache, GitForCausalLM
+from captioning.models.git import GitForCausalLM, KVCache
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 BATCH_SIZES = {"cpu": 8}
 LARGE_BATCH = 32  # on all others
 
 
-class PictureError(UserError):
-    """A picture can't be opened; ``reason`` says why, without its name."""
+class ImageError(UserError):
+    """An image can't be opened; ``reason`` says why, without its name."""
 
-    def __init__(self, picture: Any, reason: str) -> None:
-        super().__init__(f"{_name(picture)}: {reason}")
+    def __init__(self, image: Any, reason: str) -> None:
+        super().__init__(f"{_name(image)}: {reason}")
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says of a picture.
+    """What the model says of an image.
 
     Args:
         text: the caption.
@@ -59,31 +59,31 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """A picture of a stream.
+class CaptionResult:
+    """An image of a stream.
 
     Args:
-        picture: as it was given.
+        image: as it was given.
         captions: the likeliest first; none if there is an error.
-        error: why the picture has no captions.
+        error: why the image has no captions.
     """
 
-    picture: Any
+    image: Any
     captions: list[Caption]
     error: str | None = None
 
 
 class Outcome(NamedTuple):
-    """How many pictures there were, and how many of them have no caption."""
+    """How many images there were, and how many of them have no caption."""
 
-    pictures: int
+    images: int
     failed: int
 
 
 class Captioner:
-    """Captions pictures with a model that was trained.
+    """Captions images with a model that was trained.
 
-    A picture is a path, an http or https URL, the bytes of a picture file, a PIL picture, an array of uint8 (height,
+    An image is a path, an http or https URL, the bytes of an image file, a PIL image, an array of uint8 (height,
     width), (height, width, 3) or (height, width, 4), or a tensor of uint8 (3, height, width). It is turned as its EXIF
     says, put on white where it is transparent, resized and cropped, all as in training.
 
@@ -134,81 +134,86 @@ class Captioner:
             UserError: there is no such model, or it can't be used, or there is no such device.
         """
         _device(device)  # before what is slow
-        network, processor, decoding = load_trained(source if isinstance(source, str) else Path(source))
+        network, processor, decoding = load_pretrained(source if isinstance(source, str) else Path(source))
         return cls(network, processor, decoding=decoding, device=device, dtype=dtype)
 
     def __call__(
-        self, pictures: Picture | Iterable[Picture], *, prefix: str = "", batch_size: int | None = None, **decoding: Any
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        prefix: str = "",
+        batch_size: int | None = None,
+        **decoding: Any,
     ) -> str | list[str]:
-        """The caption of a picture, or those of several, in order.
+        """The caption of an image, or those of several, in order.
 
         Args:
-            pictures: one, or several.
+            images: one, or several.
             prefix: what every caption begins with, for the model to go on from.
-            batch_size: pictures at once; one that doesn't fit into a GPU's memory is halved.
+            batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
             **decoding: settings of :class:`captioning.models.generation.Decoding`, such as ``num_beams=4``.
 
         Raises:
-            PictureError: a picture can't be opened.
+            ImageError: an image can't be opened.
             UserError: a setting that there isn't, or a wrong value.
         """
-        several = not _is_one(pictures)
-        given: Any = pictures if several else [pictures]
+        several = not _is_one(images)
+        given: Any = images if several else [images]
         captions = [best.text for best, *_ in self.candidates(given, prefix=prefix, batch_size=batch_size, **decoding)]
         return captions if several else captions[0]
 
     def candidates(
         self,
-        pictures: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         num_captions: int = 1,
         prefix: str = "",
         batch_size: int | None = None,
         **decoding: Any,
     ) -> list[list[Caption]]:
-        """Several captions of each picture, the likeliest first.
+        """Several captions of each image, the likeliest first.
 
         Args:
-            pictures: one, or several; the result is a list either way.
-            num_captions: of each picture. They are the ends of as many beams, or drawn at random where there is a
+            images: one, or several; the result is a list either way.
+            num_captions: of each image. They are the ends of as many beams, or drawn at random where there is a
                 ``temperature``, and then some may be equal.
             prefix: as when called, like the others.
-            batch_size: pictures at once.
+            batch_size: images at once.
             **decoding: settings.
 
         Raises:
-            PictureError: a picture can't be opened.
+            ImageError: an image can't be opened.
             UserError: a setting that there isn't, or a wrong value.
         """
-        given: Any = [pictures] if _is_one(pictures) else pictures
+        given: Any = [images] if _is_one(images) else images
         result = []
         stream = self.stream(given, num_captions=num_captions, prefix=prefix, batch_size=batch_size, **decoding)
         for captioned in stream:
             if captioned.error is not None:
-                raise PictureError(captioned.picture, captioned.error)
+                raise ImageError(captioned.image, captioned.error)
             result.append(captioned.captions)
         return result
 
     def stream(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageInput],
         *,
         num_captions: int = 1,
         prefix: str = "",
         batch_size: int | None = None,
         workers: int | None = None,
         **decoding: Any,
-    ) -> Iterator[Captioned]:
-        """Caption any number of pictures, in order, in memory that doesn't grow with it.
+    ) -> Iterator[CaptionResult]:
+        """Caption any number of images, in order, in memory that doesn't grow with it.
 
-        Threads open pictures while the model is busy with those before. One that can't be opened is told by an
+        Threads open images while the model is busy with those before. One that can't be opened is told by an
         ``error`` in its place, and holds up nothing.
 
         Args:
-            pictures: taken as they are needed, up to four batches ahead.
+            images: taken as they are needed, up to four batches ahead.
             num_captions: as for :meth:`candidates`, like the others.
             prefix: what every caption begins with.
-            batch_size: pictures at once.
+            batch_size: images at once.
             workers: threads; by default as many as there are cores, 16 at most.
             **decoding: settings.
 
@@ -221,23 +226,23 @@ class Captioner:
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
         size, threads = batch_size or self.batch_size, workers or min(16, os.cpu_count() or 1)
-        return self._stream(iter(pictures), settings, num_captions, prefix, size, threads)
+        return self._stream(iter(images), settings, num_captions, prefix, size, threads)
 
     def _stream(
         self,
-        pictures: Iterator[Picture],
+        images: Iterator[ImageInput],
         decoding: Decoding,
         num_captions: int,
         prefix: str,
         batch_size: int,
         workers: int,
-    ) -> Iterator[Captioned]:
-        pool = ThreadPoolExecutor(workers, "pictures")
-        ahead: deque[tuple[Picture, Future[Tensor | PictureError]]] = deque()
+    ) -> Iterator[CaptionResult]:
+        pool = ThreadPoolExecutor(workers, "images")
+        ahead: deque[tuple[ImageInput, Future[Tensor | ImageError]]] = deque()
         try:
             while True:
-                for picture in islice(pictures, 4 * batch_size - len(ahead)):
-                    ahead.append((picture, pool.submit(self._prepared, picture)))
+                for image in islice(images, 4 * batch_size - len(ahead)):
+                    ahead.append((image, pool.submit(self._prepared, image)))
                 batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
                 if not batch:
                     return
@@ -248,38 +253,38 @@ class Captioner:
                     if pixels
                     else []
                 )
-                for (picture, _), result in zip(batch, opened, strict=True):
-                    if isinstance(result, PictureError):
-                        yield Captioned(picture, [], result.reason)
+                for (image, _), result in zip(batch, opened, strict=True):
+                    if isinstance(result, ImageError):
+                        yield CaptionResult(image, [], result.reason)
                     else:
-                        yield Captioned(picture, next(captions))
+                        yield CaptionResult(image, next(captions))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepared(self, picture: Picture) -> Tensor | PictureError:
+    def _prepared(self, image: ImageInput) -> Tensor | ImageError:
         try:
-            return self.prepare(picture)
-        except PictureError as error:
+            return self.prepare(image)
+        except ImageError as error:
             return error
 
-    def prepare(self, picture: Picture) -> Tensor:
-        """Open, resize and crop a picture: (3, height, width), from 0 to 255, as :meth:`caption_pixels` takes it.
+    def prepare(self, image: ImageInput) -> Tensor:
+        """Open, resize and crop an image: (3, height, width), from 0 to 255, as :meth:`caption_pixels` takes it.
 
         Raises:
-            PictureError: it can't be opened.
+            ImageError: it can't be opened.
         """
-        return prepare(picture, self.processor.image_processor)
+        return prepare(image, self.processor.image_processor)
 
     @torch.inference_mode()
     def caption_pixels(
         self, pixels: Tensor, decoding: Decoding | None = None, *, num_captions: int = 1, prefix: str = ""
     ) -> list[list[Caption]]:
-        """Captions of a batch, the likeliest of each picture first.
+        """Captions of a batch, the likeliest of each image first.
 
         Args:
             pixels: (batch, 3, height, width), from 0 to 255, as :meth:`prepare` makes them.
             decoding: how captions are chosen; by default as ``self.decoding`` says.
-            num_captions: of each picture.
+            num_captions: of each image.
             prefix: what every caption begins with.
 
         Raises:
@@ -303,8 +308,8 @@ class Captioner:
 
     def _caption(self, pixels: Tensor, decoding: Decoding, num_captions: int, prompt: list[int]) -> list[list[Caption]]:
         values = normalize(pixels.to(self.device), self.processor.image_processor).to(self.dtype)
-        cache, again = read_pictures(self.network, values), CaptionCache()
-        again.pictures = cache.pictures
+        cache, again = prefill(self.network, values), KVCache()
+        again.images = cache.images
         tokens = generate_tokens(self.network, cache, decoding, prompt=prompt, num_captions=num_captions)
         scores = mean_log_probabilities(self.network, again, tokens, given=1 + len(prompt))
         captions = [
@@ -344,43 +349,43 @@ class Captioner:
         return tokens
 
 
-def prepare(picture: Picture, image_processor: Any) -> Tensor:
+def prepare(image: ImageInput, image_processor: Any) -> Tensor:
     """What :meth:`Captioner.prepare` does, with an image processor alone."""
     try:
-        return torch.from_numpy(to_pixels(_opened(picture), image_processor))
+        return torch.from_numpy(to_pixels(_opened(image), image_processor))
     except UnidentifiedImageError as error:
-        raise PictureError(picture, "not a picture") from error
+        raise ImageError(image, "not an image") from error
     except (OSError, ValueError) as error:
-        raise PictureError(picture, reason(error)) from error
+        raise ImageError(image, reason(error)) from error
 
 
 def is_url(name: str) -> bool:
-    """Whether a picture's name is an address on the web."""
+    """Whether an image's name is an address on the web."""
     return bool(re.match("https?://", name, re.IGNORECASE))
 
 
-def _is_one(pictures: Any) -> bool:
-    if isinstance(pictures, np.ndarray | Tensor):
-        return pictures.ndim < 4
-    return isinstance(pictures, str | os.PathLike | bytes | Image.Image)
+def _is_one(images: Any) -> bool:
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim < 4
+    return isinstance(images, str | os.PathLike | bytes | Image.Image)
 
 
-def _opened(picture: Any) -> Image.Image:
+def _opened(image: Any) -> Image.Image:
     """In RGB; raises OSError or ValueError where that can't be had."""
-    match picture:
-        case str() if is_url(picture):
-            return decode(download(picture))
+    match image:
+        case str() if is_url(image):
+            return decode(download(image))
         case str() | os.PathLike():
-            return decode(Path(picture).expanduser().read_bytes())
+            return decode(Path(image).expanduser().read_bytes())
         case bytes():
-            return decode(picture)
+            return decode(image)
         case Image.Image():
-            return as_rgb(picture)
+            return as_rgb(image)
         case Tensor():
-            return _from_array(picture.detach().cpu().movedim(0, -1).numpy() if picture.ndim == 3 else picture.numpy())
+            return _from_array(image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.numpy())
         case np.ndarray():
-            return _from_array(picture)
-    raise ValueError(f"{type(picture).__name__} is no picture: give a path, a URL, bytes, a PIL picture or an array")
+            return _from_array(image)
+    raise ValueError(f"{type(image).__name__} is no image: give a path, a URL, bytes, a PIL image or an array")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -393,8 +398,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return as_rgb(Image.fromarray(array))
 
 
-def _name(picture: Any) -> str:
-    return shown(str(picture)) if isinstance(picture, str | os.PathLike) else f"a picture ({type(picture).__name__})"
+def _name(image: Any) -> str:
+    return shown(str(image)) if isinstance(image, str | os.PathLike) else f"an image ({type(image).__name__})"
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -1,4 +1,4 @@
-"""Which pictures a user means: files, folders, patterns, web addresses, and lists of them."""
+"""Which images a user means: files, folders, patterns, web addresses, and lists of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from captioning.data.sources.paths import picture_suffixes
+from captioning.data.sources.paths import image_suffixes
 from captioning.errors import UserError, reason
 from captioning.inference.captioner import is_url
 
@@ -16,32 +16,32 @@ class Inputs(NamedTuple):
     """What was found.
 
     Args:
-        pictures: paths as they were given, or below the folder that was, without ``./``; and URLs. Each once.
+        images: paths as they were given, or below the folder that was, without ``./``; and URLs. Each once.
         failed: what couldn't be looked into, and why.
     """
 
-    pictures: list[str]
+    images: list[str]
     failed: dict[str, str]
 
 
-def find_pictures(inputs: Iterable[str], *, listed: Iterable[str] = ()) -> Inputs:
-    """The pictures of all inputs, in their order; those of a folder and all folders in it are sorted.
+def find_images(inputs: Iterable[str], *, listed: Iterable[str] = ()) -> Inputs:
+    """The images of all inputs, in their order; those of a folder and all folders in it are sorted.
 
     Args:
-        inputs: files, folders, patterns such as ``pictures/**/*.jpg``, and URLs. Files that were named are taken
-            whatever they are; of folders and patterns, hidden files and those whose suffix is no picture's aren't.
-        listed: lines of a list of files and URLs. One that isn't there fails when it is opened, like a broken picture.
+        inputs: files, folders, patterns such as ``images/**/*.jpg``, and URLs. Files that were named are taken
+            whatever they are; of folders and patterns, hidden files and those whose suffix is no image's aren't.
+        listed: lines of a list of files and URLs. One that isn't there fails when it is opened, like a broken image.
 
     Raises:
-        UserError: an input isn't there, or there is no picture in all of them.
+        UserError: an input isn't there, or there is no image in all of them.
     """
     found: dict[str, None] = {}
     failed: dict[str, str] = {}
     for name in inputs:
-        found.update(dict.fromkeys(_pictures_of(name, failed)))
+        found.update(dict.fromkeys(_images_of(name, failed)))
     found.update(dict.fromkeys(_plain(name) for name in listed))
     if not found and not failed:
-        raise UserError("no pictures: name files, folders, patterns, URLs, or - for a list on standard input")
+        raise UserError("no images: name files, folders, patterns, URLs, or - for a list on standard input")
     return Inputs(list(found), failed)
 
 
@@ -52,17 +52,17 @@ def read_list(content: bytes) -> list[str]:
     return [line for line in lines if line]
 
 
-def _pictures_of(name: str, failed: dict[str, str]) -> Iterable[str]:
+def _images_of(name: str, failed: dict[str, str]) -> Iterable[str]:
     if is_url(name) or os.path.isfile(name):  # noqa: PTH113  the name is kept as it is
         return [_plain(name)]
     if os.path.isdir(name):  # noqa: PTH112
-        return (path for path in _files(name, failed) if _looks_like_picture(path))
+        return (path for path in _files(name, failed) if _looks_like_image(path))
     if os.path.exists(name):  # noqa: PTH110
         raise UserError(f"{name}: neither a file nor a folder")
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []  # noqa: PTH207
     if not matches:
         raise UserError(f"{name}: no such file or folder")
-    return [_plain(path) for path in matches if _looks_like_picture(path) and os.path.isfile(path)]  # noqa: PTH113
+    return [_plain(path) for path in matches if _looks_like_image(path) and os.path.isfile(path)]  # noqa: PTH113
 
 
 def _files(folder: str, failed: dict[str, str]) -> Iterator[str]:
@@ -86,5 +86,5 @@ def _plain(name: str) -> str:
     return name if is_url(name) else os.path.normpath(name)
 
 
-def _looks_like_picture(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in picture_suffixes()  # noqa: PTH122
+def _looks_like_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in image_suffixes()  # noqa: PTH122

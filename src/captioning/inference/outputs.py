@@ -24,7 +24,7 @@ from captioning.inference.captioner import is_url
 
 
 class Row(NamedTuple):
-    """Of a picture: its path or URL, its caption, and the mean log-probability (nats) of the caption's tokens."""
+    """Of an image: its path or URL, its caption, and the mean log-probability (nats) of the caption's tokens."""
 
     path: str
     caption: str
@@ -47,7 +47,7 @@ class Output(Protocol):
         """Take away what is there."""
 
     def done(self) -> set[str]:
-        """The pictures that have a caption there.
+        """The images that have a caption there.
 
         Raises:
             UserError: what is there isn't of this kind.
@@ -288,25 +288,25 @@ class ParquetFile:
 
 
 class Sidecars:
-    """A ``NAME.txt`` beside each picture, as trainers read captions.
+    """A ``NAME.txt`` beside each image, as trainers read captions.
 
     Args:
-        pictures: paths.
+        images: paths.
 
     Raises:
-        UserError: a picture is a URL, or two would have the same file.
+        UserError: an image is a URL, or two would have the same file.
     """
 
-    name = "a .txt beside each picture"
+    name = "a .txt beside each image"
 
-    def __init__(self, pictures: Sequence[str]) -> None:
-        if url := next(filter(is_url, pictures), None):
+    def __init__(self, images: Sequence[str]) -> None:
+        if url := next(filter(is_url, images), None):
             raise UserError(f"{url}: there is no folder to write its caption into; take --output FILE")
-        self._pictures: dict[Path, str] = {}
-        for picture in pictures:
-            sidecar = _sidecar(picture)
-            if (other := self._pictures.setdefault(sidecar, picture)) != picture:
-                raise UserError(f"{picture}: its caption would be in {sidecar}, as that of {other}; rename one")
+        self._images: dict[Path, str] = {}
+        for image in images:
+            sidecar = _sidecar(image)
+            if (other := self._images.setdefault(sidecar, image)) != image:
+                raise UserError(f"{image}: its caption would be in {sidecar}, as that of {other}; rename one")
 
     def reserved(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -315,7 +315,7 @@ class Sidecars:
         """Nothing: each caption stays until its new one is there."""
 
     def done(self) -> set[str]:
-        return {picture for sidecar, picture in self._pictures.items() if sidecar.is_file() and sidecar.stat().st_size}
+        return {image for sidecar, image in self._images.items() if sidecar.is_file() and sidecar.stat().st_size}
 
     def write(self, row: Row) -> None:
         with replacing(_sidecar(row.path)) as part:
@@ -325,24 +325,22 @@ class Sidecars:
         """Nothing: all was written."""
 
 
-def make_output(
-    pictures: Sequence[str], *, file: Path | None, sidecars: bool = False, form: str | None = None
-) -> Output:
+def make_output(images: Sequence[str], *, file: Path | None, sidecars: bool = False, form: str | None = None) -> Output:
     """Where a user wants captions.
 
     Args:
-        pictures: that will be captioned.
+        images: that will be captioned.
         file: of which the suffix tells the format; None: standard output.
-        sidecars: beside the pictures instead.
+        sidecars: beside the images instead.
         form: its format; by default what the file's suffix says, and lines on standard output.
 
     Raises:
         UserError: both a file and sidecars, no such format, or the captions can't be there.
     """
     if sidecars and (file or form):
-        raise UserError("--sidecars writes a .txt beside each picture; leave out --output and --format, or --sidecars")
+        raise UserError("--sidecars writes a .txt beside each image; leave out --output and --format, or --sidecars")
     if sidecars:
-        return Sidecars(pictures)
+        return Sidecars(images)
     known = [*FORMATS, "parquet"]
     if form and form not in known:
         raise UserError(f"--format {form}: no such format; there are {', '.join(known)}")
@@ -358,8 +356,8 @@ def make_output(
     return ParquetFile(file) if chosen == "parquet" else TextFile(file, FORMATS[chosen])
 
 
-def _sidecar(picture: str) -> Path:
-    return Path(picture).with_suffix(".txt")
+def _sidecar(image: str) -> Path:
+    return Path(image).with_suffix(".txt")
 
 
 @contextmanager

@@ -14,31 +14,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captioning.data.cache import available_cores
-from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.paths import ImageFolder
 from captioning.errors import UserError
 from captioning.inference.captioner import (
     BATCH_SIZES,
     LARGE_BATCH,
-    Captioned,
     Captioner,
+    CaptionResult,
+    ImageError,
     Outcome,
-    PictureError,
     default_dtype,
     prepare,
 )
-from captioning.inference.pretrained import find_model, load_trained
-from captioning.run import talk
+from captioning.inference.pretrained import find_model, load_pretrained
+from captioning.run import setup_logging
 from captioning.training.distributed.environment import rank
 from captioning.training.distributed.strategies import trainer_arguments
 
 Opened = tuple[str, Tensor | str]  # a path, and the pixels, or why there are none
 
 
-class PictureFiles(Dataset[Opened]):
-    """Pictures of files, opened.
+class ImageFiles(Dataset[Opened]):
+    """Images of files, opened.
 
     Args:
-        paths: of the pictures.
+        paths: of the images.
         image_processor: of the model.
     """
 
@@ -53,12 +53,12 @@ class PictureFiles(Dataset[Opened]):
         path = self.paths[index]
         try:
             return path, prepare(path, self.image_processor)
-        except PictureError as error:
+        except ImageError as error:
             return path, error.reason
 
 
 class Predictor(L.LightningModule):
-    """A Captioner as Lightning predicts with it: from batches of :class:`PictureFiles` to :class:`Captioned`.
+    """A Captioner as Lightning predicts with it: from batches of :class:`ImageFiles` to :class:`CaptionResult`.
 
     Args:
         captioner: on the CPU; Lightning moves it.
@@ -73,14 +73,14 @@ class Predictor(L.LightningModule):
         self.prefix = prefix
         self.decoding = captioner.settings(**decoding)
 
-    def predict_step(self, batch: Sequence[Opened], batch_idx: int) -> list[Captioned]:
+    def predict_step(self, batch: Sequence[Opened], batch_idx: int) -> list[CaptionResult]:
         self.captioner.device = self.device
         pixels = [opened for _, opened in batch if isinstance(opened, Tensor)]
         captions = iter(
             self.captioner.caption_pixels(torch.stack(pixels), self.decoding, prefix=self.prefix) if pixels else ()
         )
         return [
-            Captioned(path, [], opened) if isinstance(opened, str) else Captioned(path, next(captions))
+            CaptionResult(path, [], opened) if isinstance(opened, str) else CaptionResult(path, next(captions))
             for path, opened in batch
         ]
 
@@ -95,7 +95,7 @@ class CaptionFiles(BasePredictionWriter):
     def __init__(self, folder: Path) -> None:
         super().__init__("batch")
         self.folder = folder
-        self.pictures = self.failed = 0  # of this process
+        self.images = self.failed = 0  # of this process
         self._file: IO[str] | None = None
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,19 +105,19 @@ class CaptionFiles(BasePredictionWriter):
         self._file = self._part.open("w", encoding="utf-8")
 
     def write_on_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: list[Captioned], *_: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: list[CaptionResult], *_: Any
     ) -> None:
         assert self._file is not None
         for captioned in prediction:
             best = captioned.captions[0] if captioned.captions else None
             line = {
-                "path": captioned.picture,
+                "path": captioned.image,
                 "caption": best and best.text,
                 "score": best and best.score,
                 "error": captioned.error,
             }
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.pictures += len(prediction)
+        self.images += len(prediction)
         self.failed += sum(captioned.error is not None for captioned in prediction)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -133,7 +133,7 @@ class CaptionFiles(BasePredictionWriter):
 
 def predict(
     model: str,
-    pictures: Path,
+    images: Path,
     output: Path,
     *,
     accelerator: str = "auto",
@@ -142,29 +142,29 @@ def predict(
     prefix: str = "",
     **decoding: Any,
 ) -> Outcome:
-    """Caption the pictures of a folder, and of all folders in it, on all devices and started processes.
+    """Caption the images of a folder, and of all folders in it, on all devices and started processes.
 
-    Each process writes ``captions-RANK-of-PROCESSES.jsonl``: a line for each of its pictures, with ``path``,
+    Each process writes ``captions-RANK-of-PROCESSES.jsonl``: a line for each of its images, with ``path``,
     ``caption``, ``score`` and ``error``.
 
     Args:
         model: a run folder, a ``.ckpt``, a Hugging Face folder, or a Hub name.
-        pictures: the folder.
+        images: the folder.
         output: a folder for the files, where nothing is yet.
         accelerator: as Lightning has it.
         devices: likewise; torchrun and srun decide it themselves.
-        batch_size: pictures at once, of each process.
+        batch_size: images at once, of each process.
         prefix: what every caption begins with.
         **decoding: settings of :class:`captioning.models.generation.Decoding`.
 
     Raises:
         UserError: there is no such model or folder, a wrong setting, or something is in the output.
     """
-    talk()
+    setup_logging()
     find_model(model)
-    paths = [str(pictures / name) for name in PictureFolder(pictures).pictures()]
+    paths = [str(images / name) for name in ImageFolder(images).images()]
     if not paths:
-        raise UserError(f"{pictures}: no pictures in it")
+        raise UserError(f"{images}: no images in it")
     if rank() == 0 and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: something is in it; name a new folder")
     writer = CaptionFiles(output)
@@ -177,15 +177,15 @@ def predict(
     }
     trainer = L.Trainer(**trainer_arguments(arguments, callbacks=[], timeout_seconds=1800))
     device = trainer.strategy.root_device
-    network, processor, settings = load_trained(model)
+    network, processor, settings = load_pretrained(model)
     captioner = Captioner(network, processor, decoding=settings, device="cpu", dtype=default_dtype(device))
     size = batch_size or BATCH_SIZES.get(device.type, LARGE_BATCH)
     loader = DataLoader(
-        PictureFiles(paths, processor.image_processor),
+        ImageFiles(paths, processor.image_processor),
         batch_size=size,
         num_workers=min(4, available_cores() - 1),
         collate_fn=list,
     )
     trainer.predict(Predictor(captioner, prefix=prefix, **decoding), loader, return_predictions=False)
-    counts = torch.tensor([writer.pictures, writer.failed], device=device)
+    counts = torch.tensor([writer.images, writer.failed], device=device)
     return Outcome(*trainer.strategy.reduce(counts, reduce_op="sum").tolist())

@@ -19,15 +19,15 @@ from captioning.models.processor import load_processor, processor_from_files
 from captioning.runs.run_folder import read_mapping
 
 
-class Trained(NamedTuple):
-    """A model with what it needs to caption pictures."""
+class LoadedModel(NamedTuple):
+    """A model with what it needs to caption images."""
 
     network: GitForCausalLM  # float32, on the CPU, with adapters merged
     processor: Any
     decoding: Decoding  # what it was trained with, or else what it is published with
 
 
-def load_trained(source: str | Path) -> Trained:
+def load_pretrained(source: str | Path) -> LoadedModel:
     """Load a model to caption with. Lightning isn't needed, and no code that it may bring is run.
 
     Args:
@@ -45,7 +45,7 @@ def load_trained(source: str | Path) -> Trained:
     saved = network.generation_config.to_dict()
     if not saved.get("do_sample"):
         saved |= {"temperature": None, "top_p": None}
-    return Trained(network, load_processor(str(found)), decoding_of((settings or {}).get("model") or saved))
+    return LoadedModel(network, load_processor(str(found)), decoding_of((settings or {}).get("model") or saved))
 
 
 def find_model(source: str | Path) -> Path | str:
@@ -81,7 +81,7 @@ def decoding_of(settings: Mapping[str, Any]) -> Decoding:
     return Decoding(**{name: value for name, value in known.items() if value is not None})
 
 
-def _from_checkpoint(path: Path) -> Trained:
+def _from_checkpoint(path: Path) -> LoadedModel:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         settings = content["hyper_parameters"]
@@ -94,7 +94,7 @@ def _from_checkpoint(path: Path) -> Trained:
             if name.startswith("model.")
         }
         network.load_state_dict(merged(weights, lora))
-        return Trained(network, processor_from_files(content["processor_files"]), decoding_of(settings))
+        return LoadedModel(network, processor_from_files(content["processor_files"]), decoding_of(settings))
     except UserError as error:  # of its settings, such as a package that they need
         raise UserError(f"{path}: {error}") from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:

@@ -1,4 +1,4 @@
-"""Captions by Ray Data: from a folder or bucket of pictures to Parquet, on any number of machines."""
+"""Captions by Ray Data: from a folder or bucket of images to Parquet, on any number of machines."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
 
-from captioning.data.sources.paths import picture_suffixes
+from captioning.data.sources.paths import image_suffixes
 from captioning.errors import UserError, reason
 from captioning.inference.captioner import Captioner, Outcome
 from captioning.inference.pretrained import find_model
 
 CPUS_EACH = 4  # of a captioner without a GPU, if there are so many
-BATCH = 128  # pictures that a captioner is given at once, so that it can open some while it captions others
+BATCH = 128  # images that a captioner is given at once, so that it can open some while it captions others
 
 
 class CaptionBatch:
-    """A callable class for ``ray.data.Dataset.map_batches``: batches with pictures to tables with captions.
+    """A callable class for ``ray.data.Dataset.map_batches``: batches with images to tables with captions.
 
     Args:
         source: a model, as for :meth:`captioning.Captioner.from_pretrained`, that every machine can read.
-        column: with the pictures: ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths.
+        column: with the images: ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths.
             It isn't in the result.
         prefix: what every caption begins with.
-        batch_size: pictures that the model sees at once.
+        batch_size: images that the model sees at once.
         device: as for the Captioner; likewise ``dtype``.
         dtype: what it computes in.
         **decoding: settings of :class:`captioning.models.generation.Decoding`.
 
-    A call adds the columns ``caption`` (string), ``score`` (float32) and ``error`` (string): why a picture has none.
+    A call adds the columns ``caption`` (string), ``score`` (float32) and ``error`` (string): why an image has none.
     """
 
     def __init__(
@@ -70,22 +70,22 @@ class CaptionBatch:
 
 
 def caption_with_ray(
-    model: str, pictures: str, output: str, *, captioners: int | None = None, **settings: Any
+    model: str, images: str, output: str, *, captioners: int | None = None, **settings: Any
 ) -> Outcome:
-    """Caption all pictures of a folder or bucket, into Parquet files with their path, caption, score and error.
+    """Caption all images of a folder or bucket, into Parquet files with their path, caption, score and error.
 
     It connects to the cluster that ``RAY_ADDRESS`` names, or to one on this machine, or starts Ray on this machine
     alone. One captioner has one GPU; without GPUs, some cores.
 
     Args:
         model: as for :class:`CaptionBatch`.
-        pictures: a folder or a URI (``s3://BUCKET/FOLDER``, ``gs://…``), read with all folders in it.
+        images: a folder or a URI (``s3://BUCKET/FOLDER``, ``gs://…``), read with all folders in it.
         output: a folder or a URI for the Parquet files, where nothing is yet.
         captioners: at most so many at once; by default as many as there are GPUs, or cores for.
         **settings: others of :class:`CaptionBatch`.
 
     Raises:
-        UserError: Ray isn't installed, there are no such pictures or model, or something is in the output.
+        UserError: Ray isn't installed, there are no such images or model, or something is in the output.
     """
     if find_spec("ray") is None:
         raise UserError("captioning with Ray needs Ray Data, which isn't installed: pip install -e '.[ray]'")
@@ -94,16 +94,16 @@ def caption_with_ray(
 
     found = find_model(model)  # here, where a mistake is one line
     source = str(found.absolute()) if isinstance(found, Path) else found
-    pictures, output = _whole(pictures), _whole(output)
-    if "://" not in pictures and not Path(pictures).exists():
-        raise UserError(f"{pictures}: no such folder")
+    images, output = _whole(images), _whole(output)
+    if "://" not in images and not Path(images).exists():
+        raise UserError(f"{images}: no such folder")
     _require_empty(output)
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # it has bars in a terminal
     try:
         files = ray.data.read_binary_files(
-            pictures, include_paths=True, file_extensions=[suffix.lstrip(".") for suffix in picture_suffixes()]
+            images, include_paths=True, file_extensions=[suffix.lstrip(".") for suffix in image_suffixes()]
         )
         captioned = files.map_batches(
             CaptionBatch,
@@ -115,7 +115,7 @@ def caption_with_ray(
         captioned.write_parquet(output)
     except (ray.exceptions.RayError, OSError, ValueError) as error:
         cause = getattr(error, "cause", None) or error
-        raise UserError(f"{pictures}: {reason(cause)}") from error
+        raise UserError(f"{images}: {reason(cause)}") from error
     errors = pyarrow.dataset.dataset(_path(output), filesystem=_filesystem(output)).scanner(columns=["error"])
     failed = sum(len(batch) - batch["error"].null_count for batch in errors.to_batches())
     return Outcome(errors.count_rows(), failed)

@@ -14,7 +14,7 @@ class Bleu(CaptionMetric):
     """BLEU-1 to BLEU-4: the geometric mean of n-gram precisions up to that order, times a penalty for brevity.
 
     Of each caption, an n-gram counts as often as it occurs in the reference where it occurs most. Matches, n-grams and
-    lengths are summed over pictures before anything is divided; the length that a caption should have is that of the
+    lengths are summed over images before anything is divided; the length that a caption should have is that of the
     reference nearest in length.
 
     Range: 0 to 1. Direction: higher is better. Of captions shorter than n words, BLEU-n is near 0, however right they

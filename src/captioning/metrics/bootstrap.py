@@ -1,4 +1,4 @@
-"""How sure a number is: what it would have been on other pictures of the same kind.
+"""How sure a number is: what it would have been on other images of the same kind.
 
 Source: the bootstrap (Efron 1979), for metrics of text as in Koehn 2004; its p values as in Davison & Hinkley 1997.
 """
@@ -14,16 +14,16 @@ RESAMPLES = 2000
 ALPHA = 0.05  # intervals hold 95 %
 
 
-def draws(pictures: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[FloatArray]:
-    """How often each picture is drawn, (some resamples, pictures), some megabytes at a time.
+def draws(images: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[FloatArray]:
+    """How often each image is drawn, (some resamples, images), some megabytes at a time.
 
-    A function of the arguments alone: models judged on the same pictures are resampled alike, which pairs them.
+    A function of the arguments alone: models judged on the same images are resampled alike, which pairs them.
     """
     generator = np.random.default_rng(seed)
     while resamples > 0:
-        count = min(resamples, max(1, 2**20 // pictures))
-        drawn = generator.integers(pictures, size=(count, pictures)) + pictures * np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=count * pictures).reshape(count, pictures).astype(np.float64)
+        count = min(resamples, max(1, 2**20 // images))
+        drawn = generator.integers(images, size=(count, images)) + images * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
         resamples -= count
 
 
@@ -38,8 +38,8 @@ def paired_p_values(differences: FloatArray, differing: npt.NDArray[np.int64]) -
 
     Args:
         differences: resampled.
-        differing: in how many pictures each number differs at all, (numbers,). No p is below that of a sign test in
-            which all of them differ the same way: chance does that with four pictures one time in eight, which
+        differing: in how many images each number differs at all, (numbers,). No p is below that of a sign test in
+            which all of them differ the same way: chance does that with four images one time in eight, which
             resampling what was seen can't know.
     """
     tails = 1 + np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))

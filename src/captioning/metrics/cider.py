@@ -13,13 +13,13 @@ SIGMA = 6.0
 
 
 class CiderD(RatioOfSums):
-    """CIDEr-D: the mean over pictures and references of the similarity of tf-idf weighted n-grams, 1 to 4 words long.
+    """CIDEr-D: the mean over images and references of the similarity of tf-idf weighted n-grams, 1 to 4 words long.
 
-    An n-gram weighs more the fewer pictures of the corpus have it in their references. A caption that repeats an n-gram
+    An n-gram weighs more the fewer images of the corpus have it in their references. A caption that repeats an n-gram
     more often than the reference gains nothing, and one of another length is marked down.
 
     Range: 0 to 10. Direction: higher is better. The weights come from the corpus itself: numbers over different
-    pictures don't compare, below a hundred pictures or so they are noise, and of one picture the number is 0 whatever
+    images don't compare, below a hundred images or so they are noise, and of one image the number is 0 whatever
     the caption. Source: Vedantam et al. 2015, CIDEr-D of COCO's caption evaluation (pycocoevalcap), to which it is
     equal on the same words; COCO's own words come from the Penn Treebank tokenizer and differ in details.
     """
@@ -45,12 +45,12 @@ class _Vector(NamedTuple):
 
 
 def _inverse_document_frequency(corpus: Corpus) -> dict[NGram, float]:
-    """The logarithm of how many pictures there are to one that has an n-gram in its references."""
-    pictures: Counter[NGram] = Counter()
+    """The logarithm of how many images there are to one that has an n-gram in its references."""
+    images: Counter[NGram] = Counter()
     for references in corpus.references:
-        pictures.update(set().union(*map(ngram_counts, references)))
-    # An n-gram that no picture has weighs like one of one picture: neither is kept, which saves most of the memory.
-    return {ngram: log(len(corpus)) - log(count) for ngram, count in pictures.items() if count > 1}
+        images.update(set().union(*map(ngram_counts, references)))
+    # An n-gram that no image has weighs like one of one image: neither is kept, which saves most of the memory.
+    return {ngram: log(len(corpus)) - log(count) for ngram, count in images.items() if count > 1}
 
 
 def _vector(words: Words, idf: Mapping[NGram, float], unseen: float) -> _Vector:

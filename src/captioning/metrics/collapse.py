@@ -12,7 +12,7 @@ from captioning.metrics.metric import RatioOfSums
 class UniqueCaptions(RatioOfSums):
     """Number of different captions over the number of captions.
 
-    A caption that k pictures share counts 1/k for each of them, which gives each picture a part in the number.
+    A caption that k images share counts 1/k for each of them, which gives each image a part in the number.
 
     Range: above 0 (one caption for everything) to 1 (no two alike). Direction: higher is better, up to the references'
     own variety. Source: distinct-n of Li et al. 2016, with the whole caption as the n-gram.
@@ -27,7 +27,7 @@ class UniqueCaptions(RatioOfSums):
 
 
 class TopCaption(RatioOfSums):
-    """Share of the pictures that are given the most frequent caption.
+    """Share of the images that are given the most frequent caption.
 
     Range: above 0 to 1 (one caption for everything). Direction: lower is better. Source: this project.
     """
@@ -68,7 +68,7 @@ class Repetition(RatioOfSums):
 
 
 class LengthRatio(RatioOfSums):
-    """Words in the captions over words in their references, the mean length of a picture's references for each.
+    """Words in the captions over words in their references, the mean length of an image's references for each.
 
     Range: 0 upwards. Direction: neither; 1 is best. Source: the length ratio that BLEU's implementations report, with
     the mean reference in place of the nearest, so that too short captions can't hide behind short references. A
@@ -88,9 +88,9 @@ class LengthRatio(RatioOfSums):
 class VocabularyCoverage(RatioOfSums):
     """Share of the references' vocabulary that the captions use: different words of the references that occur in any.
 
-    A word that k pictures have in their references counts 1/k for each of them, above and below the line.
+    A word that k images have in their references counts 1/k for each of them, above and below the line.
 
-    Range: 0 to 1. Direction: higher is better; several references of a picture have more words than one caption can.
+    Range: 0 to 1. Direction: higher is better; several references of an image have more words than one caption can.
     Source: van Miltenburg et al. 2018 ("coverage"), with the evaluated references as the vocabulary.
     """
 
@@ -100,9 +100,9 @@ class VocabularyCoverage(RatioOfSums):
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         said = set().union(*corpus.predictions)
         vocabularies = [set().union(*references) for references in corpus.references]
-        pictures = Counter(word for vocabulary in vocabularies for word in vocabulary)
+        images = Counter(word for vocabulary in vocabularies for word in vocabulary)
         return [
-            (fsum(1 / pictures[word] for word in vocabulary & said), fsum(1 / pictures[word] for word in vocabulary))
+            (fsum(1 / images[word] for word in vocabulary & said), fsum(1 / images[word] for word in vocabulary))
             for vocabulary in vocabularies
         ]
 
@@ -110,7 +110,7 @@ class VocabularyCoverage(RatioOfSums):
 class CopiedCaptions(RatioOfSums):
     """Share of captions that are word for word a training caption.
 
-    Range: 0 to 1. Direction: lower is better where every picture deserves its own words; in a small language, such as
+    Range: 0 to 1. Direction: lower is better where every image deserves its own words; in a small language, such as
     that of drawn creatures, many copies are right. Source: the complement of the novel-caption share of Shetty et al.
     2017.
     """
@@ -135,7 +135,7 @@ def repetition(captions: Sequence[Words]) -> float:
 
 
 def top_caption(captions: Sequence[Words]) -> Words:
-    """The most frequent caption; of several the first in the alphabet, whatever the order of the pictures."""
+    """The most frequent caption; of several the first in the alphabet, whatever the order of the images."""
     times = Counter(captions)
     return min(times, key=lambda caption: (-times[caption], caption))
 

@@ -12,15 +12,15 @@ NGram = tuple[str, ...]
 
 
 class Corpus:
-    """A prediction and its references for each picture, as words.
+    """A prediction and its references for each image, as words.
 
     Args:
-        predictions: one generated caption a picture.
-        references: the true captions of each picture, one or more; their number may differ from picture to picture.
+        predictions: one generated caption an image.
+        references: the true captions of each image, one or more; their number may differ from image to image.
         training_captions: what the model was trained on, normalized, where that is known.
 
     Raises:
-        UserError: there is no picture, or one without a reference; no number is defined then.
+        UserError: there is no image, or one without a reference; no number is defined then.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Corpus:
         training_captions: Set[str] | None = None,
     ) -> None:
         if len(predictions) != len(references):
-            raise UserError(f"{len(predictions)} predictions, but references for {len(references)} pictures")
+            raise UserError(f"{len(predictions)} predictions, but references for {len(references)} images")
         if not predictions:
             raise UserError("there are no captions to judge")
         if lacking := next((number for number, truths in enumerate(references, start=1) if not truths), None):
-            raise UserError(f"picture {lacking} has no reference to judge its caption by")
+            raise UserError(f"image {lacking} has no reference to judge its caption by")
         self.predictions = [words(prediction) for prediction in predictions]
         self.references = [[words(reference) for reference in truths] for truths in references]
         self.training_captions = training_captions
@@ -44,7 +44,7 @@ class Corpus:
         return len(self.predictions)
 
     def __iter__(self) -> Iterator[tuple[Words, list[Words]]]:
-        """Each picture's prediction and references."""
+        """Each image's prediction and references."""
         return zip(self.predictions, self.references, strict=True)
 
 

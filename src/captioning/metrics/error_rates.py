@@ -11,7 +11,7 @@ from captioning.metrics.metric import RatioOfSums
 class WordErrorRate(RatioOfSums):
     """Word error rate: word substitutions, deletions and insertions over the words of the reference.
 
-    Errors and words are summed over pictures before they are divided. Of several references of a picture the nearest
+    Errors and words are summed over images before they are divided. Of several references of an image the nearest
     one counts: the one with the lowest rate for that caption. A reference without a word counts as one word long.
 
     Range: 0 (every caption equals a reference) upwards; 1 for a model that says nothing, more where captions are longer

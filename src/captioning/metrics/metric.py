@@ -1,4 +1,4 @@
-"""What a caption metric is: numbers that are functions of sums over pictures."""
+"""What a caption metric is: numbers that are functions of sums over images."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,9 +12,9 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class CaptionMetric(ABC):
-    """Numbers of a corpus of captions that are functions of sums over its pictures.
+    """Numbers of a corpus of captions that are functions of sums over its images.
 
-    That form gives each picture a number of its own (the function of its own statistics), and lets an interval be found
+    That form gives each image a number of its own (the function of its own statistics), and lets an interval be found
     by adding up statistics again, without looking at a caption twice. Statistics may depend on the whole corpus, as the
     n-gram weights of CIDEr-D do; so captions are gathered before they are judged.
     """
@@ -24,7 +24,7 @@ class CaptionMetric(ABC):
 
     @abstractmethod
     def statistics(self, corpus: Corpus) -> FloatArray:
-        """What is summed, (pictures, k)."""
+        """What is summed, (images, k)."""
 
     @abstractmethod
     def values(self, sums: FloatArray) -> FloatArray:
@@ -32,11 +32,11 @@ class CaptionMetric(ABC):
 
 
 class RatioOfSums(CaptionMetric):
-    """A sum over pictures divided by another; 0 where that one is 0."""
+    """A sum over images divided by another; 0 where that one is 0."""
 
     @abstractmethod
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        """Each picture's part of the numerator and of the denominator."""
+        """Each image's part of the numerator and of the denominator."""
 
     def statistics(self, corpus: Corpus) -> FloatArray:
         return np.array(self.fractions(corpus), dtype=np.float64)

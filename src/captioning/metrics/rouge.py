@@ -9,7 +9,7 @@ BETA = 1.2
 
 
 class RougeL(RatioOfSums):
-    """ROUGE-L: the mean over pictures of an F-score of the longest common subsequence of words.
+    """ROUGE-L: the mean over images of an F-score of the longest common subsequence of words.
 
     Precision is the subsequence's share of the caption, recall its share of the reference; of each the best over the
     references counts, and recall weighs more (beta = 1.2). An empty caption counts as one empty word.

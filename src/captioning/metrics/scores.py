@@ -1,4 +1,4 @@
-"""All metrics of a set of captions together: their numbers, those of each picture, and how sure they are."""
+"""All metrics of a set of captions together: their numbers, those of each image, and how sure they are."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def score(
     *,
     training_captions: Set[str] | None = None,
 ) -> Scores:
-    """Judge one generated caption a picture by its references; see the classes in ``METRICS`` for what is measured.
+    """Score one generated caption an image by its references; see the classes in ``METRICS`` for what is measured.
 
     Args:
-        predictions: a caption for each picture.
-        references: the true captions of each picture, one or more.
+        predictions: a caption for each image.
+        references: the true captions of each image, one or more.
         training_captions: what the model learned from, each as ``normalize`` leaves it; without them
             ``copied_captions`` is left out.
 
     Raises:
-        UserError: no pictures, or a picture without a reference.
+        UserError: no images, or an image without a reference.
     """
     corpus = Corpus(predictions, references, training_captions=training_captions)
     metrics = tuple(m for m in METRICS if training_captions is not None or not isinstance(m, CopiedCaptions))
@@ -67,7 +67,7 @@ def score(
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a set of captions, each with its statistics, (pictures, k), in the order of the pictures."""
+    """The metrics of a set of captions, each with its statistics, (images, k), in the order of the images."""
 
     metrics: tuple[CaptionMetric, ...]
     statistics: tuple[FloatArray, ...]
@@ -81,24 +81,24 @@ class Scores:
         return [name for metric in self.metrics for name in metric.names]
 
     def values(self) -> dict[str, float]:
-        """Each number over all pictures; the same to the last digit whatever the order of the pictures."""
+        """Each number over all images; the same to the last digit whatever the order of the images."""
         exact = [np.array([fsum(column) for column in table.T]) for table in self.statistics]
         return dict(zip(self.names, self._values(exact).tolist(), strict=True))
 
-    def of_pictures(self, name: str) -> FloatArray:
-        """Each picture's own number, (pictures,); what it depends on beside the picture is that of the whole corpus."""
+    def of_images(self, name: str) -> FloatArray:
+        """Each image's own number, (images,); what it depends on beside the image is that of the whole corpus."""
         return self._values(self.statistics)[:, self.names.index(name)]
 
     def worst_first(self) -> list[int]:
-        """Indices of the pictures from the highest word error rate to the lowest, by CIDEr-D where it is the same."""
-        order: list[int] = np.lexsort((self.of_pictures("cider"), -self.of_pictures("wer"))).tolist()
+        """Indices of the images from the highest word error rate to the lowest, by CIDEr-D where it is the same."""
+        order: list[int] = np.lexsort((self.of_images("cider"), -self.of_images("wer"))).tolist()
         return order
 
     def resampled(self, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-        """Each number over as many pictures drawn with replacement, (resamples, names).
+        """Each number over as many images drawn with replacement, (resamples, names).
 
-        What one picture gets is kept: the n-gram weights of CIDEr-D and how many pictures share a caption or a word are
-        those of all pictures.
+        What one image gets is kept: the n-gram weights of CIDEr-D and how many images share a caption or a word are
+        those of all images.
         """
         table = np.concatenate(self.statistics, axis=1)
         sums = np.concatenate([times @ table for times in draws(len(self), resamples=resamples, seed=seed)])
@@ -106,7 +106,7 @@ class Scores:
         return self._values(np.split(sums, edges, axis=1))
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % bootstrap interval of each number; empty for a single picture, of which nothing follows."""
+        """The 95 % bootstrap interval of each number; empty for a single image, of which nothing follows."""
         if len(self) < 2:
             return {}
         return dict(zip(self.names, percentile_intervals(self.resampled()), strict=True))

@@ -1,4 +1,4 @@
-"""What a frozen vision tower makes of pictures: computed once, and kept on the disk."""
+"""What a frozen vision tower makes of images: computed once, and kept on the disk."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ _log = logging.getLogger(__name__)
 
 
 class FeatureFile:
-    """Features of the pictures of a split, by their numbers, in a file without a name: it is gone with the process.
+    """Features of the images of a split, by their numbers, in a file without a name: it is gone with the process.
 
     Where the disk has no room for all of them none are kept, and it is said.
 
     Args:
         folder: on the disk that is meant.
-        count: of pictures.
+        count: of images.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # open as long as this object is there
         self._is_kept = np.zeros(count, dtype=bool)
-        self._like: Tensor | None = None  # the features of a picture, without their values
+        self._like: Tensor | None = None  # the features of an image, without their values
         self._has_room = True
 
-    def of(self, pictures: Sequence[int], pixel_values: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
+    def of(self, images: Sequence[int], pixel_values: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
         """The features of a batch, (batch, positions, width).
 
-        Each picture goes through the tower by itself: among others its last digits could depend on which of them are
+        Each image goes through the tower by itself: among others its last digits could depend on which of them are
         known already, and a run that is resumed wouldn't be what it would have been.
 
         Args:
-            pictures: their numbers.
+            images: their numbers.
             pixel_values: (batch, 3, height, width).
-            tower: makes (pictures, positions, width) of pixel values.
+            tower: makes (images, positions, width) of pixel values.
         """
         features = []
-        for number, picture in zip(pictures, pixel_values, strict=True):
+        for number, image in zip(images, pixel_values, strict=True):
             if self._is_kept[number]:
-                features.append(self._read(number).to(picture.device))
+                features.append(self._read(number).to(image.device))
             else:
-                features.append(tower(picture[None])[0])
+                features.append(tower(image[None])[0])
                 self._keep(number, features[-1])
         return torch.stack(features)
 
@@ -68,9 +68,7 @@ class FeatureFile:
             self._like = torch.empty_like(features, device="meta")
             size, free = features.nbytes * len(self._is_kept), shutil.disk_usage(self._folder).free
             if size > free:
-                self._give_up(
-                    f"{len(self._is_kept):,} pictures take {decimal(size)} there, and {decimal(free)} are left"
-                )
+                self._give_up(f"{len(self._is_kept):,} images take {decimal(size)} there, and {decimal(free)} are left")
         if not self._has_room:
             return
         content = features.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
@@ -84,6 +82,6 @@ class FeatureFile:
     def _give_up(self, why: str) -> None:
         self._has_room = False
         _log.warning(
-            f"what the frozen vision tower makes of pictures can't be kept in {self._folder} ({why}), so it is "
+            f"what the frozen vision tower makes of images can't be kept in {self._folder} ({why}), so it is "
             "computed at each visit"
         )

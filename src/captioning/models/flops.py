@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from captioning.models.git import GitForCausalLM
 
 
-def training_flops(model: GitForCausalLM, *, pictures: int, tokens: int) -> int:
+def training_flops(model: GitForCausalLM, *, images: int, tokens: int) -> int:
     """Of a forward and a backward pass: two for each multiplication with a weight or between queries, keys and values.
 
     These are the model FLOPs of MFU (Chowdhery et al. 2022, PaLM, appendix B): what the loss takes, and nothing for
@@ -19,8 +19,8 @@ def training_flops(model: GitForCausalLM, *, pictures: int, tokens: int) -> int:
 
     Args:
         model: the network, with ``requires_grad`` as it is trained.
-        pictures: in the batch.
-        tokens: of a picture's text, padded.
+        images: in the batch.
+        tokens: of an image's text, padded.
     """
     text, vision = model.config, model.config.vision_config
     width, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
@@ -51,4 +51,4 @@ def training_flops(model: GitForCausalLM, *, pictures: int, tokens: int) -> int:
         below = below or trained
         if below:
             total += 2 * (1 + inputs + weights) * multiplications
-    return pictures * total
+    return images * total

@@ -1,4 +1,4 @@
-"""Captions for pictures."""
+"""Captions for images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captioning.errors import UserError
-from captioning.models.git import CaptionCache
+from captioning.models.git import KVCache
 
 if TYPE_CHECKING:
     from captioning.models.git import GitForCausalLM
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How captions are chosen from what the model makes of a picture.
+    """How captions are chosen from what the model makes of an image.
 
     Args:
         max_new_tokens: longest caption, in tokens with the end-of-sentence token.
@@ -82,46 +82,46 @@ class Decoding:
 
 @torch.inference_mode()
 def generate_captions(
-    model: GitForCausalLM, tokenizer: Any, pictures: CaptionCache, decoding: Decoding, *, in_step: bool = False
+    model: GitForCausalLM, tokenizer: Any, images: KVCache, decoding: Decoding, *, synced_gpus: bool = False
 ) -> list[str]:
-    """One caption for each picture, in order.
+    """One caption for each image, in order.
 
     Args:
         model: the network, in eval mode.
         tokenizer: of the processor that the model was trained with.
-        pictures: their keys and values, from :func:`read_pictures` or ``caption_loss``; used up by this.
+        images: their keys and values, from :func:`prefill` or ``caption_loss``; used up by this.
         decoding: how captions are chosen.
-        in_step: go on until other processes, too, have all their captions: they need this one's part of the weights.
+        synced_gpus: continue until all processes have their captions: they need this one's part of the weights.
     """
-    return texts(tokenizer, generate_tokens(model, pictures, decoding, in_step=in_step))
+    return texts(tokenizer, generate_tokens(model, images, decoding, synced_gpus=synced_gpus))
 
 
 def generate_tokens(
     model: GitForCausalLM,
-    pictures: CaptionCache,
+    images: KVCache,
     decoding: Decoding,
     *,
     prompt: Sequence[int] = (),
     num_captions: int = 1,
-    in_step: bool = False,
+    synced_gpus: bool = False,
 ) -> Tensor:
-    """Captions as tokens, (pictures · num_captions, start and length), those of a picture together.
+    """Captions as tokens, (images · num_captions, start and length), those of an image together.
 
     Args:
         model: as for :func:`generate_captions`, like the other arguments.
-        pictures: used up by this.
+        images: used up by this.
         decoding: how captions are chosen; beams, if it has any, must be as many as ``num_captions`` or more.
         prompt: tokens that every caption begins with, and that are no part of its length.
-        num_captions: of each picture.
-        in_step: with other processes.
+        num_captions: of each image.
+        synced_gpus: with other processes.
     """
     start = torch.tensor([[model.generation_config.bos_token_id, *prompt]], device=model.device)
-    start = start.expand(pictures.batch_size, -1)
+    start = start.expand(images.batch_size, -1)
     token_ids: Tensor = model.generate(
         input_ids=start,
         attention_mask=torch.ones_like(start),
-        past_key_values=pictures,
-        synced_gpus=in_step,
+        past_key_values=images,
+        synced_gpus=synced_gpus,
         **{**decoding.arguments(), "num_return_sequences": num_captions},
     )
     return token_ids
@@ -134,18 +134,18 @@ def texts(tokenizer: Any, token_ids: Tensor) -> list[str]:
 
 
 @torch.inference_mode()
-def mean_log_probabilities(model: GitForCausalLM, pictures: CaptionCache, token_ids: Tensor, *, given: int) -> Tensor:
-    """How likely captions are, given their pictures: the mean over a caption's tokens, in nats, float32 (captions,).
+def mean_log_probabilities(model: GitForCausalLM, images: KVCache, token_ids: Tensor, *, given: int) -> Tensor:
+    """How likely captions are, given their images: the mean over a caption's tokens, in nats, float32 (captions,).
 
     Whatever they were chosen by: the model's own probabilities, without penalties, temperature or cuts.
 
     Args:
         model: the network, in eval mode.
-        pictures: their keys and values; used up by this.
+        images: their keys and values; used up by this.
         token_ids: from :func:`generate_tokens`, (captions, length).
         given: how many of a caption's first tokens weren't generated.
     """
-    logits = model.output(model.read_on(token_ids[:, :-1], pictures)[:, given - 1 :]).float()
+    logits = model.output(model.decode_step(token_ids[:, :-1], images)[:, given - 1 :]).float()
     made = token_ids[:, given:]
     of_tokens = logits.log_softmax(-1).gather(-1, made[..., None])[..., 0]
     end = model.generation_config.eos_token_id
@@ -156,8 +156,8 @@ def mean_log_probabilities(model: GitForCausalLM, pictures: CaptionCache, token_
 
 
 @torch.inference_mode()
-def read_pictures(model: GitForCausalLM, pixel_values: Tensor) -> CaptionCache:
-    """The keys and values of pictures, (batch, 3, height, width), in every layer of the decoder."""
-    cache = CaptionCache()
-    cache.pictures = model.encode(model.see(pixel_values)).pictures
+def prefill(model: GitForCausalLM, pixel_values: Tensor) -> KVCache:
+    """The keys and values of images, (batch, 3, height, width), in every layer of the decoder."""
+    cache = KVCache()
+    cache.images = model.encode(model.encode_image(pixel_values)).images
     return cache

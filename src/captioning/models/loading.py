@@ -66,7 +66,7 @@ def load_model(checkpoint: str) -> GitForCausalLM:
 
 
 def init_model(architecture: Mapping[str, Any], *, processor: transformers.ProcessorMixin) -> GitForCausalLM:
-    """A GIT with random weights that fits ``processor``: its vocabulary, special tokens and picture size.
+    """A GIT with random weights that fits ``processor``: its vocabulary, special tokens and image size.
 
     Args:
         architecture: settings of ``transformers.GitConfig`` (git-base's by default), with ``vision_config`` within.
@@ -113,7 +113,7 @@ def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
     """
     # Its older name is the only one until transformers 5.22, and deprecated after.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the pictures have none
+    enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the images have none
     # transformers prepares for it nonetheless, with gradients for the embedded text, to which GIT adds its positions in
     # place: where the embeddings are frozen, autograd refuses that.
     model.disable_input_require_grads()
@@ -149,7 +149,7 @@ def _require_git(config: Any, checkpoint: str) -> None:
             "microsoft/git-base or a folder that a run left in its model/"
         )
     if config.num_image_with_embedding is not None:
-        raise UserError(f"model.checkpoint={checkpoint} is a GIT for video; captioning pictures needs one for images")
+        raise UserError(f"model.checkpoint={checkpoint} is a GIT for video; captioning images needs one for images")
 
 
 def _require_known(settings: Mapping[str, Any], config_class: type, where: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from captioning.models.git import CaptionCache, GitForCausalLM
+    from captioning.models.git import GitForCausalLM, KVCache
 
 IGNORE_INDEX = -100
 
@@ -31,16 +31,16 @@ def caption_loss(
     labels: Tensor,
     position_ids: Tensor | None = None,
     caption_index: Tensor | None = None,
-    pictures: CaptionCache | None = None,
+    images: KVCache | None = None,
     features: Tensor | None = None,
 ) -> CaptionLoss:
-    """Next-token cross-entropy of captions given their pictures, teacher-forced.
+    """Next-token cross-entropy of captions given their images, teacher-forced.
 
     Equal to ``model(..., labels=labels).loss`` times the number of tokens, without logits at the positions of the
-    picture, which are most of them and which no loss reads.
+    image, which are most of them and which no loss reads.
 
-    With ``position_ids`` and ``caption_index`` a sequence holds several captions of its picture, which is encoded once
-    for all of them. Loss and gradients are then the sums of what each caption has by itself: GIT's picture sees no
+    With ``position_ids`` and ``caption_index`` a sequence holds several captions of its image, which is encoded once
+    for all of them. Loss and gradients are then the sums of what each caption has by itself: GIT's image sees no
     text, and so it is the same for every caption.
 
     Args:
@@ -52,20 +52,20 @@ def caption_loss(
             includes the first token of each.
         position_ids: (batch, text length), from 0 in each packed caption.
         caption_index: (batch, text length), the number of the caption that a token is of, -1 on padding.
-        pictures: an empty cache, to be filled with the pictures' keys and values, from which ``generate_captions`` goes
-            on: a picture needn't be read again for its caption.
-        features: what ``model.see(pixel_values)`` is, where it is known already.
+        images: an empty cache, to be filled with the images' keys and values, from which ``generate_captions`` goes
+            on: an image needn't be read again for its caption.
+        features: what ``model.encode_image(pixel_values)`` is, where it is known already.
 
     Raises:
         ValueError: only one of ``position_ids`` and ``caption_index`` is given.
     """
     if (position_ids is None) != (caption_index is None):
         raise ValueError("packed captions need both position_ids and caption_index")
-    seen = seen_by_text(attention_mask, caption_index)
+    seen = caption_attention_mask(attention_mask, caption_index)
     embedded = model.git.embeddings(input_ids, position_ids=position_ids)
-    text, kept = model.encode(model.see(pixel_values) if features is None else features, embedded, seen)
-    if pictures is not None:
-        pictures.pictures = kept
+    text, kept = model.encode(model.encode_image(pixel_values) if features is None else features, embedded, seen)
+    if images is not None:
+        images.images = kept
     text = text[:, :-1]  # the last position has no next token
     logits = model.output(text).float()
     targets = labels[:, 1:]
@@ -76,7 +76,7 @@ def caption_loss(
     return CaptionLoss(loss, correct.sum(), counted.sum())
 
 
-def seen_by_text(attention_mask: Tensor, caption_index: Tensor | None = None) -> Tensor:
+def caption_attention_mask(attention_mask: Tensor, caption_index: Tensor | None = None) -> Tensor:
     """Which tokens a token sees: those of its own caption, up to itself.
 
     Args:

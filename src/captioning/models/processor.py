@@ -68,14 +68,14 @@ def checkpoint_folder(checkpoint: str, patterns: Iterable[str]) -> Path:
 
 
 def make_image_processor(image_size: int) -> transformers.CLIPImageProcessorPil:
-    """The image processor for a model from scratch: as GIT's own is, for pictures of ``image_size`` pixels."""
+    """The image processor for a model from scratch: as GIT's own is, for images of ``image_size`` pixels."""
     return transformers.CLIPImageProcessorPil(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     )
 
 
-def fit_pictures(image_processor: Any, fit: str | None) -> None:
-    """Set what the processor does with pictures that aren't square, here and wherever it is saved.
+def fit_images(image_processor: Any, fit: str | None) -> None:
+    """Set what the processor does with images that aren't square, here and wherever it is saved.
 
     Args:
         image_processor: with a ``crop_size``; changed in place.
@@ -88,7 +88,7 @@ def fit_pictures(image_processor: Any, fit: str | None) -> None:
     if fit is None:
         return
     if fit not in FITS:
-        raise UserError(f"data.fit={fit}: no such way to fit a picture{nearest(fit, list(FITS))}")
+        raise UserError(f"data.fit={fit}: no such way to fit an image{nearest(fit, list(FITS))}")
     crop = image_processor.crop_size
     sizes = {
         "crop": {"shortest_edge": max(crop["height"], crop["width"])},
@@ -102,7 +102,7 @@ def fit_pictures(image_processor: Any, fit: str | None) -> None:
 def make_processor(
     captions: Iterable[str], *, image_size: int, max_caption_tokens: int, vocab_size: int = 30522
 ) -> transformers.GitProcessor:
-    """A processor for a model from scratch: WordPiece learned from ``captions``, pictures of ``image_size`` pixels.
+    """A processor for a model from scratch: WordPiece learned from ``captions``, images of ``image_size`` pixels.
 
     The tokenizer is an uncased BERT one, as GIT's own is, so that everything downstream is the same for both.
     """

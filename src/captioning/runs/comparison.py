@@ -1,4 +1,4 @@
-"""Do runs differ? Their numbers on the pictures that all of them were tested on, from their folders alone."""
+"""Do runs differ? Their numbers on the images that all of them were tested on, from their folders alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captioning.metrics import HIGHER_IS_BETTER, Scores, normalize, score
 from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, percentile_intervals
 from captioning.metrics.error_rates import nearest_first
 from captioning.metrics.metric import FloatArray
-from captioning.metrics.metric_info import FEW_PICTURES
+from captioning.metrics.metric_info import FEW_IMAGES
 from captioning.runs.finished_run import FinishedRun, read_run
 
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can say them
@@ -32,7 +32,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Number:
-    """A metric over the common pictures, with its 95 % bootstrap interval; None for a single picture."""
+    """A metric over the common images, with its 95 % bootstrap interval; None for a single image."""
 
     value: float
     ci95: Interval | None
@@ -43,12 +43,12 @@ class Difference(Number):
     """A metric of a run less that of the first run, with the p value of the paired bootstrap and a verdict."""
 
     p: float | None
-    verdict: str  # better, worse, differs (neither way is better), no difference found, same captions, too few pictures
+    verdict: str  # better, worse, differs (neither way is better), no difference found, same captions, too few images
 
 
 @dataclass(frozen=True)
 class Change:
-    """A picture whose caption became better or worse from the first run to another."""
+    """An image whose caption became better or worse from the first run to another."""
 
     id: str
     reference: str  # of several the one nearest to the better of the two captions
@@ -62,9 +62,9 @@ class JudgedRun:
 
     name: str
     folder: str
-    left_out: int  # test pictures that not all runs have
+    left_out: int  # test images that not all runs have
     numbers: dict[str, Number]
-    teacher_forced: dict[str, float]  # as metrics.json has them; empty where the runs were tested on different pictures
+    teacher_forced: dict[str, float]  # as metrics.json has them; empty where the runs were tested on different images
     changed_captions: int  # those with other words
     differences: dict[str, Difference]
     improved: list[Change]  # most first
@@ -75,7 +75,7 @@ class JudgedRun:
 class Comparison:
     """Two or more runs beside each other, the first being what the others are compared with."""
 
-    pictures: int
+    images: int
     resamples: int
     metric: str  # what `improved` and `worsened` are by
     warnings: list[str]
@@ -93,19 +93,19 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
         captions: how many of the most improved, and of the most worsened ones.
 
     Raises:
-        UserError: fewer than two runs, a run twice, one that can't be read, no common picture, or no such metric.
+        UserError: fewer than two runs, a run twice, one that can't be read, no common image, or no such metric.
     """
     _check(folders, metric)
     runs = [read_run(folder) for folder in folders]
-    ids = [picture for picture in runs[0].predictions if all(picture in run.predictions for run in runs)]
+    ids = [image for image in runs[0].predictions if all(image in run.predictions for run in runs)]
     if not ids:
         raise UserError(
-            f"{folders[0]}: none of its test pictures is in every other run; compare runs of the same data and split"
+            f"{folders[0]}: none of its test images is in every other run; compare runs of the same data and split"
         )
-    references = [runs[0].predictions[picture]["references"] for picture in ids]
+    references = [runs[0].predictions[image]["references"] for image in ids]
     tested = [_test(run, name, ids, references) for run, name in zip(runs, _short_names(folders), strict=True)]
     return Comparison(
-        pictures=len(ids),
+        images=len(ids),
         resamples=RESAMPLES,
         metric=metric,
         warnings=_warnings(tested, ids),
@@ -117,7 +117,7 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
 
 @dataclass(frozen=True)
 class _Tested:
-    """A run's captions of the common pictures with their scores, as they are and resampled, (resamples, names)."""
+    """A run's captions of the common images with their scores, as they are and resampled, (resamples, names)."""
 
     run: FinishedRun
     name: str
@@ -145,7 +145,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _test(run: FinishedRun, name: str, ids: Sequence[str], references: Sequence[Sequence[str]]) -> _Tested:
-    captions = [run.predictions[picture]["prediction"] for picture in ids]
+    captions = [run.predictions[image]["prediction"] for image in ids]
     scores = score(captions, references)
     return _Tested(run, name, captions, scores, scores.resampled())  # with the same draws for all: paired
 
@@ -161,14 +161,14 @@ def _judge(
     first = tested[0]
     changed = sum(normalize(a) != normalize(b) for a, b in zip(first.captions, own.captions, strict=True))
     intervals = own.scores.intervals()
-    same_pictures = all(len(each.run.predictions) == len(ids) for each in tested)
+    same_images = all(len(each.run.predictions) == len(ids) for each in tested)
     improved, worsened = _most_changed(first, own, ids, references, metric, count)
     return JudgedRun(
         name=own.name,
         folder=str(own.run.folder),
         left_out=len(own.run.predictions) - len(ids),
         numbers={name: Number(value, intervals.get(name)) for name, value in own.scores.values().items()},
-        teacher_forced=_teacher_forced(own.run) if same_pictures else {},
+        teacher_forced=_teacher_forced(own.run) if same_images else {},
         changed_captions=changed,
         differences={} if own is first else _differences(first, own, changed),
         improved=improved,
@@ -178,10 +178,10 @@ def _judge(
 
 def _differences(first: _Tested, other: _Tested, changed: int) -> dict[str, Difference]:
     draws = np.round(other.draws - first.draws, 12)  # what is equal but for the last digit is equal
-    differing = np.minimum(changed, _pictures_that_differ(first.scores, other.scores))
+    differing = np.minimum(changed, _images_that_differ(first.scores, other.scores))
     before, after = first.scores.values(), other.scores.values()
     if len(first.captions) < 2:
-        return {name: Difference(after[name] - before[name], None, None, "too few pictures") for name in before}
+        return {name: Difference(after[name] - before[name], None, None, "too few images") for name in before}
     columns = zip(before, percentile_intervals(draws), paired_p_values(draws, differing).tolist(), strict=True)
     differences = {}
     for name, interval, p in columns:
@@ -191,8 +191,8 @@ def _differences(first: _Tested, other: _Tested, changed: int) -> dict[str, Diff
     return differences
 
 
-def _pictures_that_differ(one: Scores, other: Scores) -> npt.NDArray[np.int64]:
-    """In how many pictures each number differs, (names,)."""
+def _images_that_differ(one: Scores, other: Scores) -> npt.NDArray[np.int64]:
+    """In how many images each number differs, (names,)."""
     counts = [
         np.repeat((abs(a - b) > 1e-12).any(axis=1).sum(), len(metric.names))
         for metric, a, b in zip(one.metrics, one.statistics, other.statistics, strict=True)
@@ -212,7 +212,7 @@ def _most_changed(
     first: _Tested, other: _Tested, ids: Sequence[str], references: Sequence[Sequence[str]], metric: str, count: int
 ) -> tuple[list[Change], list[Change]]:
     """The ``count`` most improved and most worsened captions from one run to the other."""
-    before, after = first.scores.of_pictures(metric), other.scores.of_pictures(metric)
+    before, after = first.scores.of_images(metric), other.scores.of_images(metric)
     gains = np.round(after - before, 12) * (1 if HIGHER_IS_BETTER[metric] else -1)
 
     def change(i: int) -> Change:
@@ -232,16 +232,16 @@ def _teacher_forced(run: FinishedRun) -> dict[str, float]:
 
 def _warnings(tested: Sequence[_Tested], ids: Sequence[str]) -> list[str]:
     warnings = []
-    if len(ids) < FEW_PICTURES:
-        warnings.append(f"{len(ids)} pictures are few: below {FEW_PICTURES} CIDEr-D and intervals are noisy.")
+    if len(ids) < FEW_IMAGES:
+        warnings.append(f"{len(ids)} images are few: below {FEW_IMAGES} CIDEr-D and intervals are noisy.")
     runs = [each.run for each in tested]
     fingerprints = {(run.environment or {}).get("data_fingerprint") for run in runs} - {None}
     if len(fingerprints) > 1:
-        warnings.append("the runs had different data (data_fingerprint); an id may be of another picture in each.")
-    truths = [[sorted(run.predictions[picture]["references"]) for run in runs] for picture in ids]
-    if differing := sum(any(truth != of_picture[0] for truth in of_picture) for of_picture in truths):
+        warnings.append("the runs had different data (data_fingerprint); an id may be of another image in each.")
+    truths = [[sorted(run.predictions[image]["references"]) for run in runs] for image in ids]
+    if differing := sum(any(truth != of_image[0] for truth in of_image) for of_image in truths):
         warnings.append(
-            f"the references of {differing} of the pictures differ between runs; those of {tested[0].name} are used."
+            f"the references of {differing} of the images differ between runs; those of {tested[0].name} are used."
         )
     for file, lacking in (
         (".hydra/config.yaml", [each.name for each in tested if each.run.settings is None]),

@@ -35,7 +35,7 @@ def print_comparison(comparison: Comparison) -> None:
 def _head(comparison: Comparison) -> Iterator[str]:
     first, *others = comparison.runs
     left_out = ", ".join(f"{run.left_out} of run {run.name}" for run in comparison.runs)
-    yield f"Test pictures that all runs have: {comparison.pictures}. Left out: {left_out}."
+    yield f"Test images that all runs have: {comparison.images}. Left out: {left_out}."
     for run in others:
         yield f"Captions of run {run.name} in other words than run {first.name}'s: {run.changed_captions}."
     yield from (f"warning: {warning}" for warning in comparison.warnings)
@@ -78,8 +78,8 @@ def _interval(number: Number, space: str, sign: str = "") -> str:
 
 def _note(comparison: Comparison) -> str:
     return (
-        f"\n[…] are 95 % bootstrap intervals and p is two-sided, from {comparison.resamples:,} draws of pictures, the "
-        "same for every run. They cover the choice of test pictures, not the chance of another training: for that, "
+        f"\n[…] are 95 % bootstrap intervals and p is two-sided, from {comparison.resamples:,} draws of images, the "
+        "same for every run. They cover the choice of test images, not the chance of another training: for that, "
         "train several seeds. Where nothing differs, about one verdict in twenty still finds something by chance."
     )
 
@@ -120,14 +120,14 @@ def _captions(comparison: Comparison) -> Iterator[str | Table]:
 
 
 def _caption_grid(changes: list[Change], names: tuple[str, str], metric: str) -> Table:
-    """Four lines for each picture: which one and how much, its reference, and both captions."""
+    """Four lines for each image: which one and how much, its reference, and both captions."""
     grid = Table.grid(padding=(0, 2))
     for number, change in enumerate(changes):
         if number:
             grid.add_row()
         before, after = change.values
         for label, text in (
-            ("picture", f"{change.id} ({metric} {before:.3f} → {after:.3f})"),
+            ("image", f"{change.id} ({metric} {before:.3f} → {after:.3f})"),
             ("reference", change.reference),
             *zip(names, change.captions, strict=True),
         ):

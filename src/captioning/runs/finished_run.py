@@ -48,10 +48,10 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """The lines of ``predictions.jsonl`` by the id of their picture.
+    """The lines of ``predictions.jsonl`` by the id of their image.
 
     Raises:
-        UserError: the file is missing, or a line of it is damaged, without a reference, or of a picture that had one.
+        UserError: the file is missing, or a line of it is damaged, without a reference, or of an image that had one.
     """
     path = folder / "predictions.jsonl"
     if not path.is_file():
@@ -71,13 +71,13 @@ def _add(line: bytes, predictions: dict[str, Prediction]) -> str:
         return "damaged, not a whole JSON object"
     match entry:
         case {"id": str(), "references": [], "prediction": str()}:
-            return "the picture has no reference to judge its caption by"
-        case {"id": str(picture), "references": [*references], "prediction": str()}:
+            return "the image has no reference to judge its caption by"
+        case {"id": str(image), "references": [*references], "prediction": str()}:
             if not all(isinstance(reference, str) for reference in references):
                 return "a reference isn't text"
-            if picture in predictions:
-                return f"the picture {picture} is there twice"
-            predictions[picture] = entry
+            if image in predictions:
+                return f"the image {image} is there twice"
+            predictions[image] = entry
             return ""
     return 'not {"id": …, "references": […], "prediction": …}'
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from captioning.metrics.error_rates import nearest_first
-from captioning.metrics.metric_info import MEANINGS
+from captioning.metrics.metric_info import METRIC_INFO
 from captioning.terminal import plain, plain_console
 from captioning.training.evaluator import Evaluation, Prediction
 
@@ -30,7 +30,7 @@ def print_summary(
     console = plain_console()
     step = f", with the checkpoint of step {metrics['tested_step']}" if "tested_step" in metrics else ""
     console.print(
-        f"\n{len(evaluation.predictions):,} pictures of the {split} split{step}:",
+        f"\n{len(evaluation.predictions):,} images of the {split} split{step}:",
         _numbers(metrics),
         _captions("best", [evaluation.predictions[index] for index in worst_first[::-1][:captions_shown]]),
         _captions("worst", [evaluation.predictions[index] for index in worst_first[:captions_shown]]),
@@ -48,13 +48,13 @@ def _numbers(metrics: Mapping[str, Any]) -> Table:
     for name in NUMBERS:
         interval = metrics.get(f"test/{name}_ci95")
         between = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-        table.add_row(MEANINGS[name].label, f"{metrics[f'test/{name}']:.4f}", between)
+        table.add_row(METRIC_INFO[name].label, f"{metrics[f'test/{name}']:.4f}", between)
     return table
 
 
 def _captions(which: str, predictions: Sequence[Prediction]) -> Table:
     table = Table(show_lines=True)
-    for column in ("picture", f"generated ({which})", "nearest reference"):
+    for column in ("image", f"generated ({which})", "nearest reference"):
         table.add_column(column, overflow="fold")
     for prediction in predictions:
         nearest, *_ = nearest_first(prediction["prediction"], prediction["references"])

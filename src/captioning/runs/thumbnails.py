@@ -1,4 +1,4 @@
-"""Small copies of pictures in the run folder, for those who look at it without the data."""
+"""Small copies of images in the run folder, for those who look at it without the data."""
 
 import io
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ NAME = "thumbnails.parquet"
 LONGEST_SIDE = 128
 
 
-def add_thumbnails(folder: Path, split: str, pictures: Mapping[str, Image.Image]) -> None:
-    """Add pictures of a split, by id, to the run folder's thumbnails; one that is there already is replaced."""
+def add_thumbnails(folder: Path, split: str, images: Mapping[str, Image.Image]) -> None:
+    """Add images of a split, by id, to the run folder's thumbnails; one that is there already is replaced."""
     import pyarrow as pa  # here, because it takes a fifth of a second, and a mistake is answered before
     import pyarrow.parquet as pq
 
-    thumbnails = read_thumbnails(folder) | {(split, name): small_jpeg(picture) for name, picture in pictures.items()}
+    thumbnails = read_thumbnails(folder) | {(split, name): small_jpeg(image) for name, image in images.items()}
     schema = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
     splits, ids = zip(*thumbnails, strict=True) if thumbnails else ((), ())
     table = pa.table([splits, ids, list(thumbnails.values())], schema=schema)
@@ -36,9 +36,9 @@ def read_thumbnails(folder: Path) -> dict[tuple[str, str], bytes]:
     return dict(zip(keys, table["jpeg"].to_pylist(), strict=True))
 
 
-def small_jpeg(picture: Image.Image, *, side: int = LONGEST_SIDE, quality: int = 80) -> bytes:
-    """The picture with sides of at most ``side`` pixels, encoded."""
-    small = picture.copy()
+def small_jpeg(image: Image.Image, *, side: int = LONGEST_SIDE, quality: int = 80) -> bytes:
+    """The image with sides of at most ``side`` pixels, encoded."""
+    small = image.copy()
     small.thumbnail((side, side))
     encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=quality, optimize=True)

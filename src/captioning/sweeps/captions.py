@@ -1,4 +1,4 @@
-"""Captions of the best jobs of a sweep, of the same test pictures beside each other."""
+"""Captions of the best jobs of a sweep, of the same test images beside each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from captioning.sweeps.report import Job, Sweep
 if TYPE_CHECKING:
     from captioning.training.evaluator import Prediction
 
-BEST, PICTURES = 4, 8
+BEST, IMAGES = 4, 8
 
 
 class Said(NamedTuple):
@@ -32,25 +32,25 @@ class Said(NamedTuple):
     equal: bool
 
 
-class Pictured(NamedTuple):
-    """A test picture with its references and the caption of each job; ``image`` is a ``data:`` URI."""
+class Imaged(NamedTuple):
+    """A test image with its references and the caption of each job; ``thumbnail`` is a ``data:`` URI."""
 
     id: str
-    image: str | None
+    thumbnail: str | None
     references: list[str]
     captions: list[Said]
 
 
 class SideBySide(NamedTuple):
-    """The best jobs, a few test pictures with their captions, and what has to be said of both.
+    """The best jobs, a few test images with their captions, and what has to be said of both.
 
-    ``common`` counts the test pictures of all these jobs, ``differing`` those whose captions aren't all in the same
+    ``common`` counts the test images of all these jobs, ``differing`` those whose captions aren't all in the same
     words.
     """
 
     jobs: list[Job]
     verdicts: list[str]
-    pictures: list[Pictured]
+    images: list[Imaged]
     common: int
     differing: int
     notes: list[str]
@@ -63,20 +63,16 @@ def side_by_side(sweep: Sweep) -> SideBySide | None:
         return None
     jobs = [job for job in sweep.ranked if job.name in predictions]
     first, *others = (predictions[job.name] for job in jobs)
-    common = [picture for picture in first if all(picture in other for other in others)]
+    common = [image for image in first if all(image in other for other in others)]
     differing = [
-        picture
-        for picture in common
-        if len({normalize(predictions[job.name][picture]["prediction"]) for job in jobs}) > 1
+        image for image in common if len({normalize(predictions[job.name][image]["prediction"]) for job in jobs}) > 1
     ]
     pool = differing or common
-    chosen = [pool[place] for place in spread(range(len(pool)), PICTURES)]
-    images = _images(jobs, chosen)
-    pictures = [
-        _pictured(picture, images.get(picture), [predictions[job.name][picture] for job in jobs]) for picture in chosen
-    ]
+    chosen = [pool[place] for place in spread(range(len(pool)), IMAGES)]
+    thumbnails = _thumbnails(jobs, chosen)
+    images = [_imaged(image, thumbnails.get(image), [predictions[job.name][image] for job in jobs]) for image in chosen]
     verdicts, trouble = _verdicts(jobs, sweep.monitor)
-    return SideBySide(jobs, verdicts, pictures, len(common), len(differing), notes + trouble)
+    return SideBySide(jobs, verdicts, images, len(common), len(differing), notes + trouble)
 
 
 def _predictions(ranked: Sequence[Job]) -> tuple[dict[str, dict[str, Prediction]], list[str]]:
@@ -93,28 +89,28 @@ def _predictions(ranked: Sequence[Job]) -> tuple[dict[str, dict[str, Prediction]
     return found, notes
 
 
-def _pictured(picture: str, image: str | None, lines: Sequence[Prediction]) -> Pictured:
+def _imaged(image: str, thumbnail: str | None, lines: Sequence[Prediction]) -> Imaged:
     references = lines[0]["references"]
     said = []
     for line in lines:
         caption = line["prediction"]
         parts, _ = differences(caption, nearest_first(caption, references)[0])
         said.append(Said(parts, not caption.strip(), equals_a_reference(caption, references)))
-    return Pictured(picture, image, [clipped(reference) for reference in references], said)
+    return Imaged(image, thumbnail, [clipped(reference) for reference in references], said)
 
 
-def _images(jobs: Sequence[Job], ids: Sequence[str]) -> dict[str, str]:
-    """Small pictures from whichever job has them; a run folder keeps those that its own report shows."""
-    images: dict[str, str] = {}
+def _thumbnails(jobs: Sequence[Job], ids: Sequence[str]) -> dict[str, str]:
+    """Small images from whichever job has them; a run folder keeps those that its own report shows."""
+    thumbnails: dict[str, str] = {}
     for job in jobs:
-        lacking = [("test", name) for name in ids if name not in images]
+        lacking = [("test", name) for name in ids if name not in thumbnails]
         if not lacking:
             break
         try:
-            images |= {name: uri for (_, name), uri in data_uris(read_thumbnails(job.folder), lacking).items()}
-        except (ArrowInvalid, OSError):  # pictures are only beside the point
+            thumbnails |= {name: uri for (_, name), uri in data_uris(read_thumbnails(job.folder), lacking).items()}
+        except (ArrowInvalid, OSError):  # images are only beside the point
             continue
-    return images
+    return thumbnails
 
 
 def _verdicts(jobs: Sequence[Job], monitor: str) -> tuple[list[str], list[str]]:

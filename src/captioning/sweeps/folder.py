@@ -87,13 +87,13 @@ class SweepFolder:
         self._state = path / ".sweep"
         self._lock = FileLock(self._state / "lock")
 
-    def begin(self, *, command: Sequence[str], environment: Mapping[str, str], is_lifeline: bool) -> None:
+    def begin(self, *, command: Sequence[str], environment: Mapping[str, str], kill_jobs_on_exit: bool) -> None:
         """Take the folder for this process, until it ends.
 
         Args:
             command: what starts a job, without its overrides.
             environment: variables that jobs shall have as this process has them, whatever a launcher sets.
-            is_lifeline: whether jobs end when this process does.
+            kill_jobs_on_exit: whether jobs end when this process does.
 
         Raises:
             UserError: another process runs a sweep in this folder.
@@ -108,7 +108,12 @@ class SweepFolder:
             ) from error
         for path in (self._state / "stop", *self._state.glob("job-*.json")):
             path.unlink(missing_ok=True)
-        content = {"id": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid(), "is_lifeline": is_lifeline}
+        content = {
+            "id": uuid.uuid4().hex,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "kill_jobs_on_exit": kill_jobs_on_exit,
+        }
         write_json(self._state / "sweep.json", {**content, "command": list(command), "environment": dict(environment)})
 
     def end(self) -> None:
@@ -138,7 +143,7 @@ class SweepFolder:
         """
         with suppress(OSError, ValueError):  # being written, or not there
             return int((self._state / "stop").read_text())
-        return signal.SIGTERM if sweep["is_lifeline"] and not self.is_run_by(sweep) else None
+        return signal.SIGTERM if sweep["kill_jobs_on_exit"] and not self.is_run_by(sweep) else None
 
     def is_run_by(self, sweep: Mapping[str, Any]) -> bool:
         """Whether the process that began the sweep, when :meth:`read` gave this, is still at it."""

@@ -28,7 +28,13 @@ from captioning.sweeps.folder import (
 
 UNFINISHED = "unfinished"  # of a run that no sweep keeps a record of
 STATUSES = (FINISHED, RUNNING, INTERRUPTED, UNFINISHED, NOT_STARTED, FAILED)
-OF_A_RUN = (".hydra", "environment.json", "metrics.json", "job.json", "checkpoints")  # one of them makes a run folder
+RUN_ARTIFACTS = (
+    ".hydra",
+    "environment.json",
+    "metrics.json",
+    "job.json",
+    "checkpoints",
+)  # one of them makes a run folder
 IGNORED = ("resume", "output_dir", "hydra")  # say where and how a job ran, and not what it was
 MISSING = object()
 
@@ -139,7 +145,7 @@ def job_folders(folder: Path) -> list[JobFolder]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder has what a run leaves."""
-    return any((folder / name).exists() for name in OF_A_RUN)
+    return any((folder / name).exists() for name in RUN_ARTIFACTS)
 
 
 def is_ignored(key: str) -> bool:

@@ -41,15 +41,15 @@ from captioning.training.signals import INTERRUPTED as RESUMABLE
 
 JOBS_AT_ONCE = "CAPTIONING_JOBS_AT_ONCE"  # set by a launcher that knows
 # What a launcher's workers set for themselves, and jobs shall have as the sweep has it.
-AS_THE_SWEEP = (
+INHERITED_ENV = (
     ENVIRONMENT_VARIABLE,
     *(f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "BLIS", "VECLIB", "NUMBA", "NUMEXPR")),
     "VECLIB_MAXIMUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
 )
 # Overrides that say how a job runs and not what it computes: they may differ when a sweep is gone on with.
-HOW_IT_RUNS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "logger")
-PATIENCE = 60.0  # seconds for the process of a sweep that was killed, which is saving what it has
+RUNTIME_KEYS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "logger")
+ORPHAN_TIMEOUT_S = 60.0  # seconds for the process of a sweep that was killed, which is saving what it has
 
 
 class SweepCallback(Callback):
@@ -67,8 +67,8 @@ class SweepCallback(Callback):
             environment = environment_of_a_job()
             sweep.begin(
                 command=_command(config),
-                environment={name: environment[name] for name in AS_THE_SWEEP if name in environment},
-                is_lifeline=not _is_slurm(config.hydra),
+                environment={name: environment[name] for name in INHERITED_ENV if name in environment},
+                kill_jobs_on_exit=not _is_slurm(config.hydra),
             )
             _sweeps.append((sweep, Signals(sweep.ask_to_stop).hold()))
 
@@ -134,7 +134,7 @@ def train_job(cfg: Any) -> dict[str, Any]:
         return _train_job(cfg, hydra, sweep, folder, record)
     except UserError as error:
         told = read_record(folder)
-        is_ours = told is None or _essence(told.overrides) == _essence(record.overrides)
+        is_ours = told is None or _identity_overrides(told.overrides) == _identity_overrides(record.overrides)
         _tell(sweep, record.end(FAILED, error=str(error)), in_its_folder=is_ours)
         return {}
 
@@ -240,7 +240,7 @@ def _earlier(folder: Path, record: JobRecord) -> JobRecord | None:
         if (folder / "metrics.json").exists() or (folder / "checkpoints").exists():
             raise UserError(f"{folder}: holds a run that no sweep has left there; take another hydra.sweep.dir")
         return None
-    before, now = _essence(told.overrides), _essence(record.overrides)
+    before, now = _identity_overrides(told.overrides), _identity_overrides(record.overrides)
     if before != now:
         was, shall = sorted(before - now) or ["nothing"], sorted(now - before) or ["nothing"]
         raise UserError(
@@ -251,13 +251,13 @@ def _earlier(folder: Path, record: JobRecord) -> JobRecord | None:
     return told
 
 
-def _essence(overrides: list[str]) -> set[str]:
-    return {text for text in overrides if text.lstrip("+").partition("=")[0] not in HOW_IT_RUNS}
+def _identity_overrides(overrides: list[str]) -> set[str]:
+    return {text for text in overrides if text.lstrip("+").partition("=")[0] not in RUNTIME_KEYS}
 
 
 def _wait_for(told: JobRecord) -> None:
     """Wait for a process whose sweep was killed: it is told, too, and saves what it has."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + ORPHAN_TIMEOUT_S
     while told.ended is None and is_running(told.host, told.pid, elsewhere=False):
         if time.monotonic() > deadline:
             raise UserError(f"{told.folder}: process {told.pid} still trains there; wait for its end, or end it")
@@ -299,7 +299,7 @@ def _requeue(signals: Signals) -> Callable[[], Any] | None:
 
 def _leave_with_the_sweep(sweep: SweepFolder, about: Mapping[str, Any]) -> None:
     """End a launcher's worker whose sweep was killed: joblib's would wait for work for five minutes more."""
-    if about["is_lifeline"] and not sweep.is_run_by(about):
+    if about["kill_jobs_on_exit"] and not sweep.is_run_by(about):
         os._exit(RESUMABLE)
 
 
@@ -314,7 +314,7 @@ def _is_slurm(hydra: Any) -> bool:
 @contextmanager
 def _environment(cfg: Any, hydra: Any, about: Mapping[str, Any], stop_asked: Any) -> Iterator[dict[str, str]]:
     """The variables of a job's process; GPUs among them are its own until the end of the context."""
-    variables = {name: value for name, value in os.environ.items() if name not in AS_THE_SWEEP or _is_slurm(hydra)}
+    variables = {name: value for name, value in os.environ.items() if name not in INHERITED_ENV or _is_slurm(hydra)}
     variables |= about["environment"]
     variables["WANDB_RUN_GROUP"] = os.environ.get("WANDB_RUN_GROUP", hydra.sweep.dir)
     at_once = _jobs_at_once(hydra)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from captioning.metrics.metric_info import MEANINGS
+from captioning.metrics.metric_info import METRIC_INFO
 from captioning.runs.report.numbers import HEADLINES, duration, finite
 from captioning.runs.report.plots import Plot
-from captioning.runs.report.templates import fill
+from captioning.runs.report.templates import render_template
 from captioning.runs.run_folder import write_text
 from captioning.sweeps.captions import side_by_side
 from captioning.sweeps.folder import FINISHED
@@ -36,8 +36,9 @@ def render_sweep(sweep: Sweep) -> str:
     compared = [one.setting for one in sweep.importance]  # the others have one value in all jobs with a number
     metric = sweep.monitor.partition("/")[2]
     tests = _test_numbers(sweep, metric)
-    return fill(
+    return render_template(
         "sweep.html",
+        package="captioning.sweeps",
         styles=["style.css", "sweep.css"],
         scripts=["sortable.js", "sweep.js"],
         sweep=sweep,
@@ -47,7 +48,7 @@ def render_sweep(sweep: Sweep) -> str:
         names=names,
         numeric={key for key in names if _is_numeric(sweep, key)},
         hidden_settings=len(sweep.settings) - len(shown_settings),
-        columns={name: MEANINGS[name].label if name in MEANINGS else name for name in tests},
+        columns={name: METRIC_INFO[name].label if name in METRIC_INFO else name for name in tests},
         rows=[_row(place, job, sweep, shown_settings, tests) for place, job in enumerate(sweep.jobs, start=1)],
         best_test=_test(sweep.best, metric) if sweep.best else None,
         plot=_parallel(sweep, {key: names[key] for key in names if key in compared}),

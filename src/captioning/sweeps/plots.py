@@ -20,7 +20,7 @@ MOST_CHOICES, LONGEST_CHOICE = 6, 12
 
 
 def scores_over(name: str, values: Sequence[Any], scores: Sequence[float], *, monitor: str) -> Plot:
-    """A dot for each job, the first of which, the best, is drawn in another colour and form.
+    """A dot for each job, the first of which, the best, is drawn in another color and form.
 
     Args:
         name: the setting.

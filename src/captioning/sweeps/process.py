@@ -116,7 +116,7 @@ def _end_group(group: int) -> None:
 
 
 @contextmanager
-def working_for_another() -> Iterator[None]:
+def supervised() -> Iterator[None]:
     """Within, this process ends with the one that started it by :func:`run_process`, and notes why it failed."""
     # Taken out of the environment: the further processes of a run have this one for their parent.
     parent, file = os.environ.pop(PARENT, None), os.environ.pop(REASON_FILE, None)

@@ -22,11 +22,11 @@ from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.evaluator import Evaluation
 from captioning.training.module import CaptionModule
-from captioning.training.resume import Resumption, overrides_given
+from captioning.training.resume import ResumePoint, overrides_given
 
 _log = logging.getLogger(__name__)
-OF_THE_TEST = ("metrics.json", "predictions.jsonl", "report.html")
-RESULTS = (*OF_THE_TEST, "metrics.csv", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "not_finite.json")
+TEST_ARTIFACTS = ("metrics.json", "predictions.jsonl", "report.html")
+RESULTS = (*TEST_ARTIFACTS, "metrics.csv", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "not_finite.json")
 SHOWN = 8  # best and worst captions sent to the tracker, each
 
 
@@ -38,9 +38,9 @@ def begin(
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     write_settings(folder, cfg, overrides_given() if overrides is None else overrides, hydra)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in datamodule.splits.items())
-    _log.info(f"{counts} pictures; run folder {folder}")
+    _log.info(f"{counts} images; run folder {folder}")
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.tested}
+    ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.eval_split}
     run_folder.write_json(folder / "environment.json", run_folder.environment(devices=devices, **ground))
     ids, summary = datamodule.split_ids, datamodule.summary
     run_folder.write_json(folder / "splits.json", ids)
@@ -48,7 +48,7 @@ def begin(
     split = summary["samples"][0]["split"]
     rows = {name: row for row, name in enumerate(ids[split])}
     names = [sample["id"] for sample in summary["samples"]]
-    add_thumbnails(folder, split, {name: datamodule.picture(split, rows[name]) for name in names})
+    add_thumbnails(folder, split, {name: datamodule.image(split, rows[name]) for name in names})
 
 
 def write_settings(folder: Path, cfg: Any, overrides: Sequence[str], hydra: Any = None) -> None:
@@ -61,15 +61,15 @@ def write_settings(folder: Path, cfg: Any, overrides: Sequence[str], hydra: Any 
         run_folder.write_text(where / "hydra.yaml", OmegaConf.to_yaml({"hydra": hydra}))
 
 
-def go_on(trainer: L.Trainer, cfg: Any, resumption: Resumption) -> None:
+def go_on(trainer: L.Trainer, cfg: Any, load_resume_point: ResumePoint) -> None:
     """Write that the run goes on, and take back what it wrote after the checkpoint that it goes on from."""
-    folder, found = resumption.folder, resumption.found
-    resumption.begin()
+    folder, found = load_resume_point.folder, load_resume_point.found
+    load_resume_point.begin()
     for part in (folder / "checkpoints").glob(".*.part"):  # of a process that was killed while it wrote
         part.unlink()
-    for name in OF_THE_TEST:
+    for name in TEST_ARTIFACTS:
         (folder / name).unlink(missing_ok=True)
-    write_settings(folder, cfg, resumption.overrides)
+    write_settings(folder, cfg, load_resume_point.overrides)
     environment = run_folder.read_mapping(folder / "environment.json") or {}
     ground = {name: environment[name] for name in ("data_fingerprint", "evaluated_split", "devices")}
     now = run_folder.environment(**ground)
@@ -121,12 +121,12 @@ def finish(
     for tracker in wandb_loggers(trainer):
         for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
             predictions = [evaluation.predictions[index] for index in indices]
-            pictures = [datamodule.picture(datamodule.tested, evaluation.rows[index]) for index in indices]
-            tracker.log_captions(name, trainer.global_step, predictions, pictures)
+            images = [datamodule.image(datamodule.eval_split, evaluation.rows[index]) for index in indices]
+            tracker.log_captions(name, trainer.global_step, predictions, images)
         tracker.log_results(metrics, model_folder)
     run_folder.write_json(folder / "metrics.json", with_reasons(metrics))  # last: with it the run has ended
     write_report(folder)
-    print_summary(metrics, evaluation, folder, split=datamodule.tested)
+    print_summary(metrics, evaluation, folder, split=datamodule.eval_split)
 
 
 def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,9 +151,9 @@ def _clear(folder: Path) -> None:
 def _add_test_thumbnails(
     folder: Path, datamodule: CaptionDataModule, evaluation: Evaluation, worst_first: list[int]
 ) -> None:
-    """The pictures that the report shows."""
-    pictures = {
-        evaluation.predictions[index]["id"]: datamodule.picture(datamodule.tested, evaluation.rows[index])
+    """The images that the report shows."""
+    images = {
+        evaluation.predictions[index]["id"]: datamodule.image(datamodule.eval_split, evaluation.rows[index])
         for index in chosen(worst_first)
     }
-    add_thumbnails(folder, "test", pictures)
+    add_thumbnails(folder, "test", images)

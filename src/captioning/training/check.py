@@ -9,11 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from captioning.config.compose import compose_settings
-from captioning.data.images import read_picture
-from captioning.data.issues import Finding, gravest_first
+from captioning.data.images import read_image
+from captioning.data.issues import Issue, by_severity
 from captioning.errors import UserError
 from captioning.files import replacing
-from captioning.run import resolve, talk
+from captioning.run import resolve, setup_logging
 from captioning.runs.report.check_page import Check, render_check, sample_rows
 from captioning.runs.report.numbers import numbers_of_split
 from captioning.runs.report.sample_grid import sample_grid
@@ -24,11 +24,11 @@ from captioning.training.datamodule import CaptionDataModule
 SAMPLES = 12
 PLACES = {
     "all of this to look at": "check.html",
-    "a few pictures": "samples.png",
+    "a few images": "samples.png",
     "all findings, all names": "check.json",
     "who is in which split": "splits.json",
 }
-COLOURS = {"good": "bold green", "fair": "bold yellow", "bad": "bold red"}
+COLORS = {"good": "bold green", "fair": "bold yellow", "bad": "bold red"}
 
 
 def check(overrides: Sequence[str] = (), *, folder: Path | None = None) -> bool:
@@ -45,7 +45,7 @@ def check(overrides: Sequence[str] = (), *, folder: Path | None = None) -> bool:
     Raises:
         UserError: the settings are wrong, or nothing can be read.
     """
-    talk()
+    setup_logging()
     folder = folder or Path("outputs", "check", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if (folder / ".hydra").exists():
         raise UserError(f"--output-dir {folder}: holds a run; take another folder")
@@ -62,7 +62,7 @@ def check(overrides: Sequence[str] = (), *, folder: Path | None = None) -> bool:
         ready=not unsplit and inspection.stop(**limits) is None,
         data=settings["path"] or settings["source"],
         command=shlex.join(["captioning", "check", *overrides]),
-        picture=lambda row: read_picture(inspection.rows.table[row]["image"]),
+        image=lambda row: read_image(inspection.rows.table[row]["image"]),
     )
     _write(folder, result, datamodule)
     _show(folder, result)
@@ -93,7 +93,7 @@ def _write(folder: Path, result: Check, datamodule: CaptionDataModule) -> None:
     write_json(folder / "splits.json", datamodule.split_ids)
     rows = sample_rows(inspection.splits, SAMPLES)
     with replacing(folder / "samples.png") as part:
-        part.write_bytes(sample_grid([(result.picture(row), captions[row][0]) for row in rows]))
+        part.write_bytes(sample_grid([(result.image(row), captions[row][0]) for row in rows]))
 
 
 def _show(folder: Path, result: Check) -> None:
@@ -108,7 +108,7 @@ def _show(folder: Path, result: Check) -> None:
         if (folder / name).exists():
             console.print(f"{what:23}  {folder / name}", soft_wrap=True)  # a path that is cut can't be copied
     console.print()
-    console.print(plain(result.verdict), soft_wrap=True, style=COLOURS[result.state])
+    console.print(plain(result.verdict), soft_wrap=True, style=COLORS[result.state])
 
 
 def _splits(splits: Any) -> Table:
@@ -121,13 +121,13 @@ def _splits(splits: Any) -> Table:
     return table
 
 
-def _findings(findings: Sequence[Finding], names_shown: int = 3) -> Table:
+def _findings(findings: Sequence[Issue], names_shown: int = 3) -> Table:
     table = Table("", show_lines=False)
     table.add_column("number", justify="right")
     table.add_column("what", overflow="fold")
     table.add_column("such as", overflow="fold")
     severity = None
-    for finding in gravest_first(findings):
+    for finding in by_severity(findings):
         if severity not in (None, finding.severity):
             table.add_section()
         shown = [plain(name)[:60] for name in finding.names[:names_shown]]

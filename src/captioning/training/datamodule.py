@@ -1,4 +1,4 @@
-"""CaptionDataModule: captioned pictures from a source, checked, split, and as batches."""
+"""CaptionDataModule: captioned images from a source, checked, split, and as batches."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from captioning.data.augment import Augmentation, Augmenter
-from captioning.data.cache import Facts, available_cores, data_fingerprint, usable
+from captioning.data.cache import ImageInfo, available_cores, data_fingerprint, decode_all
 from captioning.data.creatures.dataset import creatures_folder
 from captioning.data.dataset import CAPTIONS, Batch, CaptionChoice, CaptionDataset, Collator, Sample, StreamedSamples
 from captioning.data.duplicates import clusters, near_duplicates
 from captioning.data.hub_shards import hub_shards
-from captioning.data.images import read_picture
-from captioning.data.issues import LEFT_OUT, NOTICE, Finding, Inspection, find, gravest_first
-from captioning.data.leakage import HeldOut
+from captioning.data.images import read_image
+from captioning.data.issues import LEFT_OUT, NOTICE, DataReport, Issue, by_severity, find
+from captioning.data.leakage import LeakageFilter
 from captioning.data.pixel_file import PixelFile
 from captioning.data.rows import Columns, Rows
-from captioning.data.sampler import SameVisits, VisitSampler
+from captioning.data.sampler import OverfitSampler, ResumableDistributedSampler
 from captioning.data.shards import Shards, read_head
 from captioning.data.sources import read_hub, read_local
 from captioning.data.sources.tars import tar_shards
@@ -35,7 +35,7 @@ from captioning.data.stream import StreamDataset, StreamLoader
 from captioning.data.transforms import normalize as normalize_pixels
 from captioning.errors import UserError, nearest, reason
 from captioning.metrics import normalize
-from captioning.models.processor import FITS, fit_pictures, load_processor, make_image_processor, make_processor
+from captioning.models.processor import FITS, fit_images, load_processor, make_image_processor, make_processor
 from captioning.terminal import plain
 from captioning.training.loop_state import place_of
 
@@ -56,55 +56,55 @@ class Start(NamedTuple):
 
 
 class CaptionDataModule(L.LightningDataModule):
-    """Captioned pictures for :class:`captioning.CaptionModule`.
+    """CaptionResult images for :class:`captioning.CaptionModule`.
 
     Args:
         source: ``creatures`` (drawn by code, nothing to download), ``local`` (files of any usual shape) or ``hub``.
         path: a folder or file, or the Hub's ``USER/NAME``.
-        images: the folder that picture names are relative to, and that none may leave; by default that of ``path``.
+        images: the folder that image names are relative to, and that none may leave; by default that of ``path``.
         subset: which configuration of a Hub data set, where it has several.
         revision: branch, tag or commit of a Hub data set.
-        image_column: column with the picture; ``file_name`` in a folder's metadata, ``image`` elsewhere by default.
+        image_column: column with the image; ``file_name`` in a folder's metadata, ``image`` elsewhere by default.
         caption_column: column with a caption or a list of them; ``text``, ``caption``, ``captions``, or ``caption_0``,
             ``caption_1`` … by default.
-        id_column: column that names the picture: rows with the same id are captions of one picture.
+        id_column: column that names the image: rows with the same id are captions of one image.
         group_column: rows with the same value never are in two splits.
         split_column: column with the split; ``split`` by default, where there is one.
         stratify_column: each split gets the same share of every value.
         creatures: how many creatures to draw.
-        limit: use no more than so many pictures, a sample by ``split_seed``; a larger one holds every smaller one.
+        limit: use no more than so many images, a sample by ``split_seed``; a larger one holds every smaller one.
         streaming: read tar shards or a Hub data set as it is trained on, without keeping it on the disk.
-        stream_head: how many pictures of a stream are read first, in turn from shards all over it, for validation, test
+        stream_head: how many images of a stream are read first, in turn from shards all over it, for validation, test
             and the check.
-        stream_epoch: pictures in an epoch of a stream.
+        stream_epoch: images in an epoch of a stream.
         stream_buffer: rows of a stream that are shuffled with each other; each process that reads has their encoded
-            pictures in memory.
+            images in memory.
         strict: stop when anything must be left out, or when near-duplicates are in two of the given splits.
         max_bad_share: stop when more than this share must be left out.
-        near_duplicates: keep pictures that look the same in one split.
+        near_duplicates: keep images that look the same in one split.
         splits_from: a run folder, or a ``splits.json``, whose splits are taken.
-        val_fraction: share of the pictures that choose the checkpoint, where the data gives no such split.
-        test_fraction: share of the pictures for the final numbers, likewise.
-        split_seed: another seed cuts other pictures.
-        processor: checkpoint whose processor prepares pictures and captions; null makes one for a model from scratch,
+        val_fraction: share of the images that choose the checkpoint, where the data gives no such split.
+        test_fraction: share of the images for the final numbers, likewise.
+        split_seed: another seed cuts other images.
+        processor: checkpoint whose processor prepares images and captions; null makes one for a model from scratch,
             with a WordPiece tokenizer learned from the training captions.
-        image_size: side of the pictures in pixels, for a model from scratch (a checkpoint's processor has its own).
-        fit: what is done with pictures that aren't square: ``crop``, ``pad`` or ``squash``; null: as the processor has
+        image_size: side of the images in pixels, for a model from scratch (a checkpoint's processor has its own).
+        fit: what is done with images that aren't square: ``crop``, ``pad`` or ``squash``; null: as the processor has
             it, which is ``crop`` for every published GIT.
-        captions: what is learned at a visit of a picture with several captions: ``sample`` (one by chance), ``all`` or
+        captions: what is learned at a visit of an image with several captions: ``sample`` (one by chance), ``all`` or
             ``first``. Validation and test always judge by all of them.
         max_captions: of ``all``, no more than so many, others at each visit.
         max_caption_tokens: longer captions are cut.
-        augment_crop: largest share of a training picture's area that is cut off by chance.
-        augment_colour: how much its brightness, contrast and saturation change by chance; 0.2 is up to 20 %.
+        augment_crop: largest share of a training image's area that is cut off by chance.
+        augment_color_jitter: how much its brightness, contrast and saturation change by chance; 0.2 is up to 20 %.
         augment_blur: share of its visits in which it is blurred a little.
         augment_flip: share of its visits in which it is mirrored, where no caption names a side.
-        batch_size: pictures per step and process.
+        batch_size: images per step and process.
         num_workers: processes that prepare batches, per training process; by default none on a CPU, and on GPUs as many
             as there are cores for, up to 8.
-        seed: of the order of pictures and of every random choice about them.
-        cache: whether resized pictures are kept on the disk; null: if they take no more than half of what is free.
-        cache_dir: where resized pictures, what was found of them, and drawn creatures are kept; null: in the folder
+        seed: of the order of images and of every random choice about them.
+        cache: whether resized images are kept on the disk; null: if they take no more than half of what is free.
+        cache_dir: where resized images, what was found of them, and drawn creatures are kept; null: in the folder
             that the environment variable CAPTIONING_CACHE names, or else in ~/.cache/captioning.
     """
 
@@ -142,7 +142,7 @@ class CaptionDataModule(L.LightningDataModule):
         max_captions: int = 20,
         max_caption_tokens: int = 128,
         augment_crop: float = 0.0,
-        augment_colour: float = 0.0,
+        augment_color_jitter: float = 0.0,
         augment_blur: float = 0.0,
         augment_flip: float = 0.0,
         batch_size: int = 32,
@@ -167,7 +167,7 @@ class CaptionDataModule(L.LightningDataModule):
             )
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers must be 0 or more, or null for as many as fit, got {num_workers}")
-        augmentation = Augmentation(crop=augment_crop, colour=augment_colour, blur=augment_blur, flip=augment_flip)
+        augmentation = Augmentation(crop=augment_crop, color=augment_color_jitter, blur=augment_blur, flip=augment_flip)
         self.augment = Augmenter(augmentation) if not augmentation.is_off else None
         self.save_hyperparameters(logger=False)
         self.columns = Columns(
@@ -181,11 +181,11 @@ class CaptionDataModule(L.LightningDataModule):
         self.cache_dir = Path(cache_dir or os.environ.get("CAPTIONING_CACHE") or "~/.cache/captioning").expanduser()
         self._choice = CaptionChoice(captions, max_captions)
         self.shards: Shards | None = None  # of a stream
-        self.inspection: Inspection | None = None
+        self.inspection: DataReport | None = None
         self.pixels: PixelFile | None = None
-        self.places = np.zeros(0, np.int64)  # of each row's picture in ``pixels``
+        self.cache_index = np.zeros(0, np.int64)  # of each row's image in ``pixels``
         self.given_held_out: frozenset[str] = frozenset()  # ids that data.splits_from validates and tests on
-        self.tested = "test"
+        self.eval_split = "test"
         self.fingerprint = ""
         self.image_processor: Any = None
         self.processor: Any = None
@@ -195,7 +195,7 @@ class CaptionDataModule(L.LightningDataModule):
     # ------------------------------------------------------------ from source to splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, check and split the pictures, and load the processor; done once, however often it is called.
+        """Read, check and split the images, and load the processor; done once, however often it is called.
 
         Raises:
             UserError: the data can't be used, or too much of them (with ``strict``: any).
@@ -211,16 +211,16 @@ class CaptionDataModule(L.LightningDataModule):
         if more := inspection.findings[FINDINGS_SHOWN:]:
             _warn(f"and {len(more)} more findings; `captioning check` shows them all")
 
-    def take_processor(self, processor: Any) -> None:
-        """Prepare pictures and captions by this processor, in place of the one that ``data.processor`` says."""
+    def set_processor(self, processor: Any) -> None:
+        """Prepare images and captions by this processor, in place of the one that ``data.processor`` says."""
         self.processor = processor
 
-    def inspect(self, *, tolerant: bool = False) -> Inspection:
-        """Read, examine and split the pictures, and tell what was found, without stopping for it.
+    def inspect(self, *, tolerant: bool = False) -> DataReport:
+        """Read, examine and split the images, and tell what was found, without stopping for it.
 
         Args:
             tolerant: go on when the checkpoint's processor can't be had, without telling anything of tokens, and when
-                the pictures can't be split; ``processor_missing`` and ``splits_missing`` then say why.
+                the images can't be split; ``processor_missing`` and ``splits_missing`` then say why.
 
         Raises:
             UserError: nothing can be used.
@@ -235,10 +235,10 @@ class CaptionDataModule(L.LightningDataModule):
             ) from error
         seen = len(rows.table) + len(rows.problems)
         self.image_processor = self._load_processor(tolerant)
-        rows, facts, self.pixels, self.places = usable(
+        rows, facts, self.pixels, self.cache_index = decode_all(
             rows,
             image_processor=self.image_processor,
-            cache_dir=self.cache_dir / "pictures",
+            cache_dir=self.cache_dir / "images",
             keep_pixels=False if self.processor_missing else h.cache,
         )
         self.fingerprint = data_fingerprint(rows, facts)
@@ -254,7 +254,7 @@ class CaptionDataModule(L.LightningDataModule):
         # It takes a while to measure every caption in tokens, and one process says what is found.
         tokenizer = self.processor.tokenizer if self.processor and _is_first_process() else None
         findings = find(rows, facts, splits, pairs, tokenizer=tokenizer, max_caption_tokens=h.max_caption_tokens)
-        self.inspection = Inspection(rows, facts, splits, pairs, gravest_first([*findings, *further]), seen)
+        self.inspection = DataReport(rows, facts, splits, pairs, by_severity([*findings, *further]), seen)
         return self.inspection
 
     def _load_processor(self, tolerant: bool) -> Any:
@@ -268,18 +268,18 @@ class CaptionDataModule(L.LightningDataModule):
                 raise
             self.processor_missing = str(error)
         image_processor = self.processor.image_processor if self.processor else make_image_processor(h.image_size)
-        fit_pictures(image_processor, h.fit)
+        fit_images(image_processor, h.fit)
         return image_processor
 
-    def _near_duplicates(self, facts: list[Facts]) -> list[tuple[int, int]]:
+    def _near_duplicates(self, facts: list[ImageInfo]) -> list[tuple[int, int]]:
         if not self.hparams["near_duplicates"] or not facts:
             return []
         looks = np.frombuffer(b"".join(found.look for found in facts), np.uint8).reshape(len(facts), -1)
         return near_duplicates(looks, [found.digest for found in facts])
 
-    def _split(self, rows: Rows, pairs: list[tuple[int, int]]) -> tuple[dict[str, list[int]], list[Finding]]:
+    def _split(self, rows: Rows, pairs: list[tuple[int, int]]) -> tuple[dict[str, list[int]], list[Issue]]:
         h: Any = self.hparams
-        if self.tested == "all" or not len(rows.table):
+        if self.eval_split == "all" or not len(rows.table):
             return {"all": list(range(len(rows.table)))}, []
         if h.splits_from is not None:
             return self._given_splits(rows.ids)
@@ -294,19 +294,19 @@ class CaptionDataModule(L.LightningDataModule):
         )
         return splits, []
 
-    def _given_splits(self, ids: list[str]) -> tuple[dict[str, list[int]], list[Finding]]:
+    def _given_splits(self, ids: list[str]) -> tuple[dict[str, list[int]], list[Issue]]:
         given = read_given_splits(self.hparams["splits_from"], ids)
         splits = {split: [row for row, its in enumerate(given.given) if its == split] for split in SPLITS}
         self.given_held_out = given.held_out
         for split, rows in splits.items():
             if not rows:
                 raise UserError(
-                    f"data.splits_from={self.hparams['splits_from']}: no picture of its {split} is in the data"
+                    f"data.splits_from={self.hparams['splits_from']}: no image of its {split} is in the data"
                 )
         findings = [
-            Finding(LEFT_OUT, "picture that data.splits_from doesn't name", given.unnamed),
+            Issue(LEFT_OUT, "image that data.splits_from doesn't name", given.unnamed),
             # Of a stream only the head is known.
-            Finding(NOTICE, "picture of data.splits_from that isn't in the data", [] if self.shards else given.absent),
+            Issue(NOTICE, "image of data.splits_from that isn't in the data", [] if self.shards else given.absent),
         ]
         return splits, [finding for finding in findings if finding.names]
 
@@ -319,7 +319,7 @@ class CaptionDataModule(L.LightningDataModule):
                 else tar_shards(h.path, columns=self.columns)
             )
             self.shards = shards
-            _say(f"{len(shards):,} shards to stream; {h.stream_head:,} of their pictures are read now and checked")
+            _say(f"{len(shards):,} shards to stream; {h.stream_head:,} of their images are read now and checked")
             return read_head(shards, h.stream_head, cache_dir=self.cache_dir / "shards")
         if h.source == "hub":
             return read_hub(h.path, subset=h.subset, revision=h.revision, columns=self.columns)
@@ -331,7 +331,7 @@ class CaptionDataModule(L.LightningDataModule):
         h: Any = self.hparams
         if h.limit is None:
             return rows
-        # Every split gives its share. Another seed than the split's, whose first rows are all of its test pictures.
+        # Every split gives its share. Another seed than the split's, whose first rows are all of its test images.
         seed = h.split_seed + 1
         kept = sorted(shuffled(range(len(rows.table)), rows.ids, seed=seed)[: h.limit])
         # What is bad has its share in the sample, or it would be held against a few good rows.
@@ -358,10 +358,10 @@ class CaptionDataModule(L.LightningDataModule):
         return self._dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        return self._dataloader(self.tested)
+        return self._dataloader(self.eval_split)
 
     def overfit(self, trainer: L.Trainer) -> None:
-        """Validate on the pictures that ``trainer.overfit_batches`` trains on: are they learned by heart?
+        """Validate on the images that ``trainer.overfit_batches`` trains on: are they learned by heart?
 
         Raises:
             UserError: the data are streamed.
@@ -375,23 +375,23 @@ class CaptionDataModule(L.LightningDataModule):
         size = self.hparams["batch_size"] * trainer.world_size
         rows = self.splits["train"]
         batches = given if isinstance(given, int) else max(1, int(given * -(-len(rows) // size)))
-        visits = SameVisits(len(rows), batch_size=size, shuffle=True, seed=self.hparams["seed"])
+        visits = OverfitSampler(len(rows), batch_size=size, shuffle=True, seed=self.hparams["seed"])
         self.splits["val"] = [rows[visit.row] for visit in islice(visits, batches * size)]
         trainer.limit_train_batches, trainer.limit_val_batches = batches, 1.0  # Lightning would cut this once more
-        _say(f"trainer.overfit_batches={given}: {len(self.splits['val'])} pictures are trained and validated on")
+        _say(f"trainer.overfit_batches={given}: {len(self.splits['val'])} images are trained and validated on")
 
-    def test_on(self, split: str) -> None:
-        """Choose the pictures of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split.
+    def set_eval_split(self, split: str) -> None:
+        """Choose the images of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split.
 
         Raises:
             UserError: there is no such split.
         """
         if split not in (*SPLITS, "all"):
             raise UserError(f"split={split}: no such split{nearest(split, [*SPLITS, 'all'])}")
-        self.tested = split
+        self.eval_split = split
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training pictures, and normalize all, on the device: a quarter of the bytes has to get there."""
+        """Augment training images, and normalize all, on the device: a quarter of the bytes has to get there."""
         pixels = batch["pixel_values"]
         if self.augment is not None and self.trainer is not None and self.trainer.training:
             pixels = self.augment(pixels, batch["seed"], batch["references"])
@@ -404,9 +404,9 @@ class CaptionDataModule(L.LightningDataModule):
             self.image_processor,
             choice=self._choice if training else CaptionChoice("first"),
             pixels=self.pixels,
-            places=self.places[rows],
+            cache_index=self.cache_index[rows],
         )
-        sampler = (SameVisits if self.trainer and _overfit_batches(self.trainer) else VisitSampler)(
+        sampler = (OverfitSampler if self.trainer and _overfit_batches(self.trainer) else ResumableDistributedSampler)(
             len(dataset),
             batch_size=self.hparams["batch_size"],
             num_replicas=self.trainer.world_size if self.trainer else 1,
@@ -415,13 +415,13 @@ class CaptionDataModule(L.LightningDataModule):
             seed=self.hparams["seed"],
         )
         if training:
-            sampler.start_at(epoch=self._start.epoch, position=self._start.position)
+            sampler.set_position(epoch=self._start.epoch, position=self._start.position)
         return DataLoader(dataset, batch_size=self.hparams["batch_size"], sampler=sampler, **self._loading())
 
     def _stream(self) -> StreamLoader:
         assert self.shards is not None
         h: Any = self.hparams
-        held_out = HeldOut.of(
+        held_out = LeakageFilter.of(
             self.rows,
             self._inspected.facts,
             [*self.splits["val"], *self.splits["test"]],
@@ -501,7 +501,7 @@ class CaptionDataModule(L.LightningDataModule):
 
     @property
     def split_ids(self) -> dict[str, list[str]]:
-        """The ids of the pictures in each split."""
+        """The ids of the images in each split."""
         ids = self.rows.ids
         return {split: [ids[index] for index in indices] for split, indices in self.splits.items()}
 
@@ -513,20 +513,20 @@ class CaptionDataModule(L.LightningDataModule):
         return {**summarize(self.rows, sizes, self.splits), "findings": findings}
 
     def captions(self, split: str) -> list[list[str]]:
-        """The captions of each picture of a split."""
+        """The captions of each image of a split."""
         return self.rows.select(self.splits.get(split, [])).captions
 
     def normalized_captions(self, ids: Set[str]) -> frozenset[str]:
-        """The captions of some pictures as metrics see them."""
+        """The captions of some images as metrics see them."""
         rows = zip(self.rows.ids, self.rows.captions, strict=True)
         return frozenset(normalize(caption) for name, captions in rows if name in ids for caption in captions)
 
-    def picture(self, split: str, row: int) -> Image.Image:
-        """A picture of a split, by its number in the split."""
-        return read_picture(self.rows.table[self.splits[split][row]]["image"])
+    def image(self, split: str, row: int) -> Image.Image:
+        """An image of a split, by its number in the split."""
+        return read_image(self.rows.table[self.splits[split][row]]["image"])
 
     @property
-    def _inspected(self) -> Inspection:
+    def _inspected(self) -> DataReport:
         if self.inspection is None:
             raise RuntimeError("the data aren't read yet: call setup(), or let a Trainer do it")
         return self.inspection
@@ -545,7 +545,7 @@ def _overfit_batches(trainer: L.Trainer) -> int | float:
 def _check_source(source: str, path: str | None) -> None:
     _check_choice("source", source, SOURCES)
     if source == "local" and not path:
-        raise UserError("data.path is missing: the folder or file with your pictures, as in data=local data.path=PATH")
+        raise UserError("data.path is missing: the folder or file with your images, as in data=local data.path=PATH")
     if source == "hub" and not path:
         raise UserError("data.path is missing: the name of the data set, as in data=hub data.path=USER/NAME")
 
@@ -576,7 +576,7 @@ def _check_shares(max_bad_share: float, val_fraction: float, test_fraction: floa
         raise UserError(f"data.max_bad_share is a share, between 0 and 1, got {max_bad_share}")
     for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 < fraction < 1:
-            raise UserError(f"data.{name} must be between 0 and 1 (0.1 is a tenth of the pictures), got {fraction}")
+            raise UserError(f"data.{name} must be between 0 and 1 (0.1 is a tenth of the images), got {fraction}")
     if val_fraction + test_fraction >= 1:
         raise UserError(
             f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; "

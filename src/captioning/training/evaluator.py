@@ -22,7 +22,7 @@ class Prediction(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every evaluated picture once, in the order of the data, however many processes had a part in it."""
+    """Every evaluated image once, in the order of the data, however many processes had a part in it."""
 
     rows: list[int]  # numbers in the split
     predictions: list[Prediction]
@@ -40,23 +40,23 @@ class Evaluation:
         return metrics
 
 
-class Judge:
-    """Collects the captions of one process, batch by batch, as text: some hundred bytes a picture, and no tensor."""
+class CaptionEvaluator:
+    """Collects the captions of one process, batch by batch, as text: some hundred bytes an image, and no tensor."""
 
     def __init__(self) -> None:
         self.numbered: list[tuple[int, Prediction]] = []
 
-    def add(self, batch: Batch, predictions: Sequence[str]) -> None:
+    def update(self, batch: Batch, predictions: Sequence[str]) -> None:
         """Take note of the captions of a batch, its fillers left out."""
         for row, caption in enumerate(predictions):
             if batch["counts"][row]:
                 prediction = Prediction(id=batch["id"][row], references=batch["references"][row], prediction=caption)
                 self.numbered.append((batch["row"][row], prediction))
 
-    def conclude(
+    def compute(
         self, *, teacher_forced: Mapping[str, float], world_size: int, training_captions: Set[str] | None = None
     ) -> Evaluation:
-        """Judge the captions of all processes together; each of them gets the same answer, to the last digit.
+        """Score the captions of all processes together; each of them gets the same answer, to the last digit.
 
         Args:
             teacher_forced: numbers that don't come from captions, to stand beside those that do.

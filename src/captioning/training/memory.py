@@ -12,10 +12,10 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Not getrusage, whose most begins with what the process had that started this one.
-    return of_system("/proc/self/status", "VmHWM") if sys.platform.startswith("linux") else None
+    return read_proc_status("/proc/self/status", "VmHWM") if sys.platform.startswith("linux") else None
 
 
-def of_system(file: str, name: str) -> int:
+def read_proc_status(file: str, name: str) -> int:
     """Bytes, by a line such as ``VmData:  428 kB``."""
     lines = Path(file).read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

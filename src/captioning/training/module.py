@@ -24,7 +24,7 @@ from captioning.data.dataset import Batch
 from captioning.errors import UserError, nearest
 from captioning.models.feature_cache import FeatureFile
 from captioning.models.generation import Decoding, generate_captions
-from captioning.models.git import CaptionCache, GitForCausalLM
+from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import (
     compile_layers,
     enable_gradient_checkpointing,
@@ -37,7 +37,7 @@ from captioning.models.lora import Lora, add_adapters
 from captioning.models.loss import CaptionLoss, caption_loss
 from captioning.models.processor import load_processor, processor_from_files, processor_to_files
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.evaluator import Evaluation, Judge
+from captioning.training.evaluator import CaptionEvaluator, Evaluation
 
 LR_SCHEDULES = ("linear", "cosine", "constant")
 # A step returns the summed loss over this, near the size of a mean, so that fp16 gradients stay in range. A power of
@@ -63,14 +63,14 @@ class NotFiniteError(UserError):
         ids = [name for batch in batches for name in batch["ids"]]
         some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
         super().__init__(
-            f"{name} is {value} at step {step}, at {len(ids)} pictures ({some}). Likely model.lr={lr:g} is too high, "
+            f"{name} is {value} at step {step}, at {len(ids)} images ({some}). Likely model.lr={lr:g} is too high, "
             "or trainer.precision=16-mixed overflowed (32-true doesn't)"
         )
         self.record = {"step": step, name: str(value), "batches": batches}
 
 
 class CaptionModule(L.LightningModule):
-    """A causal language model over pictures and captions.
+    """A causal language model over images and captions.
 
     Args:
         checkpoint: GIT to fine-tune, a Hub name or a folder; null starts from random weights.
@@ -79,8 +79,8 @@ class CaptionModule(L.LightningModule):
         weight_decay: on matrices alone; biases, norms and single vectors are left as they are.
         warmup_fraction: share of the optimizer steps over which the learning rate rises from 0.
         lr_schedule: what it does after: ``linear`` or ``cosine`` decay to 0, or ``constant``.
-        freeze_vision: leave the vision tower as it is. What it makes of a picture is then computed once and kept on
-            the disk, unless the picture is another at each visit.
+        freeze_vision: leave the vision tower as it is. What it makes of an image is then computed once and kept on
+            the disk, unless the image is another at each visit.
         lora_rank: of adapters (LoRA), which are trained in place of the weights; 0 is none. This and the next three are
             described in :class:`captioning.models.lora.Lora`. A vision tower without adapters is left as it is, too.
         lora_alpha: null is twice the rank.
@@ -105,7 +105,7 @@ class CaptionModule(L.LightningModule):
     model: GitForCausalLM | None
     window: Tensor  # loss and tokens summed since the last optimizer step; no buffer, or DDP would overwrite it
     scale: Tensor  # from the gradients that Lightning has summed up to those of the mean over tokens
-    wishes: dict[str, bool]  # what this process wishes to happen after a step, which all do if one wishes it
+    local_flags: dict[str, bool]  # what this process asks for after a step; all processes do it if one asks
 
     def __init__(
         self,
@@ -155,13 +155,13 @@ class CaptionModule(L.LightningModule):
         self.processor: Any = None
         # What CaptionLoss sums, over batches and processes; a sum that isn't finite stays so.
         self.total_loss, self.total_correct, self.total_tokens = (SumMetric(nan_strategy="disable") for _ in range(3))
-        self.judge = Judge()
+        self.evaluator = CaptionEvaluator()
         self.evaluations: dict[str, Evaluation] = {}
         self.restored_metrics: dict[str, float] = {}  # of the last validation before the training was resumed
         self.training_captions: frozenset[str] | None = None  # normalized, once they are known
         self.features: dict[str, FeatureFile] = {}  # of splits, where the vision tower is frozen
-        self.wishes = {"stop": False, "save": False, "give_up": False}
-        self.agreed = dict(self.wishes)  # of all processes, in the last step
+        self.local_flags = {"stop": False, "save": False, "write_failed": False}
+        self.synced_flags = dict(self.local_flags)  # of all processes, in the last step
         self.seen: list[Seen] = []
 
     # ------------------------------------------------------------ the network
@@ -218,7 +218,7 @@ class CaptionModule(L.LightningModule):
 
     @property
     def is_vision_frozen(self) -> bool:
-        """Whether nothing in the vision tower learns, so that it makes the same of a picture at each visit."""
+        """Whether nothing in the vision tower learns, so that it makes the same of an image at each visit."""
         return self.hparams["freeze_vision"] or bool(self.lora.rank and "vision" not in self.lora.towers)
 
     def setup(self, stage: str) -> None:
@@ -230,8 +230,8 @@ class CaptionModule(L.LightningModule):
             self.training_captions = datamodule.normalized_captions(set(datamodule.split_ids["train"]))
 
     def _keep_features(self, datamodule: CaptionDataModule) -> None:
-        """Make room for what a frozen tower will make of the pictures that come again as they were."""
-        # Divided among processes, the tower is computed by all of them at once, and not by one that lacks a picture.
+        """Make room for what a frozen tower will make of the images that come again as they were."""
+        # Divided among processes, the tower is computed by all of them at once, and not by one that lacks an image.
         if not self.is_vision_frozen or isinstance(self.trainer.strategy, ModelParallelStrategy):
             return
         kept = ["val"] if datamodule.augment or datamodule.shards else ["train", "val"]
@@ -306,10 +306,12 @@ class CaptionModule(L.LightningModule):
         is divided once, by the tokens of all accumulated micro-batches of all processes.
         """
         # What processes wish rides along, so that they agree on it at no cost.
-        wishes = torch.tensor([float(wish) for wish in self.wishes.values()], device=self.device)
-        summed = self.trainer.strategy.reduce(torch.cat([self.window, wishes]), reduce_op="sum")
+        local_flags = torch.tensor([float(wish) for wish in self.local_flags.values()], device=self.device)
+        summed = self.trainer.strategy.reduce(torch.cat([self.window, local_flags]), reduce_op="sum")
         loss, tokens = summed[:2]
-        self.agreed = {name: wished > 0 for name, wished in zip(self.wishes, summed[2:].tolist(), strict=True)}
+        self.synced_flags = {
+            name: wished > 0 for name, wished in zip(self.local_flags, summed[2:].tolist(), strict=True)
+        }
         if not loss.isfinite():
             raise self._not_finite("train/loss", loss / tokens)
         # What Lightning divided by on the way: accumulated micro-batches, and, in DDP's mean, processes.
@@ -355,10 +357,10 @@ class CaptionModule(L.LightningModule):
             }
             for seen in self.seen
         ]
-        everyones: list[Any] = [batches] * self.trainer.world_size
+        gathered: list[Any] = [batches] * self.trainer.world_size
         if self.trainer.world_size > 1:
-            torch.distributed.all_gather_object(everyones, batches)
-        every = [batch for own in everyones for batch in own]
+            torch.distributed.all_gather_object(gathered, batches)
+        every = [batch for own in gathered for batch in own]
         blamed = [batch for batch in every if not math.isfinite(float(batch["loss"]))] or every
         return NotFiniteError(
             name, value.item(), step=self.trainer.global_step + 1, batches=blamed, lr=self.hparams["lr"]
@@ -394,18 +396,18 @@ class CaptionModule(L.LightningModule):
         """Of losses, in 16-mixed."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _loss(self, batch: Batch, split: str = "train", pictures: CaptionCache | None = None) -> CaptionLoss:
+    def _loss(self, batch: Batch, split: str = "train", images: KVCache | None = None) -> CaptionLoss:
         features = self.features.get(split)
         return caption_loss(
             self.network,
-            features=features.of(batch["row"], batch["pixel_values"], self.network.see) if features else None,
+            features=features.of(batch["row"], batch["pixel_values"], self.network.encode_image) if features else None,
             pixel_values=batch["pixel_values"],
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             labels=batch["labels"],
             position_ids=batch.get("position_ids"),
             caption_index=batch.get("caption_index"),
-            pictures=pictures,
+            images=images,
         )
 
     # ------------------------------------------------------------ validation and test
@@ -429,26 +431,26 @@ class CaptionModule(L.LightningModule):
         self._conclude("test")
 
     def _begin(self) -> None:
-        self.judge = Judge()
+        self.evaluator = CaptionEvaluator()
         for total in (self.total_loss, self.total_correct, self.total_tokens):
             total.reset()
 
     def _evaluate(self, batch: Batch, phase: str) -> None:
-        """Caption the pictures of a batch, and find how likely the model thinks their true captions."""
-        pictures = CaptionCache()
-        tokenizer, in_step = self.processor.tokenizer, isinstance(self, FSDPModule)
+        """Caption the images of a batch, and find how likely the model thinks their true captions."""
+        images = KVCache()
+        tokenizer, synced_gpus = self.processor.tokenizer, isinstance(self, FSDPModule)
         # Each token makes the keys longer: compiled layers would be compiled again and again.
         with torch.compiler.set_stance("force_eager") if self.hparams["compile"] else nullcontext():
-            result = self._loss(batch, phase, pictures)
-            captions = generate_captions(self.network, tokenizer, pictures, self.decoding, in_step=in_step)
-        self.judge.add(batch, captions)
+            result = self._loss(batch, phase, images)
+            captions = generate_captions(self.network, tokenizer, images, self.decoding, synced_gpus=synced_gpus)
+        self.evaluator.update(batch, captions)
         self.total_loss.update(result.loss)
         self.total_correct.update(result.correct)
         self.total_tokens.update(result.tokens)
 
     def _conclude(self, phase: str) -> None:
         tokens = self.total_tokens.compute()
-        evaluation = self.judge.conclude(
+        evaluation = self.evaluator.compute(
             teacher_forced={
                 "loss": (self.total_loss.compute() / tokens).item(),
                 "token_accuracy": (self.total_correct.compute() / tokens).item(),

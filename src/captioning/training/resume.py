@@ -19,14 +19,14 @@ from captioning.runs import run_folder
 from captioning.training.checkpoints import Found, newest_checkpoint, read_checkpoint
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import is_restart, rank
-from captioning.training.tuning import keep_found
+from captioning.training.tuning import restore_tuned
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
 
 AUTO = "auto"
 CHOSEN = "CAPTIONING_RESUME_FROM"  # the checkpoint, for the processes that the first one starts
-# What a training can't change under way: its weights wouldn't fit, or it would see pictures twice and others not.
-FIXED = (
+# What a training can't change under way: its weights wouldn't fit, or it would see images twice and others not.
+IMMUTABLE_KEYS = (
     *(
         "model.checkpoint",
         "model.architecture",
@@ -45,11 +45,11 @@ FIXED = (
     *("find_lr", "find_batch_size"),
 )
 # What says where something is, or follows from where the run is started.
-NOT_A_CHANGE = ("resume", "output_dir", "hydra")
+IGNORED_KEYS = ("resume", "output_dir", "hydra")
 
 
 @dataclass(frozen=True)
-class Resumption:
+class ResumePoint:
     """What a run goes on from.
 
     ``changes`` are settings by dotted key, each with its value before and now.
@@ -72,7 +72,7 @@ class Resumption:
         _set_aside(self.damaged)
 
 
-def resumption(cfg: Any) -> tuple[Any, Resumption | None]:
+def load_resume_point(cfg: Any) -> tuple[Any, ResumePoint | None]:
     """The settings to train with, and what to go on from; None where the run begins.
 
     Args:
@@ -96,7 +96,7 @@ def resumption(cfg: Any) -> tuple[Any, Resumption | None]:
     if resume != AUTO:
         settings = _with_changes(folder, saved, settings)
     else:
-        keep_found(settings, saved)
+        restore_tuned(settings, saved)
     settings["data"] |= absolute_paths(str(Path.cwd()), settings["data"])  # of what is given now
     if found is None:
         if damaged and resume != AUTO:
@@ -104,9 +104,9 @@ def resumption(cfg: Any) -> tuple[Any, Resumption | None]:
         _set_aside(damaged)
         _say(f"{folder}: no checkpoint to go on from yet; beginning again")
         return OmegaConf.create(settings), None
-    changes = {key: pair for key, pair in _differences(saved, settings) if not key.startswith(NOT_A_CHANGE)}
+    changes = {key: pair for key, pair in _differences(saved, settings) if not key.startswith(IGNORED_KEYS)}
     _require_possible(changes)
-    return OmegaConf.create(settings), Resumption(folder, found, damaged, changes, overrides_given())
+    return OmegaConf.create(settings), ResumePoint(folder, found, damaged, changes, overrides_given())
 
 
 def overrides_given() -> list[str]:
@@ -182,7 +182,7 @@ def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str,
 
 def _require_possible(changes: Mapping[str, tuple[Any, Any]]) -> None:
     for key, (before, now) in changes.items():
-        if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
+        if any(key == fixed or key.startswith(f"{fixed}.") for fixed in IMMUTABLE_KEYS):
             raise UserError(
                 f"{key}={_shown(now)}: the run was begun with {_shown(before)}, which can't change under way; leave it "
                 "out, or begin another run"
@@ -196,7 +196,7 @@ def _shown(value: Any) -> str:
 
 
 def require_same_data(folder: Path, datamodule: CaptionDataModule) -> None:
-    """Make sure that the pictures, their captions and their splits are those that the run was begun with.
+    """Make sure that the images, their captions and their splits are those that the run was begun with.
 
     Raises:
         UserError: they aren't.

@@ -23,7 +23,7 @@ class Interrupted(BaseException):  # no Exception, which logging would take for 
         self.step = 0  # that it came to
 
 
-class Interruption:
+class SignalHandler:
     """Listens for signals.
 
     While something is under way that must end first (``is_deferred``), a signal is only noted, but a second Ctrl-C ends
@@ -73,9 +73,9 @@ def _quit(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def handle_signals() -> Iterator[SignalHandler]:
     """Listen for signals meanwhile."""
-    interruption = Interruption()
+    interruption = SignalHandler()
     interruption.listen()
     try:
         yield interruption

@@ -17,11 +17,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from captioning.errors import UserError
 from captioning.runs import run_folder
-from captioning.training.callbacks import of_kind
-from captioning.training.callbacks.graceful_shutdown import StopBetweenSteps
+from captioning.training.callbacks import callbacks_of_type
+from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.callbacks.validate_every import ValidateEvery
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.memory import of_system
+from captioning.training.memory import read_proc_status
 from captioning.training.module import CaptionModule, NotFiniteError
 from captioning.training.signals import Interrupted
 
@@ -31,7 +31,7 @@ LOWEST, HIGHEST, RATES = 1e-7, 1.0, 100  # of the learning rates that are tried,
 HALF_WINDOW = 4  # rates on either side that a loss is smoothed over, about a quarter of a decade
 DIVERGED = 2.0  # times the lowest loss
 STEPS = 2  # of a batch size that is tried: AdamW has its moments from the second on
-SPARE = 8  # the batch that is tried has one more picture for each so many
+SAFETY_MARGIN = 8  # the batch that is tried has one more image for each so many
 LARGEST = 4096
 
 
@@ -66,7 +66,7 @@ def require_one_process(settings: dict[str, Any], trainer: L.Trainer) -> None:
         raise UserError(f"{names[0]}=true and trainer.fast_dev_run: a search takes many steps; leave one of them out")
 
 
-def find_settings(
+def tune(
     cfg: Any, settings: dict[str, Any], trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModule
 ) -> tuple[Any, dict[str, Any], Curve | None]:
     """Search what ``find_batch_size`` and ``find_lr`` ask for, in this order, and let module and data have it.
@@ -88,7 +88,7 @@ def find_settings(
         rates, if they were searched.
 
     Raises:
-        UserError: not even one picture at a time fits into memory.
+        UserError: not even one image at a time fits into memory.
     """
     cfg, settings, curve = copy.deepcopy(cfg), copy.deepcopy(settings), None
     with isolate_rng(), _weights_kept(module):
@@ -107,7 +107,7 @@ def find_settings(
     return cfg, settings, curve
 
 
-def keep_found(settings: dict[str, Any], saved: dict[str, Any]) -> None:
+def restore_tuned(settings: dict[str, Any], saved: dict[str, Any]) -> None:
     """Let settings of a command that searches have what it has found already, as a run's own settings say."""
     for search, section, name in (("find_batch_size", "data", "batch_size"), ("find_lr", "model", "lr")):
         if settings.get(search) and saved.get(search):
@@ -117,7 +117,7 @@ def keep_found(settings: dict[str, Any], saved: dict[str, Any]) -> None:
 # ------------------------------------------------------------ the learning rate
 
 
-class RangeTest(L.Callback):
+class LRRangeTest(L.Callback):
     """Takes each step with the next of ever higher learning rates, and notes the loss after it.
 
     Args:
@@ -148,7 +148,7 @@ def find_lr(
 ) -> Curve:
     """The loss over learning rates from 1e-7 to 1, and where on the way up it falls most steeply."""
     rates = [LOWEST * (HIGHEST / LOWEST) ** (step / (RATES - 1)) for step in range(RATES)]
-    test = RangeTest(rates)
+    test = LRRangeTest(rates)
     _log.info(f"find_lr: {RATES} steps with learning rates from {LOWEST:g} to {HIGHEST:g}")
     with contextlib.suppress(NotFiniteError):  # the end of the curve
         _fit(settings, trainer, module, datamodule, test, max_steps=RATES + 1, limit_val_batches=0)
@@ -225,14 +225,14 @@ def find_batch_size(
     Raises:
         UserError: not even 1 fits.
     """
-    pictures = LARGEST if datamodule.shards is not None else len(datamodule.splits["train"])
-    sizes = [2**power for power in range(13) if 2**power <= min(pictures, LARGEST)]
+    images = LARGEST if datamodule.shards is not None else len(datamodule.splits["train"])
+    sizes = [2**power for power in range(13) if 2**power <= min(images, LARGEST)]
     given = datamodule.hparams["batch_size"]
     fits: list[int] = []
-    _log.info(f"find_batch_size: {STEPS} steps and a validation batch with 1, 2, 4 … pictures")
+    _log.info(f"find_batch_size: {STEPS} steps and a validation batch with 1, 2, 4 … images")
     try:
         for size in sizes:
-            datamodule.hparams["batch_size"] = size + -(-size // SPARE)
+            datamodule.hparams["batch_size"] = size + -(-size // SAFETY_MARGIN)
             if not _fits(settings, trainer, module, datamodule):
                 break
             fits.append(size)
@@ -240,10 +240,10 @@ def find_batch_size(
         datamodule.hparams["batch_size"] = given
     if not fits:
         raise UserError(
-            "find_batch_size=true: not even one picture and one to spare fit into memory; try "
+            "find_batch_size=true: not even one image and one to spare fit into memory; try "
             "model.gradient_checkpointing=true, or a smaller model"
         )
-    why = "and no more fits" if len(fits) < len(sizes) else f"and there are no more than {pictures} pictures"
+    why = "and no more fits" if len(fits) < len(sizes) else f"and there are no more than {images} images"
     _log.info(f"find_batch_size: data.batch_size={fits[-1]}, {why}")
     return fits[-1]
 
@@ -280,7 +280,9 @@ def _memory_limited(trainer: L.Trainer) -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = of_system("/proc/self/status", "VmData") + of_system("/proc/meminfo", "MemAvailable") * 9 // 10
+    limit = (
+        read_proc_status("/proc/self/status", "VmData") + read_proc_status("/proc/meminfo", "MemAvailable") * 9 // 10
+    )
     lowest = min(limit, *(own for own in before if own != resource.RLIM_INFINITY), sys.maxsize)
     resource.setrlimit(resource.RLIMIT_DATA, (lowest, before[1]))
     try:
@@ -296,7 +298,7 @@ class _Listen(L.Callback):
     """Ends a search at once when the run is told to stop: there is nothing to be saved."""
 
     def __init__(self, of: L.Trainer) -> None:
-        self.interruptions = [stopping.interruption for stopping in of_kind(of, StopBetweenSteps)]
+        self.interruptions = [stopping.interruption for stopping in callbacks_of_type(of, GracefulShutdown)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for interruption in self.interruptions:

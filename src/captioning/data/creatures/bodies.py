@@ -18,7 +18,7 @@ class Dye:
     """The shades that one creature is painted with."""
 
     main: Rgb
-    second: Rgb  # the main one where there is no second colour
+    second: Rgb  # the main one where there is no second color
     belly: Rgb
 
 
@@ -26,7 +26,7 @@ class Dye:
 class Plan:
     """The shapes of one body."""
 
-    body: tuple[Shape, ...]  # of the main colour, within one outline
+    body: tuple[Shape, ...]  # of the main color, within one outline
     belly: tuple[Shape, ...] = ()  # as much of it as lies on the body
     behind: tuple[Piece, ...] = ()
     front: tuple[Piece, ...] = ()

@@ -7,11 +7,11 @@ from random import Random
 
 from captioning.data.creatures.drawing import Creature, draw_creature
 from captioning.data.creatures.parts import FACES
-from captioning.data.creatures.shapes import COLOURS
+from captioning.data.creatures.shapes import COLORS
 
 VERSION = 1  # of the drawings and captions; another version is another set
 
-OPENINGS = ("a drawing of", "a cartoon of", "a picture of")
+OPENINGS = ("a drawing of", "a cartoon of", "an image of")
 
 _HEAD = ("one horn", "two horns", "pointed ears", "round ears", "long ears", "antennae", "a leaf on its head")
 _BACK = ("wings", "a long tail", "a curly tail")
@@ -30,7 +30,7 @@ SLOTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "caterpillar": (_HEAD, ("wings",), FACES),
 }
 _KINDS = (*SLOTS, "creature on two legs", "creature on four legs")  # twice: only they have tails
-_ONE_COAT = ("snail", "turtle", "caterpillar")  # their second colour has its place already
+_ONE_COAT = ("snail", "turtle", "caterpillar")  # their second color has its place already
 
 # Pairs that are hard to tell apart, or one of which can be taken for the other's light or shadow.
 _CLASHES = (
@@ -50,29 +50,29 @@ _CLASHES = (
 
 
 def sample_creature(rng: Random) -> Creature:
-    """A creature by lot: one or two parts, and in two of three cases a second colour."""
+    """A creature by lot: one or two parts, and in two of three cases a second color."""
     kind = rng.choice(_KINDS)
-    colour, second_colour, coat = rng.choice(list(COLOURS)), None, "plain"
+    color, second_colour, coat = rng.choice(list(COLORS)), None, "plain"
     if rng.random() < 2 / 3:
-        second_colour = rng.choice([name for name in COLOURS if name != colour and {name, colour} not in _CLASHES])
+        second_colour = rng.choice([name for name in COLORS if name != color and {name, color} not in _CLASHES])
         if kind not in _ONE_COAT:
             coat = rng.choice(("plain", "plain", "spotted", "striped"))
     slots = SLOTS[kind]
     filled = sorted(rng.sample(range(len(slots)), rng.choice((1, 2, 2))))
-    return Creature(kind, colour, second_colour, coat, tuple(rng.choice(slots[i]) for i in filled))
+    return Creature(kind, color, second_colour, coat, tuple(rng.choice(slots[i]) for i in filled))
 
 
 def captions_of(creature: Creature) -> list[str]:
     """All that the creature is, in one order of words, after each of the openings."""
-    colours = creature.colour if creature.second_colour is None else f"{creature.colour} and {creature.second_colour}"
+    colors = creature.color if creature.second_colour is None else f"{creature.color} and {creature.second_colour}"
     coat = "" if creature.coat == "plain" else f"{creature.coat} "
-    name = f"{coat}{colours} {creature.kind}"
+    name = f"{coat}{colors} {creature.kind}"
     article = "an" if name[0] in "aeiou" else "a"
     return [f"{opening} {article} {name} with {' and '.join(creature.parts)}" for opening in OPENINGS]
 
 
 def write_creatures(folder: Path, *, count: int = 1500, seed: int = 0, size: int = 128) -> None:
-    """Write a picture folder: PNG files of ``size`` pixels and ``metadata.jsonl`` with three captions for each."""
+    """Write an image folder: PNG files of ``size`` pixels and ``metadata.jsonl`` with three captions for each."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
         for number in range(1, count + 1):
@@ -99,6 +99,6 @@ def creatures_folder(cache: Path, *, count: int = 1500, seed: int = 0, size: int
         try:
             draft.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same pictures
+            if not folder.is_dir():  # else another process was faster, with the same images
                 raise
     return folder

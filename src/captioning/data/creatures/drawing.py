@@ -14,18 +14,18 @@ OVERSAMPLING = 3  # drawn this much larger, then shrunk: ImageDraw's own edges a
 
 @dataclass(frozen=True)
 class Creature:
-    """All that a caption says of a picture."""
+    """All that a caption says of an image."""
 
     kind: str  # of PLANS
-    colour: str  # of COLOURS, as is the second
+    color: str  # of COLORS, as is the second
     second_colour: str | None
-    coat: str  # "plain", or "spotted" or "striped" in the second colour
+    coat: str  # "plain", or "spotted" or "striped" in the second color
     parts: tuple[str, ...]  # of PARTS and FACES
 
 
 def draw_creature(creature: Creature, size: int, rng: Random) -> Image.Image:
-    """A square picture of the creature; all that the creature leaves open is left to chance."""
-    main = shade_of(creature.colour, rng)
+    """A square image of the creature; all that the creature leaves open is left to chance."""
+    main = shade_of(creature.color, rng)
     second = shade_of(creature.second_colour, rng) if creature.second_colour else main
     dye = Dye(main, second, belly=second if creature.second_colour else mix(main, PAPER, 0.16))
     plan = PLANS[creature.kind](dye, rng)

@@ -41,7 +41,7 @@ def _two_horns(plan: Plan, dye: Dye, rng: Random) -> list[Piece]:
 
 
 def _ears(*balls: Ball) -> Part:
-    """A pair of ears of this outline, lined with the second colour."""
+    """A pair of ears of this outline, lined with the second color."""
 
     def draw(plan: Plan, dye: Dye, rng: Random) -> list[Piece]:
         lining = dye.second if dye.second != dye.main else mark_on(dye.main, 0.25)

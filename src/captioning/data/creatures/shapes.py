@@ -1,4 +1,4 @@
-"""Smooth shapes, their colours, and a pen that outlines and shades them: what ImageDraw lacks for a cartoon."""
+"""Smooth shapes, their colors, and a pen that outlines and shades them: what ImageDraw lacks for a cartoon."""
 
 import colorsys
 import itertools
@@ -15,7 +15,7 @@ Rgb = tuple[int, int, int]
 Range = tuple[float, float]
 
 # Hue, saturation and lightness, 0 to 1: shades of one name vary, shades of two names never meet.
-COLOURS: dict[str, tuple[Range, Range, Range]] = {
+COLORS: dict[str, tuple[Range, Range, Range]] = {
     "red": ((0.985, 1.005), (0.70, 0.82), (0.46, 0.52)),
     "orange": ((0.068, 0.083), (0.90, 1.00), (0.53, 0.58)),
     "yellow": ((0.135, 0.150), (0.90, 1.00), (0.60, 0.66)),
@@ -32,26 +32,26 @@ LINE = 0.036  # an outline's width, where a creature is about 2 high
 
 
 def rgb(hue: float, saturation: float, lightness: float) -> Rgb:
-    """The colour of this hue, saturation and lightness, all from 0 to 1; hues go round."""
+    """The color of this hue, saturation and lightness, all from 0 to 1; hues go round."""
     red, green, blue = colorsys.hls_to_rgb(hue % 1, lightness, saturation)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def shade_of(name: str, rng: Random) -> Rgb:
-    """One of the shades that go by this colour name."""
-    hue, saturation, lightness = (rng.uniform(*bounds) for bounds in COLOURS[name])
+    """One of the shades that go by this color name."""
+    hue, saturation, lightness = (rng.uniform(*bounds) for bounds in COLORS[name])
     return rgb(hue, saturation, lightness)
 
 
 def mix(one: Rgb, other: Rgb, share: float) -> Rgb:
-    """The first colour with this share of the other in it."""
+    """The first color with this share of the other in it."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
-def is_dark(colour: Rgb) -> bool:
+def is_dark(color: Rgb) -> bool:
     """Whether ink would be lost on it."""
-    return sum(colour) < 225
+    return sum(color) < 225
 
 
 def mark_on(fill: Rgb, share: float) -> Rgb:
@@ -83,7 +83,7 @@ Shape = Limb | Oval
 
 @dataclass(frozen=True)
 class Piece:
-    """Shapes of one colour within one outline; a line of width 0 is none."""
+    """Shapes of one color within one outline; a line of width 0 is none."""
 
     fill: Rgb
     shapes: tuple[Shape, ...]
@@ -123,7 +123,7 @@ def _mirrored(shape: Shape) -> Shape:
 
 
 class Pen:
-    """Draws onto a picture in a creature's own coordinates, which are scaled, turned and moved to its place.
+    """Draws onto an image in a creature's own coordinates, which are scaled, turned and moved to its place.
 
     Args:
         image: what is drawn on.
@@ -169,8 +169,8 @@ class Pen:
         area = mask.crop(box)
         # The gradient is 0 at its centre, 128, 128; this part of it puts the light a third of the way down.
         falloff = _GLOW.resize(area.size, Image.Resampling.NEAREST, box=(72, 78, 242, 248))
-        for colour, levels in ((mix(fill, INK, 0.5), _SHADOW), (mix(fill, PAPER, 0.6), _SHINE)):
-            self.image.paste(colour, box, ImageChops.multiply(area, falloff.point(levels)))
+        for color, levels in ((mix(fill, INK, 0.5), _SHADOW), (mix(fill, PAPER, 0.6), _SHINE)):
+            self.image.paste(color, box, ImageChops.multiply(area, falloff.point(levels)))
 
     def _cover(self, draw: ImageDraw.ImageDraw, shapes: Iterable[Shape], fill: Rgb | int, grow: float = 0.0) -> None:
         for shape in shapes:

@@ -25,7 +25,7 @@ class ColumnNames(NamedTuple):
 
     @property
     def of_text(self) -> list[str]:
-        """All but the pictures' column, each once."""
+        """All but the images' column, each once."""
         names = (*self.captions, self.id, self.split, self.group, self.stratum)
         return list(dict.fromkeys(name for name in names if name is not None))
 
@@ -50,7 +50,7 @@ def find_columns(
         where: file or data set, for the error message.
         names: the columns that there are.
         columns: what the user calls them.
-        usual_images: names of the pictures' column, tried in this order.
+        usual_images: names of the images' column, tried in this order.
 
     Raises:
         UserError: a column isn't there.
@@ -71,19 +71,17 @@ def find_columns(
     return ColumnNames(image, captions, columns.id, split, columns.group, columns.stratify)
 
 
-def find_picture_columns(
-    where: str, features: Mapping[str, Any], columns: Columns, *, paths: bool = True
-) -> ColumnNames:
-    """The columns of a table of `datasets`: the picture's is by default the only one of pictures.
+def find_image_columns(where: str, features: Mapping[str, Any], columns: Columns, *, paths: bool = True) -> ColumnNames:
+    """The columns of a table of `datasets`: the image's is by default the only one of images.
 
     Args:
         where: what the table is called.
         features: the type of each of its columns.
         columns: what the user calls them.
-        paths: whether a picture may be the name of a file.
+        paths: whether an image may be the name of a file.
 
     Raises:
-        UserError: a column isn't there, or the picture's holds none.
+        UserError: a column isn't there, or the image's holds none.
     """
     import datasets
 
@@ -91,12 +89,12 @@ def find_picture_columns(
     usual = typed if len(typed) == 1 else ("image", *IMAGE_COLUMNS)
     names = find_columns(where, list(features), columns, usual_images=usual)
     feature = features[names.image]
-    if names.image not in typed and not _may_hold_pictures(feature, paths=paths):
-        raise UserError(f"data.image_column={names.image}: {where} has {feature} there, no pictures")
+    if names.image not in typed and not _may_hold_images(feature, paths=paths):
+        raise UserError(f"data.image_column={names.image}: {where} has {feature} there, no images")
     return names
 
 
-def _may_hold_pictures(feature: Any, *, paths: bool) -> bool:
+def _may_hold_images(feature: Any, *, paths: bool) -> bool:
     if isinstance(feature, dict):
         return "bytes" in feature or ("path" in feature and paths)
     kinds = ("binary", "large_binary", *(("string", "large_string") if paths else ()))

@@ -1,4 +1,4 @@
-"""Tables of `datasets` with pictures in them (the Hub, Parquet, a saved data set), as rows."""
+"""Tables of `datasets` with images in them (the Hub, Parquet, a saved data set), as rows."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -6,9 +6,9 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captioning.data.rows import Columns, Problem, Rows, row_features
-from captioning.data.sources.columns import class_name, class_names, find_picture_columns
-from captioning.data.sources.paths import MISSING, PictureFolder
-from captioning.data.sources.row_builder import Draft, DraftedRow
+from captioning.data.sources.columns import class_name, class_names, find_image_columns
+from captioning.data.sources.paths import MISSING, ImageFolder
+from captioning.data.sources.row_builder import RawRow, RowBuilder
 from captioning.data.sources.text_files import NOT_UTF8, rows_of_batch
 
 if TYPE_CHECKING:
@@ -29,22 +29,22 @@ def read_parts(
     parts: Sequence[Part],
     path: str,
     columns: Columns,
-    folder: PictureFolder,
+    folder: ImageFolder,
     *,
     ids_by_content: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Rows:
-    """Rows of tables whose pictures are within, or are files of a folder.
+    """Rows of tables whose images are within, or are files of a folder.
 
-    Pictures aren't decoded, and stay on the disk as long as the tables are memory-mapped.
+    Images aren't decoded, and stay on the disk as long as the tables are memory-mapped.
 
     Args:
         parts: the tables, usually one for each split.
         path: of all of them, for messages.
         columns: what the user calls their columns.
-        folder: where pictures are looked for that aren't within.
-        ids_by_content: whether a row without an id is known by its picture (its path, or else a digest) and not by its
-            number; rows with the same picture are then put together.
+        folder: where images are looked for that aren't within.
+        ids_by_content: whether a row without an id is known by its image (its path, or else a digest) and not by its
+            number; rows with the same image are then put together.
         problems: what is known to be left out already.
 
     Raises:
@@ -58,25 +58,25 @@ def read_parts(
 
 
 class _PartsReader:
-    """Puts one part after the other into a draft, in which a picture is known by the number of its row in all parts."""
+    """Puts one part after the other into a draft, in which an image is known by the number of its row in all parts."""
 
-    def __init__(self, columns: Columns, folder: PictureFolder, *, ids_by_content: bool) -> None:
-        self.draft = Draft(self._same_picture)
+    def __init__(self, columns: Columns, folder: ImageFolder, *, ids_by_content: bool) -> None:
+        self.draft = RowBuilder(self._same_image)
         self._columns = columns
         self._folder = folder
         self._ids_by_content = ids_by_content
-        self._pictures: list[Dataset] = []  # of each part: the column image alone
-        self._paths: dict[int, str] = {}  # of pictures that aren't within, by row
+        self._images: list[Dataset] = []  # of each part: the column image alone
+        self._paths: dict[int, str] = {}  # of images that aren't within, by row
         self._count = 0  # of rows
         self._digest_of = lru_cache(maxsize=BATCH)(self._digest_of_row)
 
     def read(self, part: Part) -> None:
-        names = find_picture_columns(part.label, part.table.features, self._columns)
-        pictures = _picture_column(part, names.image)
-        self._pictures.append(pictures)
-        start, self._count = self._count, self._count + len(pictures)
+        names = find_image_columns(part.label, part.table.features, self._columns)
+        images = _image_column(part, names.image)
+        self._images.append(images)
+        start, self._count = self._count, self._count + len(images)
         lines = _text_rows(part.table.select_columns(names.of_text))
-        for number, (line, (encoded, path)) in enumerate(zip(lines, _picture_cells(pictures), strict=True)):
+        for number, (line, (encoded, path)) in enumerate(zip(lines, _image_cells(images), strict=True)):
             where = f"{part.label} row {number}"
             row_id = f"{part.label}-{number:07d}"
             if encoded is None:
@@ -108,13 +108,13 @@ class _PartsReader:
         usable = sorted(self.draft.usable())
         if not usable:
             raise self.draft.nothing_left(path, self._folder)
-        pictures = datasets.concatenate_datasets([self._with_paths(part) for part in range(len(self._pictures))])
-        # Whole columns side by side, and only then a choice of rows: so the pictures are never copied.
-        table = datasets.concatenate_datasets([pictures, self._texts(usable)], axis=1)
-        return Rows(table.select([row.picture for row in usable]), tuple(self.draft.problems))
+        images = datasets.concatenate_datasets([self._with_paths(part) for part in range(len(self._images))])
+        # Whole columns side by side, and only then a choice of rows: so the images are never copied.
+        table = datasets.concatenate_datasets([images, self._texts(usable)], axis=1)
+        return Rows(table.select([row.image for row in usable]), tuple(self.draft.problems))
 
-    def _texts(self, usable: Sequence[DraftedRow]) -> "Dataset":
-        """All columns but the pictures', with empty cells in the rows that aren't usable."""
+    def _texts(self, usable: Sequence[RawRow]) -> "Dataset":
+        """All columns but the images', with empty cells in the rows that aren't usable."""
         import pyarrow as pa
         from datasets import Dataset, Features
 
@@ -122,58 +122,58 @@ class _PartsReader:
         columns: dict[str, list[Any]] = {name: [None] * self._count for name in features}
         for row in usable:
             for name, cells in columns.items():
-                cells[row.picture] = getattr(row, name)
+                cells[row.image] = getattr(row, name)
         types = features.arrow_schema
         arrays = {name: pa.array(cells, types.field(name).type) for name, cells in columns.items()}
         return Dataset.from_dict(arrays, features=features)
 
     def _with_paths(self, part: int) -> "Dataset":
-        """The pictures of a part, with the paths that were found for those that aren't within."""
+        """The images of a part, with the paths that were found for those that aren't within."""
         import pyarrow as pa
         import pyarrow.compute as pc
         from datasets import Dataset
 
-        pictures = self._pictures[part]
-        row = sum(map(len, self._pictures[:part]))
-        if not any(number in self._paths for number in range(row, row + len(pictures))):
-            return pictures
+        images = self._images[part]
+        row = sum(map(len, self._images[:part]))
+        if not any(number in self._paths for number in range(row, row + len(images))):
+            return images
         chunks = []
-        for chunk in pictures.data.column("image").chunks:
+        for chunk in images.data.column("image").chunks:
             paths = pa.array([self._paths.get(row + i) for i in range(len(chunk))], pa.string())
             chunks.append(pa.StructArray.from_arrays([pc.struct_field(chunk, "bytes"), paths], ["bytes", "path"]))
             row += len(chunk)
-        return Dataset.from_dict({"image": pa.chunked_array(chunks)}, features=pictures.features)
+        return Dataset.from_dict({"image": pa.chunked_array(chunks)}, features=images.features)
 
-    def _same_picture(self, one: int, other: int) -> bool:
+    def _same_image(self, one: int, other: int) -> bool:
         if one in self._paths or other in self._paths:
             return self._paths.get(one) == self._paths.get(other)
         return self._digest_of(one) == self._digest_of(other)
 
     def _digest_of_row(self, row: int) -> bytes:
-        for pictures in self._pictures:
-            if row < len(pictures):
-                return blake2b(pictures[row]["image"]["bytes"]).digest()
-            row -= len(pictures)
+        for images in self._images:
+            if row < len(images):
+                return blake2b(images[row]["image"]["bytes"]).digest()
+            row -= len(images)
         raise IndexError(row)
 
 
-def _picture_column(part: Part, name: str) -> "Dataset":
-    """The column of pictures alone, as ``image``, encoded as they are."""
+def _image_column(part: Part, name: str) -> "Dataset":
+    """The column of images alone, as ``image``, encoded as they are."""
     import datasets
 
-    pictures = part.table.select_columns([name]).cast_column(name, datasets.Image(decode=False))
-    return pictures if name == "image" else pictures.rename_column(name, "image")
+    images = part.table.select_columns([name]).cast_column(name, datasets.Image(decode=False))
+    return images if name == "image" else images.rename_column(name, "image")
 
 
-def _picture_cells(pictures: "Dataset") -> Iterator[tuple[Any, str | None]]:
+def _image_cells(images: "Dataset") -> Iterator[tuple[Any, str | None]]:
     """Of each row the bytes, as an Arrow scalar, or None; and the path, if there is one."""
     import pyarrow.compute as pc
 
-    for batch in pictures.with_format("arrow").iter(BATCH):
+    for batch in images.with_format("arrow").iter(BATCH):
         cells = batch.column("image")
         encoded = pc.struct_field(cells, "bytes")
-        for picture, path in zip(encoded, pc.struct_field(cells, "path").to_pylist(), strict=True):
-            yield (picture if picture.is_valid else None), path
+        for image, path in zip(encoded, pc.struct_field(cells, "path").to_pylist(), strict=True):
+            yield (image if image.is_valid else None), path
 
 
 def _text_rows(table: "Dataset") -> Iterator[dict[str, Any] | None]:

@@ -2,7 +2,7 @@
 
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.datasets_tables import Part, read_parts
-from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.paths import ImageFolder
 from captioning.errors import UserError, reason
 from captioning.hub import snapshot
 
@@ -10,7 +10,7 @@ from captioning.hub import snapshot
 def read_hub(path: str, *, subset: str | None = None, revision: str | None = None, columns: Columns = USUAL) -> Rows:
     """A data set of the Hugging Face Hub, with the splits that it gives.
 
-    The picture's column is by default the only one that holds pictures, or else the first of the usual names. Where
+    The image's column is by default the only one that holds images, or else the first of the usual names. Where
     the rows have a column of splits it goes before the Hub's own splits: some data sets keep all rows in one of these.
 
     Args:
@@ -25,7 +25,7 @@ def read_hub(path: str, *, subset: str | None = None, revision: str | None = Non
     import datasets  # a second to import, and a data set that can't be had is answered without it
 
     way_out = (
-        "Public mirrors of a data set come and go: name another with data.path=USER/NAME, use pictures on this "
+        "Public mirrors of a data set come and go: name another with data.path=USER/NAME, use images on this "
         "machine with data=folder data.path=FOLDER, or the embedded data=creatures"
     )
     folder = snapshot(path, setting="data.path", repo_type="dataset", revision=revision, way_out=way_out)
@@ -38,4 +38,4 @@ def read_hub(path: str, *, subset: str | None = None, revision: str | None = Non
             f"({reason(error.__cause__ or error, name_file=True)})"
         ) from error
     parts = [Part(table, split, split) for split, table in tables.items()]
-    return read_parts(parts, path, columns, PictureFolder(folder))
+    return read_parts(parts, path, columns, ImageFolder(folder))

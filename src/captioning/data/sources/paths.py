@@ -1,4 +1,4 @@
-"""Pictures below a folder, found by the names that metadata give them; nothing outside of the folder is read."""
+"""Images below a folder, found by the names that metadata give them; nothing outside of the folder is read."""
 
 import os
 import posixpath
@@ -13,15 +13,15 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from captioning.data.images import picture_formats
+from captioning.data.images import image_formats
 from captioning.data.rows import OUTSIDE
 from captioning.errors import shown
 
-MISSING = "picture is missing"
-NO_FILE = "picture is no file"
+MISSING = "image is missing"
+NO_FILE = "image is no file"
 NO_ADDRESS = "not a web address"
 NAME_NOT_UTF8 = "file name isn't UTF-8"
-IN_ARCHIVE = "picture in an archive, which must be unpacked first"
+IN_ARCHIVE = "image in an archive, which must be unpacked first"
 DATA_SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 
 
@@ -45,15 +45,15 @@ class _Listing:
     left_out: dict[str, str] = field(default_factory=dict)  # the troubles of what may hold data, whoever names it
 
 
-class PictureFolder:
-    """A folder that pictures are looked for in.
+class ImageFolder:
+    """A folder that images are looked for in.
 
     A folder is listed when a name first leads into it: links are followed at that time, and those that lead out of the
     whole folder are refused.
 
     Args:
         folder: the folder; itself it may be a link.
-        subfolders: where a picture is looked for too, when it isn't at its name.
+        subfolders: where an image is looked for too, when it isn't at its name.
     """
 
     def __init__(self, folder: Path, *, subfolders: Sequence[str] = ()) -> None:
@@ -68,11 +68,11 @@ class PictureFolder:
         self._insides: dict[str, str | None] = {}
 
     def find(self, name: str, *, base: str = "") -> Found:
-        """The picture of a name, which is relative to ``base`` below the folder, absolute, or a web address.
+        """The image of a name, which is relative to ``base`` below the folder, absolute, or a web address.
 
         Of an address only the last part counts: the name of the file that was downloaded.
         """
-        if "://" in name and "::" in name:  # zip://a.png::train.zip is what datasets calls a picture in there
+        if "://" in name and "::" in name:  # zip://a.png::train.zip is what datasets calls an image in there
             return Found(shown(name), "", IN_ARCHIVE)
         if "://" in name:
             try:
@@ -92,9 +92,9 @@ class PictureFolder:
                 return other
         return found
 
-    def pictures(self) -> list[str]:
-        """The names of all files in the folder that look like pictures by their suffix, hidden ones left out."""
-        suffixes = picture_suffixes()
+    def images(self) -> list[str]:
+        """The names of all files in the folder that look like images by their suffix, hidden ones left out."""
+        suffixes = image_suffixes()
         return [name for name in self.files() if posixpath.splitext(name)[1].lower() in suffixes]
 
     def files(self) -> list[str]:
@@ -209,7 +209,7 @@ class PictureFolder:
 def _leave_out(entry: os.DirEntry[str], name: str, trouble: str, listing: _Listing) -> None:
     listing.troubles[name] = trouble
     suffix = posixpath.splitext(name)[1].lower()
-    if suffix in DATA_SUFFIXES or suffix in picture_suffixes() or entry.is_dir():
+    if suffix in DATA_SUFFIXES or suffix in image_suffixes() or entry.is_dir():
         listing.left_out[name] = trouble
 
 
@@ -228,7 +228,7 @@ def is_utf8(text: str) -> bool:
 
 
 @lru_cache
-def picture_suffixes() -> frozenset[str]:
-    """The suffixes of files that can be read as pictures, such as ``.png``."""
-    formats = picture_formats()
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of files that can be read as images, such as ``.png``."""
+    formats = image_formats()
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)

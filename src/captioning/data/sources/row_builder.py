@@ -1,13 +1,13 @@
-"""Rows in the making: cells become captions, splits and labels, lines about one picture become one row."""
+"""Rows in the making: cells become captions, splits and labels, lines about one image become one row."""
 
 from collections.abc import Callable, Iterator
 from operator import eq
 from typing import Any, NamedTuple
 
-from captioning.data.images import PictureSource
+from captioning.data.images import ImageSource
 from captioning.data.rows import Problem, Row, Rows, describe, row_features, rows_of_arrays
 from captioning.data.shards import Report
-from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.paths import ImageFolder
 from captioning.data.sources.split_names import split_of
 from captioning.errors import UserError, shown
 
@@ -15,13 +15,13 @@ NO_CAPTION = "empty caption"
 NOT_TEXT = "caption isn't text"
 NUL = "caption with a NUL character"
 NOT_UNICODE = "caption isn't valid Unicode"
-NO_PICTURE = "caption without a picture"
-UNCAPTIONED = "picture without a caption"
+NO_IMAGE = "caption without an image"
+UNCAPTIONED = "image without a caption"
 TWO_ADDRESSES = "two addresses with one file name"
 
 
 class Cells(NamedTuple):
-    """What a line says of a picture, as it stands there."""
+    """What a line says of an image, as it stands there."""
 
     image: Any
     captions: Any
@@ -31,11 +31,11 @@ class Cells(NamedTuple):
     stratum: Any = None
 
 
-class DraftedRow(NamedTuple):
-    """A row whose picture is whatever the source knows it by."""
+class RawRow(NamedTuple):
+    """A row whose image is whatever the source knows it by."""
 
     id: str
-    picture: Any
+    image: Any
     captions: list[str]
     split: str | None
     group: str | None
@@ -43,33 +43,33 @@ class DraftedRow(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What a picture belongs to."""
+    """What an image belongs to."""
 
     split: str | None
     group: str | None
     stratum: str | None
 
 
-TWO_PICTURES = "one id with two pictures"
-CONTRADICTIONS = ("picture in two splits", "picture in two groups", "picture in two strata")  # as Labels has them
+TWO_IMAGES = "one id with two images"
+CONTRADICTIONS = ("image in two splits", "image in two groups", "image in two strata")  # as Labels has them
 
 
-class Draft:
-    """Collects what lines say of pictures.
+class RowBuilder:
+    """Collects what lines say of images.
 
     Lines with one id are put together. Where they contradict each other the row is left out, whichever line came
     first; so the rows don't depend on the order of the lines.
 
     Args:
-        same_picture: whether two pictures, as they are given to :meth:`add`, are the same one.
+        same_image: whether two images, as they are given to :meth:`add`, are the same one.
     """
 
-    def __init__(self, same_picture: Callable[[Any, Any], bool] = eq) -> None:
+    def __init__(self, same_image: Callable[[Any, Any], bool] = eq) -> None:
         self.problems: list[Problem] = []
         self.lines = 0  # seen, good and bad
-        self._same_picture = same_picture
+        self._same_image = same_image
         self._rows: dict[str, int] = {}
-        self._pictures: list[Any] = []
+        self._images: list[Any] = []
         self._labels: list[Labels] = []
         self._shared_labels: dict[Labels, Labels] = {}  # most rows have the same
         self._captions: list[list[str]] = []
@@ -83,16 +83,16 @@ class Draft:
         self.problems.append(Problem(kind, shown(name)))
 
     def leave_out(self, kind: str, name: str) -> None:
-        """A captioned picture can't be used."""
+        """A captioned image can't be used."""
         self.lines += 1
         self.fail(kind, name)
 
     def add_file(
-        self, cells: Cells, folder: PictureFolder, where: str, *, base: str = "", id_expected: bool = False
+        self, cells: Cells, folder: ImageFolder, where: str, *, base: str = "", id_expected: bool = False
     ) -> str:
-        """A line that names its picture; returns the picture's name below the folder."""
+        """A line that names its image; returns the image's name below the folder."""
         if not isinstance(cells.image, str) or not cells.image:
-            self.leave_out(NO_PICTURE, f"(no name) ({where})")
+            self.leave_out(NO_IMAGE, f"(no name) ({where})")
             return ""
         found = folder.find(cells.image, base=base)
         if found.trouble:
@@ -104,12 +104,12 @@ class Draft:
         self.add(found.name, found.path, cells, where, id_expected=id_expected)
         return found.name
 
-    def add(self, default_id: str, picture: Any, cells: Cells, where: str, *, id_expected: bool) -> None:
-        """A line whose picture is known.
+    def add(self, default_id: str, image: Any, cells: Cells, where: str, *, id_expected: bool) -> None:
+        """A line whose image is known.
 
         Args:
             default_id: the id where the cells give none.
-            picture: whatever the caller knows the picture by.
+            image: whatever the caller knows the image by.
             cells: the rest of the line.
             where: file and line; empty where the id says it.
             id_expected: whether a line without an id is a problem.
@@ -130,20 +130,20 @@ class Draft:
         for fault in faults:
             self.fail(fault, f"{name} ({where})" if where else name)
         if captions and not any(wrong.values()):
-            self._put(name, picture, Labels(split, group, stratum), captions, where)
+            self._put(name, image, Labels(split, group, stratum), captions, where)
 
-    def _put(self, row_id: str, picture: Any, labels: Labels, captions: list[str], where: str) -> None:
-        row = self._rows.setdefault(row_id, len(self._pictures))
-        if row == len(self._pictures):
-            self._pictures.append(picture)
+    def _put(self, row_id: str, image: Any, labels: Labels, captions: list[str], where: str) -> None:
+        row = self._rows.setdefault(row_id, len(self._images))
+        if row == len(self._images):
+            self._images.append(image)
             self._labels.append(self._shared_labels.setdefault(labels, labels))
             self._captions.append(captions)
             return
         self._several.add(row)
         self._captions[row] += captions
         known = self._labels[row]
-        if not self._same_picture(self._pictures[row], picture):
-            self._contradict(TWO_PICTURES, row_id, where)
+        if not self._same_image(self._images[row], image):
+            self._contradict(TWO_IMAGES, row_id, where)
         for kind, one, other in zip(CONTRADICTIONS, known, labels, strict=True):
             if one is not None and other is not None and one != other:
                 self._contradict(kind, row_id, where)
@@ -154,43 +154,43 @@ class Draft:
             self._contradicted.add(row_id)
             self.fail(kind, f"{row_id} ({where})" if where else row_id)
 
-    def usable(self) -> Iterator[DraftedRow]:
+    def usable(self) -> Iterator[RawRow]:
         """The rows that nothing is wrong with."""
         for row_id, row in self._rows.items():
-            picture = self._pictures[row]
-            if row_id not in self._contradicted and picture not in self._ambiguous:
+            image = self._images[row]
+            if row_id not in self._contradicted and image not in self._ambiguous:
                 captions = sorted(self._captions[row]) if row in self._several else self._captions[row]
-                yield DraftedRow(row_id, picture, captions, *self._labels[row])
+                yield RawRow(row_id, image, captions, *self._labels[row])
 
-    def rows_of_files(self, path: str, folder: PictureFolder) -> Rows:
-        """The rows, where pictures are known by their paths; the draft is empty then.
+    def rows_of_files(self, path: str, folder: ImageFolder) -> Rows:
+        """The rows, where images are known by their paths; the draft is empty then.
 
         Raises:
             UserError: there are none.
         """
         import pyarrow as pa
 
-        columns: dict[str, list[Any]] = {name: [] for name in DraftedRow._fields}
+        columns: dict[str, list[Any]] = {name: [] for name in RawRow._fields}
         for row in self.usable():
             for name, value in zip(columns, row, strict=True):
                 columns[name].append(value)
         if not columns["id"]:
             raise self.nothing_left(path, folder)
-        for collected in (self._rows, self._pictures, self._captions, self._labels):
+        for collected in (self._rows, self._images, self._captions, self._labels):
             collected.clear()  # or a million rows would be in memory twice
         folder.forget()
         types = row_features().arrow_schema
-        paths = pa.array(columns.pop("picture"), pa.string())
+        paths = pa.array(columns.pop("image"), pa.string())
         arrays = {name: pa.array(columns.pop(name), types.field(name).type) for name in list(columns)}
         image = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], ["bytes", "path"])
         return rows_of_arrays({name: arrays.get(name, image) for name in types.names}, self.problems)
 
-    def nothing_left(self, path: str, folder: PictureFolder) -> UserError:
+    def nothing_left(self, path: str, folder: ImageFolder) -> UserError:
         """The error of data without a usable row."""
-        found = f"none of its {self.lines} pictures can be used" if self.lines else "no captions in it"
+        found = f"none of its {self.lines} images can be used" if self.lines else "no captions in it"
         looked = " or ".join(f"{subfolder}/NAME" if subfolder else "NAME" for subfolder in folder.subfolders)
         return UserError(
-            f"data.path={path}: {found}{': ' + describe(self.problems) if self.problems else ''}. Pictures were looked "
+            f"data.path={path}: {found}{': ' + describe(self.problems) if self.problems else ''}. Images were looked "
             f"for as {looked} in {folder.folder}; data.images=FOLDER names another folder"
         )
 
@@ -200,22 +200,22 @@ def rows_of(name: str, encoded: bytes | None, cells: Cells, report: Report, *, i
 
     Args:
         name: the row's id where the cells give none.
-        encoded: its picture.
+        encoded: its image.
         cells: all else.
         report: told what is left out.
         id_expected: whether a row without an id of its own is a problem.
     """
     if encoded is None or cells.captions is None:
-        report(Problem(NO_PICTURE if encoded is None else UNCAPTIONED, name))
+        report(Problem(NO_IMAGE if encoded is None else UNCAPTIONED, name))
         return
-    draft = Draft()
+    draft = RowBuilder()
     draft.add(name, None, cells, "", id_expected=id_expected)
     for problem in draft.problems:
         report(problem)
     for row in draft.usable():
         yield Row(
             id=row.id,
-            image=PictureSource(bytes=encoded, path=None),
+            image=ImageSource(bytes=encoded, path=None),
             captions=row.captions,
             split=row.split,
             group=row.group,

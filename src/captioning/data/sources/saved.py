@@ -4,7 +4,7 @@ from pathlib import Path
 
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.datasets_tables import Part, read_parts
-from captioning.data.sources.paths import PictureFolder
+from captioning.data.sources.paths import ImageFolder
 from captioning.errors import UserError, reason
 
 
@@ -29,10 +29,10 @@ def read_saved(path: Path, *, images: Path | None = None, columns: Columns = USU
             f"data.path={path}: can't be read as a saved data set ({reason(error, name_file=True)})"
         ) from error
     named = saved if isinstance(saved, datasets.DatasetDict) else {None: saved}
-    folder = PictureFolder(path)
+    folder = ImageFolder(path)
     if outside := [
         file["filename"] for table in named.values() for file in table.cache_files if not folder.holds(file["filename"])
     ]:
         raise UserError(f"data.path={path}: names a file outside of the data folder ({outside[0]})")
     parts = [Part(table, split, path.name if split is None else split) for split, table in named.items()]
-    return read_parts(parts, str(path), columns, PictureFolder(images or path))
+    return read_parts(parts, str(path), columns, ImageFolder(images or path))

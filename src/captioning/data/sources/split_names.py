@@ -16,7 +16,7 @@ def split_of(value: Any) -> str | None:
 def splits_of_files(names: Iterable[str], *, by_stem: bool = False) -> dict[str, str | None]:
     """The split of each file by the subfolder that it is in, such as ``train/a.png``.
 
-    Only where two splits are found at least: a single folder ``train`` may hold pictures of trains.
+    Only where two splits are found at least: a single folder ``train`` may hold images of trains.
 
     Args:
         names: of files, below the data folder.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.columns import ColumnNames, find_columns
 from captioning.data.sources.datasets_tables import Part, read_parts
-from captioning.data.sources.paths import PictureFolder
-from captioning.data.sources.row_builder import Draft
+from captioning.data.sources.paths import ImageFolder
+from captioning.data.sources.row_builder import RowBuilder
 from captioning.data.sources.split_names import splits_of_files
 from captioning.data.sources.text_files import UNREADABLE, Line, LineFile
 from captioning.errors import UserError, reason
@@ -20,42 +20,42 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 def read_table(
-    path: Path, *, images: Path | None = None, columns: Columns = USUAL, below: PictureFolder | None = None
+    path: Path, *, images: Path | None = None, columns: Columns = USUAL, below: ImageFolder | None = None
 ) -> Rows:
-    """The pictures and captions of a CSV, TSV, JSONL or Parquet file, or of a folder of Parquet files.
+    """The images and captions of a CSV, TSV, JSONL or Parquet file, or of a folder of Parquet files.
 
-    A picture is a path below ``images`` (the table's own folder by default), the address that a file there was
-    downloaded from, or in Parquet the encoded picture itself. Lines with the same picture become one row, unless a
-    column of ids says which lines belong together. An id is by default the picture's path, or where there is none a
-    digest of the encoded picture. Parquet files called ``train…``, ``val…`` or ``test…`` (at least two of these) give
+    An image is a path below ``images`` (the table's own folder by default), the address that a file there was
+    downloaded from, or in Parquet the encoded image itself. Lines with the same image become one row, unless a
+    column of ids says which lines belong together. An id is by default the image's path, or where there is none a
+    digest of the encoded image. Parquet files called ``train…``, ``val…`` or ``test…`` (at least two of these) give
     the split, unless a column does.
 
     Args:
         path: the file, or the folder.
-        images: where pictures are looked for.
+        images: where images are looked for.
         columns: what the user calls the columns.
         below: the folder, where it has been listed already.
 
     Raises:
         UserError: a file can't be read, there are no such columns, or nothing usable.
     """
-    folder = below or PictureFolder(path if path.is_dir() else path.parent)
+    folder = below or ImageFolder(path if path.is_dir() else path.parent)
     names = [name for name in folder.files() if name.endswith(".parquet")] if path.is_dir() else [path.name]
-    pictures = PictureFolder(images) if images else folder
+    image_folder = ImageFolder(images) if images else folder
     splits = splits_of_files(names, by_stem=True)
-    draft = Draft()
+    draft = RowBuilder()
     for trouble, name in folder.left_out() if path.is_dir() else ():
         draft.fail(trouble, name)
     files = _usable_files(draft, [LineFile(Path(folder.find(name).path), name) for name in names], columns)
-    if files and files[0][0].holds_pictures(find_columns(files[0][0].label, files[0][1], columns).image):
+    if files and files[0][0].holds_images(find_columns(files[0][0].label, files[0][1], columns).image):
         parts = _parts_of(draft, [file for file, _ in files], splits)
-        return read_parts(parts, str(path), columns, pictures, ids_by_content=True, problems=draft.problems)
+        return read_parts(parts, str(path), columns, image_folder, ids_by_content=True, problems=draft.problems)
     for file, column_names in files:
-        add_file(draft, file, column_names, columns, pictures, split=splits[file.label])
-    return draft.rows_of_files(str(path), pictures)
+        add_file(draft, file, column_names, columns, image_folder, split=splits[file.label])
+    return draft.rows_of_files(str(path), image_folder)
 
 
-def _usable_files(draft: Draft, files: list[LineFile], columns: Columns) -> list[tuple[LineFile, list[str]]]:
+def _usable_files(draft: RowBuilder, files: list[LineFile], columns: Columns) -> list[tuple[LineFile, list[str]]]:
     """The files that can be read and have the columns, with all their columns; the others become problems.
 
     Raises:
@@ -78,7 +78,7 @@ def _usable_files(draft: Draft, files: list[LineFile], columns: Columns) -> list
     return usable
 
 
-def _parts_of(draft: Draft, files: list[LineFile], splits: Mapping[str, str | None]) -> list[Part]:
+def _parts_of(draft: RowBuilder, files: list[LineFile], splits: Mapping[str, str | None]) -> list[Part]:
     """The files that can be loaded; the others become problems.
 
     Raises:
@@ -102,31 +102,31 @@ def read_records(records: Iterable[Any], path: Path, *, images: Path | None = No
     Raises:
         UserError: there are no such columns, or nothing usable.
     """
-    draft = Draft()
+    draft = RowBuilder()
     lines = []
     for number, record in enumerate(records, 1):
         if isinstance(record, dict):
             lines.append(Line(f"{path.name} item {number}", record))
         else:
             draft.fail("item isn't a JSON object", f"{path.name} item {number}")
-    pictures = PictureFolder(images or path.parent)
+    image_folder = ImageFolder(images or path.parent)
     if lines:
         names = list(dict.fromkeys(name for line in lines for name in line.cells))
-        add_lines(draft, lines, find_columns(path.name, names, columns), pictures)
-    return draft.rows_of_files(str(path), pictures)
+        add_lines(draft, lines, find_columns(path.name, names, columns), image_folder)
+    return draft.rows_of_files(str(path), image_folder)
 
 
 def add_file(
-    draft: Draft,
+    draft: RowBuilder,
     file: LineFile,
     column_names: list[str],
     columns: Columns,
-    pictures: PictureFolder,
+    image_folder: ImageFolder,
     *,
     base: str = "",
     split: str | None = None,
 ) -> set[str]:
-    """Puts the lines of a file that names its pictures into a draft, as :func:`add_lines` does.
+    """Puts the lines of a file that names its images into a draft, as :func:`add_lines` does.
 
     Raises:
         UserError: it lacks a column.
@@ -136,25 +136,27 @@ def add_file(
             pass
         return set()
     names = find_columns(file.label, column_names, columns)
-    return add_lines(draft, file.read(draft, [names.image, *names.of_text]), names, pictures, base=base, split=split)
+    return add_lines(
+        draft, file.read(draft, [names.image, *names.of_text]), names, image_folder, base=base, split=split
+    )
 
 
 def add_lines(
-    draft: Draft,
+    draft: RowBuilder,
     lines: Iterable[Line],
     names: ColumnNames,
-    pictures: PictureFolder,
+    image_folder: ImageFolder,
     *,
     base: str = "",
     split: str | None = None,
 ) -> set[str]:
-    """Puts lines that name their pictures into a draft; returns the names.
+    """Puts lines that name their images into a draft; returns the names.
 
     Args:
         draft: where they go.
         lines: the lines.
         names: which of their columns is which.
-        pictures: where pictures are looked for.
+        image_folder: where images are looked for.
         base: the folder in there that names are relative to.
         split: of the lines that don't say it themselves.
     """
@@ -163,12 +165,12 @@ def add_lines(
         cells = names.cells(line.cells)
         if split and cells.split in (None, ""):
             cells = cells._replace(split=split)
-        named.add(draft.add_file(cells, pictures, line.where, base=base, id_expected=names.id is not None))
+        named.add(draft.add_file(cells, image_folder, line.where, base=base, id_expected=names.id is not None))
     return named
 
 
 def _load(file: Path) -> "Dataset":
-    """A Parquet file as a memory-mapped table, so that pictures never are in memory all at once."""
+    """A Parquet file as a memory-mapped table, so that images never are in memory all at once."""
     import datasets
 
     try:

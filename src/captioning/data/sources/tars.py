@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from captioning.data.rows import CAPTION_COLUMNS, USUAL, Columns, Problem, Row
 from captioning.data.shards import UNREADABLE, Report, Shards, digest, is_file_name
 from captioning.data.sources.columns import ColumnNames, find_columns
-from captioning.data.sources.paths import PictureFolder, picture_suffixes
+from captioning.data.sources.paths import ImageFolder, image_suffixes
 from captioning.data.sources.row_builder import Cells, rows_of
 from captioning.errors import UserError, reason, shown
 
@@ -30,7 +30,7 @@ def is_shards(path: str) -> bool:
 def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
     """WebDataset shards: tars in which the members of a row are side by side, with the same name up to a dot.
 
-    A row's picture is the member with the suffix of a picture. Its captions are the lines of ``.txt``, or else a
+    A row's image is the member with the suffix of an image. Its captions are the lines of ``.txt``, or else a
     caption or a list of captions in the object of ``.json``, where an id, a group, a split and a stratum may be too.
     Members are never written to the disk; a member's name is nothing but a part of the row's id.
 
@@ -46,7 +46,7 @@ def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
     place = Path(path).expanduser()
     problems: list[Problem] = []
     if os.path.isdir(place):  # noqa: PTH112  Path.is_dir fails for a long command or pattern
-        below = PictureFolder(place)
+        below = ImageFolder(place)
         names = [below.find(name).path for name in below.files() if name.endswith(TAR_SUFFIXES)]
         problems += (Problem(trouble, name) for trouble, name in below.left_out() if name.endswith(TAR_SUFFIXES))
         if not names:
@@ -95,13 +95,13 @@ def _labels(names: Sequence[str]) -> tuple[str, ...]:
 def _read_tar(shards: Sequence[tuple[str, str]], columns: Columns, index: int, report: Report) -> Iterator[Row]:
     file, label = shards[index]
     prefix = next((label.removesuffix(suffix) for suffix in TAR_SUFFIXES if label.endswith(suffix)), label)
-    suffixes = picture_suffixes()
+    suffixes = image_suffixes()
     for members in _members(file, label, report):
         name = shown(f"{prefix}/{members['__key__']}")
         fields = {suffix: content for suffix, content in members.items() if not suffix.startswith("__")}
-        pictures = [suffix for suffix in fields if f".{suffix.rpartition('.')[2]}" in suffixes]
+        images = [suffix for suffix in fields if f".{suffix.rpartition('.')[2]}" in suffixes]
         # Of a.jpg and a.mask.png it is the first.
-        image = (columns.image or "").lower() or min(pictures, key=lambda suffix: suffix.count("."), default="")
+        image = (columns.image or "").lower() or min(images, key=lambda suffix: suffix.count("."), default="")
         try:
             cells = _cells(fields, columns)
         except ValueError as error:
@@ -123,7 +123,7 @@ def _cells(fields: dict[str, bytes], columns: Columns) -> Cells:
 def _names(there: tuple[str, ...], columns: Columns) -> ColumnNames:
     find = partial(find_columns, "its .json", columns=replace(columns, image=None), usual_images=("",))
     try:
-        return find(("", *there))  # no picture is in it
+        return find(("", *there))  # no image is in it
     except UserError:
         return find(("", *there, CAPTION_COLUMNS[0]))  # which is empty then: a row without captions is told by that
 

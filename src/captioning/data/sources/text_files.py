@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from captioning.data.sources.paths import is_utf8
-from captioning.data.sources.row_builder import Draft
+from captioning.data.sources.row_builder import RowBuilder
 from captioning.errors import UserError, reason
 
 UNREADABLE = "file can't be read"
@@ -50,11 +50,11 @@ class LineFile:
         if self.kind in (".csv", ".tsv"):
             with open_text(self.path) as text:
                 return self._header(csv.reader(text, delimiter=self._delimiter, strict=True))
-        unused = Draft()
+        unused = RowBuilder()
         return list(dict.fromkeys(name for line in self._json_lines(unused) for name in line.cells))
 
-    def holds_pictures(self, column: str) -> bool:
-        """Whether a column holds encoded pictures, and not their names."""
+    def holds_images(self, column: str) -> bool:
+        """Whether a column holds encoded images, and not their names."""
         import pyarrow as pa
 
         if self.kind != ".parquet":
@@ -62,7 +62,7 @@ class LineFile:
         kind = self._parquet().schema_arrow.field(column).type
         return any(is_kind(kind) for is_kind in (pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary))
 
-    def read(self, draft: Draft, columns: list[str]) -> Iterator[Line]:
+    def read(self, draft: RowBuilder, columns: list[str]) -> Iterator[Line]:
         """The lines; those that can't be read become problems of ``draft``.
 
         Args:
@@ -73,7 +73,7 @@ class LineFile:
             return self._parquet_lines(draft, columns)
         return self._csv_lines(draft) if self.kind in (".csv", ".tsv") else self._json_lines(draft)
 
-    def _json_lines(self, draft: Draft) -> Iterator[Line]:
+    def _json_lines(self, draft: RowBuilder) -> Iterator[Line]:
         with open_text(self.path) as text:
             for number, line in enumerate(text, 1):
                 if line.isspace():
@@ -92,7 +92,7 @@ class LineFile:
                 else:
                     draft.fail(NO_OBJECT, where)
 
-    def _csv_lines(self, draft: Draft) -> Iterator[Line]:
+    def _csv_lines(self, draft: RowBuilder) -> Iterator[Line]:
         csv.field_size_limit(FIELD_LIMIT)  # of the whole process; the usual one is 128 KiB
         with open_text(self.path) as text:
             lines = _Rewindable(text)
@@ -132,7 +132,7 @@ class LineFile:
             raise UserError(f"{self.path}: its first line isn't CSV; is a double quote left open?")
         return [name.strip() for name in names]
 
-    def _parquet_lines(self, draft: Draft, columns: list[str]) -> Iterator[Line]:
+    def _parquet_lines(self, draft: RowBuilder, columns: list[str]) -> Iterator[Line]:
         import pyarrow as pa
 
         number = 0

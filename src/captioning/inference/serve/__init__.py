@@ -42,8 +42,8 @@ def serve(
         host: an address of this machine, or its name.
         port: 0 takes a free one.
         limits: of requests.
-        batch_size: pictures that the model sees at once, at most.
-        allow_urls: fetch pictures by public addresses.
+        batch_size: images that the model sees at once, at most.
+        allow_urls: fetch images by public addresses.
         token: that requests must bring.
         device: by default the best.
         say: told where the server is, once it is there.

@@ -26,25 +26,25 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from captioning import __version__
-from captioning.data.images import picture_formats
+from captioning.data.images import image_formats
 from captioning.errors import UserError, reason
-from captioning.inference.captioner import Captioner, PictureError
+from captioning.inference.captioner import Captioner, ImageError
 from captioning.inference.download import download
-from captioning.inference.serve.batching import Batcher, Wish
-from captioning.inference.serve.limits import Gate, Limits, Refused
+from captioning.inference.serve.batching import Batcher, GenerationRequest
+from captioning.inference.serve.limits import Limits, RequestLimiter, RequestRejected
 from captioning.inference.serve.prometheus import Metrics
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # of all that PIL reads, what the web has
-MOST_CAPTIONS = 8  # of a picture; and beams
+MOST_CAPTIONS = 8  # of an image; and beams
 PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
 
 
 class Settings(BaseModel):
-    """How pictures are captioned. What isn't given is as the model was tested."""
+    """How images are captioned. What isn't given is as the model was tested."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    num_captions: int = Field(1, ge=1, le=MOST_CAPTIONS, description="Of each picture, the likeliest first.")
+    num_captions: int = Field(1, ge=1, le=MOST_CAPTIONS, description="Of each image, the likeliest first.")
     prefix: str = Field("", max_length=200, description="What every caption begins with, for the model to go on from.")
     max_new_tokens: int | None = Field(None, ge=1, le=512, description="The longest caption.")
     min_new_tokens: int | None = Field(None, ge=0, le=512, description="The shortest caption.")
@@ -60,31 +60,31 @@ class Settings(BaseModel):
         return self.model_dump(exclude_none=True, include=set(Settings.model_fields) - {"num_captions", "prefix"})
 
 
-class PictureIn(BaseModel):
-    """A picture: its file in base64, or where it is on the web, if the server was started with --allow-urls."""
+class ImageIn(BaseModel):
+    """An image: its file in base64, or where it is on the web, if the server was started with --allow-urls."""
 
     model_config = ConfigDict(extra="forbid")
 
-    data: str | None = Field(None, description="The bytes of a picture file in base64.")
+    data: str | None = Field(None, description="The bytes of an image file in base64.")
     url: str | None = Field(None, max_length=2048, description="http or https.")
 
     @model_validator(mode="after")
-    def _is_one(self) -> PictureIn:
+    def _is_one(self) -> ImageIn:
         if (self.data is None) == (self.url is None):
             raise ValueError("give either data or url")
         return self
 
 
 class JsonRequest(Settings):
-    """Pictures and settings as JSON."""
+    """Images and settings as JSON."""
 
-    pictures: list[PictureIn] = Field(min_length=1)
+    images: list[ImageIn] = Field(min_length=1)
 
 
 class UploadRequest(Settings):
-    """Pictures and settings as a form."""
+    """Images and settings as a form."""
 
-    pictures: list[UploadFile] = Field(min_length=1, description="Picture files.")
+    images: list[UploadFile] = Field(min_length=1, description="Image files.")
 
 
 class CaptionOut(BaseModel):
@@ -95,14 +95,14 @@ class CaptionOut(BaseModel):
 
 
 class Result(BaseModel):
-    """Of one picture: captions, or why there are none."""
+    """Of one image: captions, or why there are none."""
 
     captions: list[CaptionOut]
     error: str | None = None
 
 
 class Results(BaseModel):
-    """Of each picture, in order."""
+    """Of each image, in order."""
 
     results: list[Result]
 
@@ -124,8 +124,8 @@ class Server:
         captioner: captions.
         name: of the model.
         limits: that are kept.
-        batch_size: pictures that the model sees at once, at most.
-        allow_urls: fetch pictures that requests name by public addresses.
+        batch_size: images that the model sees at once, at most.
+        allow_urls: fetch images that requests name by public addresses.
         fetch: how that is done.
     """
 
@@ -143,79 +143,79 @@ class Server:
         self.metrics = Metrics(CollectorRegistry())
         self.batcher = Batcher(self._caption_batch, batch_size, self.metrics.observe_batch)
         self._fetch = fetch or (lambda url: download(url, public=True, largest=limits.body, seconds=limits.seconds))
-        self._pictures = 0  # that are being opened, wait, or are captioned
+        self._images = 0  # that are being opened, wait, or are captioned
         self._openers = anyio.CapacityLimiter(min(16, os.cpu_count() or 1))
         self._fetchers = anyio.CapacityLimiter(16)  # they wait for others
 
-    async def caption(self, pictures: list[PictureIn | bytes], settings: Settings) -> Results:
-        """The captions of a request's pictures.
+    async def caption(self, images: list[ImageIn | bytes], settings: Settings) -> Results:
+        """The captions of a request's images.
 
         Raises:
-            Refused: there are too many, none can be opened, a setting is wrong, or it takes too long.
+            RequestRejected: there are too many, none can be opened, a setting is wrong, or it takes too long.
         """
         try:
             decoding = self.captioner.settings(**settings.decoding())
             self.captioner.prompt(settings.prefix, decoding)
         except UserError as error:
-            raise Refused(422, str(error).replace("model.", "")) from error
-        if len(pictures) > self.limits.pictures:
-            raise Refused(413, f"a request may have {self.limits.pictures} pictures (--max-pictures)")
-        if self._pictures + len(pictures) > self.limits.queue:
-            raise Refused(429, "too many pictures wait; try again later")
-        wish = Wish(decoding, settings.num_captions, settings.prefix)
-        self._pictures += len(pictures)
+            raise RequestRejected(422, str(error).replace("model.", "")) from error
+        if len(images) > self.limits.images:
+            raise RequestRejected(413, f"a request may have {self.limits.images} images (--max-images)")
+        if self._images + len(images) > self.limits.queue:
+            raise RequestRejected(429, "too many images wait; try again later")
+        wish = GenerationRequest(decoding, settings.num_captions, settings.prefix)
+        self._images += len(images)
         try:
             with anyio.fail_after(self.limits.seconds):
-                results = await asyncio.gather(*(self._result(picture, wish) for picture in pictures))
+                results = await asyncio.gather(*(self._result(image, wish) for image in images))
         except TimeoutError:
-            raise Refused(429, f"no captions within {self.limits.seconds:g} s; try again later") from None
+            raise RequestRejected(429, f"no captions within {self.limits.seconds:g} s; try again later") from None
         finally:
-            self._pictures -= len(pictures)
+            self._images -= len(images)
         failed = sum(result.error is not None for result in results)
         self.metrics.count(captioned=len(results) - failed, failed=failed)
         if failed == len(results):
-            raise Refused(422, "; ".join(dict.fromkeys(str(result.error) for result in results)))
+            raise RequestRejected(422, "; ".join(dict.fromkeys(str(result.error) for result in results)))
         return Results(results=results)
 
-    async def _result(self, picture: PictureIn | bytes, wish: Wish) -> Result:
+    async def _result(self, image: ImageIn | bytes, wish: GenerationRequest) -> Result:
         try:
-            encoded = picture if isinstance(picture, bytes) else await self._content(picture)
+            encoded = image if isinstance(image, bytes) else await self._content(image)
             with self.batcher.opening():
                 pixels = await run_sync(self._open, encoded, limiter=self._openers)
-        except PictureError as error:
+        except ImageError as error:
             return Result(captions=[], error=error.reason)
         captions = await self.batcher.caption(pixels, wish)
         return Result(captions=[CaptionOut(text=caption.text, score=caption.score) for caption in captions])
 
-    async def _content(self, picture: PictureIn) -> bytes:
-        if picture.data is not None:
+    async def _content(self, image: ImageIn) -> bytes:
+        if image.data is not None:
             try:
-                return base64.b64decode(picture.data, validate=True)
+                return base64.b64decode(image.data, validate=True)
             except (binascii.Error, ValueError) as error:
-                raise PictureError("data", "not base64") from error
+                raise ImageError("data", "not base64") from error
         if not self.allow_urls:
-            raise PictureError("url", "this server fetches no pictures from the web (--allow-urls)")
+            raise ImageError("url", "this server fetches no images from the web (--allow-urls)")
         try:
-            return await run_sync(self._fetch, str(picture.url), limiter=self._fetchers, abandon_on_cancel=True)
+            return await run_sync(self._fetch, str(image.url), limiter=self._fetchers, abandon_on_cancel=True)
         except OSError as error:
-            raise PictureError("url", reason(error)) from error
+            raise ImageError("url", reason(error)) from error
 
     def _open(self, encoded: bytes) -> Tensor:
         try:
-            picture = Image.open(io.BytesIO(encoded), formats=_formats())
+            image = Image.open(io.BytesIO(encoded), formats=_formats())
         except Exception as error:  # of a damaged head PIL raises nearly anything
-            raise PictureError(encoded, "not a picture") from error
-        with picture:
-            if picture.width * picture.height > self.limits.pixels:
-                size = f"{picture.width} x {picture.height} pixels"
-                raise PictureError(encoded, f"{size}; it may have {self.limits.pixels:,} (--max-megapixels)")
-            return self.captioner.prepare(picture)
+            raise ImageError(encoded, "not an image") from error
+        with image:
+            if image.width * image.height > self.limits.pixels:
+                size = f"{image.width} x {image.height} pixels"
+                raise ImageError(encoded, f"{size}; it may have {self.limits.pixels:,} (--max-megapixels)")
+            return self.captioner.prepare(image)
 
-    def _caption_batch(self, pixels: Tensor, wish: Wish) -> Any:
+    def _caption_batch(self, pixels: Tensor, wish: GenerationRequest) -> Any:
         return self.captioner.caption_pixels(pixels, wish.decoding, num_captions=wish.num_captions, prefix=wish.prefix)
 
 
-def make_app(server: Server, *, token: str | None = None, hosts: list[str] | None = None) -> Gate:
+def make_app(server: Server, *, token: str | None = None, hosts: list[str] | None = None) -> RequestLimiter:
     """The ASGI app: the page, the API, and what guards them.
 
     Args:
@@ -241,29 +241,29 @@ def make_app(server: Server, *, token: str | None = None, hosts: list[str] | Non
     )
     _add_api(app, server)
     _add_page(app)
-    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestRejected, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    return Gate(server.metrics.timed(app), server.limits, token)
+    return RequestLimiter(server.metrics.timed(app), server.limits, token)
 
 
 def _add_api(app: FastAPI, server: Server) -> None:
     mistakes: dict[int | str, dict[str, Any]] = {
-        413: {"description": "Too large, or too many pictures"},
-        422: {"description": "Wrong settings, or no picture can be opened"},
+        413: {"description": "Too large, or too many images"},
+        422: {"description": "Wrong settings, or no image can be opened"},
         429: {"description": "Too much to do; try again later"},
     }
 
     @app.post("/v1/captions", responses=mistakes)
     async def caption(request: JsonRequest) -> Results:
-        """Caption pictures that are in the request, in base64, or on the web."""
-        return await server.caption(list(request.pictures), request)
+        """Caption images that are in the request, in base64, or on the web."""
+        return await server.caption(list(request.images), request)
 
     @app.post("/v1/captions/upload", responses=mistakes)
     async def caption_upload(request: Annotated[UploadRequest, Form(media_type="multipart/form-data")]) -> Results:
-        """Caption picture files: `curl -F pictures=@a.jpg -F pictures=@b.jpg -F num_captions=3 …`."""
-        return await server.caption([await file.read() for file in request.pictures], request)
+        """Caption image files: `curl -F images=@a.jpg -F images=@b.jpg -F num_captions=3 …`."""
+        return await server.caption([await file.read() for file in request.images], request)
 
     @app.get("/v1/model")
     async def model() -> ModelOut:
@@ -301,11 +301,11 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _formats() -> list[str]:
-    return [name for name in FORMATS if name in picture_formats()]  # a PIL may lack one
+    return [name for name in FORMATS if name in image_formats()]  # a PIL may lack one
 
 
 async def _refused(_: Request, refused: Exception) -> Response:
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RequestRejected)
     headers = {"Retry-After": "1"} if refused.status == 429 else {}
     return _json({"detail": str(refused)}, refused.status, headers)
 

@@ -1,4 +1,4 @@
-"""Pictures of many requests, captioned in common batches."""
+"""Images of many requests, captioned in common batches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from captioning.inference.captioner import Caption
 from captioning.models.generation import Decoding
 
 
-class Wish(NamedTuple):
-    """How a picture is to be captioned. Those with the same wish can be in one batch."""
+class GenerationRequest(NamedTuple):
+    """How an image is to be captioned. Those with the same wish can be in one batch."""
 
     decoding: Decoding
     num_captions: int = 1
@@ -30,25 +30,25 @@ class Wish(NamedTuple):
 @dataclass(frozen=True)
 class _Waiting:
     pixels: Tensor
-    wish: Wish
+    wish: GenerationRequest
     captions: asyncio.Future[list[Caption]]
 
 
-# From pixels (batch, 3, height, width) and a wish to each picture's captions.
-CaptionBatch = Callable[[Tensor, Wish], list[list[Caption]]]
+# From pixels (batch, 3, height, width) and a wish to each image's captions.
+CaptionBatch = Callable[[Tensor, GenerationRequest], list[list[Caption]]]
 
 
 class Batcher:
-    """Captions pictures one batch after another; each batch takes what has come while the one before was captioned.
+    """Captions images one batch after another; each batch takes what has come while the one before was captioned.
 
-    A picture that comes alone is captioned at once, and the more come, the larger the batches become: those that are
-    being opened are waited for, but no longer than half of what the last batch took. The picture that has waited
+    An image that comes alone is captioned at once, and the more come, the larger the batches become: those that are
+    being opened are waited for, but no longer than half of what the last batch took. The image that has waited
     longest chooses the batch's wish. What nobody waits for any more is left out.
 
     Args:
         caption: captions a batch, in a thread of its own.
-        batch_size: pictures at once, at most.
-        observe: told the number of pictures and the seconds of each batch.
+        batch_size: images at once, at most.
+        observe: told the number of images and the seconds of each batch.
     """
 
     def __init__(self, caption: CaptionBatch, batch_size: int, observe: Callable[[int, float], None]) -> None:
@@ -59,8 +59,8 @@ class Batcher:
         self._last_seconds = 0.0
         self._thread = ThreadPoolExecutor(1, "model")
 
-    async def caption(self, pixels: Tensor, wish: Wish) -> list[Caption]:
-        """The captions of a picture, (3, height, width), when its batch is done."""
+    async def caption(self, pixels: Tensor, wish: GenerationRequest) -> list[Caption]:
+        """The captions of an image, (3, height, width), when its batch is done."""
         captions = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(pixels, wish, captions))
         self._come.set()
@@ -69,7 +69,7 @@ class Batcher:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Within, a picture is being opened, which will soon come."""
+        """Within, an image is being opened, which will soon come."""
         self._opening += 1
         try:
             yield
@@ -79,7 +79,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures that are in no batch yet."""
+        """Images that are in no batch yet."""
         return len(self._waiting)
 
     async def run(self) -> None:

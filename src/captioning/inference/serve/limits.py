@@ -31,21 +31,21 @@ class Limits:
     Args:
         body: bytes of a request.
         bodies: bytes of all requests that are being worked on.
-        pixels: of a picture, width times height, as its file says.
-        pictures: of a request.
-        queue: pictures that are being opened, wait, or are captioned.
+        pixels: of an image, width times height, as its file says.
+        images: of a request.
+        queue: images that are being opened, wait, or are captioned.
         seconds: for a request to come, and then for its answer.
     """
 
     body: int = 20_000_000
     bodies: int = 200_000_000
     pixels: int = 50_000_000
-    pictures: int = 32
+    images: int = 32
     queue: int = 256
     seconds: float = 60
 
 
-class Refused(Exception):  # noqa: N818  not an error of ours
+class RequestRejected(Exception):  # noqa: N818  not an error of ours
     """A request isn't served: the status of the answer, and why."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -53,7 +53,7 @@ class Refused(Exception):  # noqa: N818  not an error of ours
         self.status = status
 
 
-class Gate:
+class RequestLimiter:
     """Lets a request through to the app, whole, once all of it has come; or answers why not.
 
     Args:
@@ -78,7 +78,7 @@ class Gate:
             _require_own_page(headers)
             await self._read(body, headers, receive)
             await self._app(scope, _whole(bytes(body), receive), send)
-        except Refused as refused:
+        except RequestRejected as refused:
             await answer(send, refused.status, str(refused))
         finally:
             self._held -= len(body)
@@ -88,7 +88,7 @@ class Gate:
             return
         given = headers.get(b"authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-            raise Refused(401, "this server wants its token: Authorization: Bearer TOKEN")
+            raise RequestRejected(401, "this server wants its token: Authorization: Bearer TOKEN")
 
     async def _read(self, body: bytearray, headers: dict[bytes, str], receive: Receive) -> None:
         """Read the body; what is in memory of it is counted from then on.
@@ -104,7 +104,7 @@ class Gate:
                 while not is_last and come <= READ_ON * self._limits.body:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Refused(400, "the request ended too early")
+                        raise RequestRejected(400, "the request ended too early")
                     part, is_last = message.get("body", b""), not message.get("more_body", False)
                     come += len(part)
                     refused = refused or self._refusal(come, len(part))
@@ -112,26 +112,26 @@ class Gate:
                         body += part
                         self._held += len(part)
         except TimeoutError:
-            raise Refused(408, f"the request took more than {self._limits.seconds:g} s to come") from None
+            raise RequestRejected(408, f"the request took more than {self._limits.seconds:g} s to come") from None
         if refused is not None:
             raise refused
 
-    def _refusal(self, come: int, more: int) -> Refused | None:
+    def _refusal(self, come: int, more: int) -> RequestRejected | None:
         if come > self._limits.body:
             return self._too_large()
         if self._held + more > self._limits.bodies:
-            return Refused(429, "too much is sent to this server at once; try again later")
+            return RequestRejected(429, "too much is sent to this server at once; try again later")
         return None
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"a request may have {self._limits.body:,} bytes (--max-megabytes)")
+    def _too_large(self) -> RequestRejected:
+        return RequestRejected(413, f"a request may have {self._limits.body:,} bytes (--max-megabytes)")
 
 
 def _require_own_page(headers: dict[bytes, str]) -> None:
     """Browsers say which page a request is from, and other sites' pages have no business here."""
     origin = headers.get(b"origin")
     if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
-        raise Refused(403, "this server answers to its own page, and to programs")
+        raise RequestRejected(403, "this server answers to its own page, and to programs")
 
 
 def _whole(body: bytes, receive: Receive) -> Receive:

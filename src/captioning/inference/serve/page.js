@@ -65,15 +65,15 @@ function say(text, bad = false) {
   at("status").classList.toggle("bad", bad);
 }
 
-function add(picture) { // { file } or { url }
+function add(image) { // { file } or { url }
   const card = at("card").content.cloneNode(true).firstElementChild;
-  card.picture = picture;
+  card.image = image;
   const image = card.querySelector("img");
-  if (picture.file) {
-    image.src = URL.createObjectURL(picture.file);
+  if (image.file) {
+    image.src = URL.createObjectURL(image.file);
     image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
   } else image.hidden = true;
-  card.querySelector(".name").textContent = picture.file?.name || picture.url || "";
+  card.querySelector(".name").textContent = image.file?.name || image.url || "";
   card.querySelector(".remove").onclick = () => { card.remove(); count(); };
   at("cards").prepend(card);
   enqueue(card);
@@ -95,7 +95,7 @@ async function work() {
   const turn = card.turn = (card.turn || 0) + 1;
   let result;
   try {
-    [result] = (await request(card.picture)).results;
+    [result] = (await request(card.image)).results;
   } catch (error) {
     if (error instanceof Locked) at("locked").hidden = false;
     result = { captions: [], error: error.message };
@@ -106,10 +106,10 @@ async function work() {
 }
 
 function request({ file, url }) {
-  if (url) return ask("v1/captions", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ pictures: [{ url }], ...chosen() }) });
+  if (url) return ask("v1/captions", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ images: [{ url }], ...chosen() }) });
   if (file.size > model.limits.body) throw new Error(`larger than ${(model.limits.body / 1e6).toFixed(0)} MB`);
   const form = new FormData();
-  form.append("pictures", file);
+  form.append("images", file);
   for (const [name, value] of Object.entries(chosen())) form.append(name, value);
   return ask("v1/captions/upload", { method: "POST", body: form });
 }
@@ -146,16 +146,16 @@ function count() {
 }
 
 function addFiles(files) {
-  const pictures = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
-  if (pictures.length < files.length) say("only pictures can be captioned", true);
-  for (const file of pictures) add({ file });
+  const images = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
+  if (images.length < files.length) say("only images can be captioned", true);
+  for (const file of images) add({ file });
 }
 
 function addText(text) {
   const url = text.trim();
   if (!/^https?:\/\/\S+$/i.test(url)) return;
   if (model.urls) add({ url });
-  else say("this server fetches no pictures from the web (--allow-urls)", true);
+  else say("this server fetches no images from the web (--allow-urls)", true);
 }
 
 async function openCamera() {

@@ -20,20 +20,20 @@ class Metrics:
         shared: dict[str, Any] = {"namespace": "captioning", "registry": registry}
         self._requests = Counter("requests", "Requests that were answered", ["path", "status"], **shared)
         self._seconds = Histogram("request_seconds", "From a whole request to its answer", buckets=SECONDS, **shared)
-        self._pictures = Counter("pictures", "Pictures of requests", ["outcome"], **shared)
-        self._batches = Histogram("batch_pictures", "Of a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **shared)
+        self._images = Counter("images", "Images of requests", ["outcome"], **shared)
+        self._batches = Histogram("batch_images", "Of a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **shared)
         self._batch_seconds = Histogram("batch_seconds", "That the model took", buckets=SECONDS, **shared)
-        self.waiting = Gauge("waiting_pictures", "That are in no batch yet", **shared)
+        self.waiting = Gauge("waiting_images", "That are in no batch yet", **shared)
 
-    def observe_batch(self, pictures: int, seconds: float) -> None:
+    def observe_batch(self, images: int, seconds: float) -> None:
         """A batch is done."""
-        self._batches.observe(pictures)
+        self._batches.observe(images)
         self._batch_seconds.observe(seconds)
 
     def count(self, *, captioned: int, failed: int) -> None:
-        """A request's pictures are done."""
-        self._pictures.labels("captioned").inc(captioned)
-        self._pictures.labels("failed").inc(failed)
+        """A request's images are done."""
+        self._images.labels("captioned").inc(captioned)
+        self._images.labels("failed").inc(failed)
 
     def timed(self, app: App) -> App:
         """An app whose answers are counted."""

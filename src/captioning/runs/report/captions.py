@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A test picture. ``references`` has the nearest one first."""
+    """A test image. ``references`` has the nearest one first."""
 
     number: int
     id: str
@@ -43,11 +43,11 @@ class Row(NamedTuple):
 
 
 def caption_rows(predictions: Sequence[Prediction]) -> list[Row]:
-    """A row for each picture that is shown, the worst caption first."""
+    """A row for each image that is shown, the worst caption first."""
     if not predictions:
         return []
     scores = score([line["prediction"] for line in predictions], [line["references"] for line in predictions])
-    wer, cider, exact = (scores.of_pictures(name) for name in ("wer", "cider", "exact_match"))
+    wer, cider, exact = (scores.of_images(name) for name in ("wer", "cider", "exact_match"))
     worst_first = sorted(range(len(predictions)), key=lambda number: (-wer[number], cider[number], number))
     return [
         _row(predictions[number], number, wer[number], cider[number], bool(exact[number]))
@@ -56,7 +56,7 @@ def caption_rows(predictions: Sequence[Prediction]) -> list[Row]:
 
 
 def chosen(worst_first: list[int]) -> list[int]:
-    """Which pictures a report shows: at most 500, else the worst 200, the best 100, and 200 in even steps between."""
+    """Which images a report shows: at most 500, else the worst 200, the best 100, and 200 in even steps between."""
     if len(worst_first) <= ROWS:
         return worst_first
     between = spread(worst_first[WORST:-BEST], ROWS - WORST - BEST)

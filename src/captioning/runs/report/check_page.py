@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, Finding, Inspection, pairs_by_finding
+from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, pairs_by_finding
 from captioning.data.statistics import spread
 from captioning.runs.report import histograms
 from captioning.runs.report.data_uris import data_uri
 from captioning.runs.report.numbers import numbers_of_split
-from captioning.runs.report.templates import fill
+from captioning.runs.report.templates import render_template
 from captioning.runs.thumbnails import small_jpeg
 
-SAMPLES, PAIRS, PICTURES = 24, 20, 8  # shown: of all, of a kind of duplicates, of any other finding
+SAMPLES, PAIRS, IMAGES = 24, 20, 8  # shown: of all, of a kind of duplicates, of any other finding
 NAMES_IN_PAGE, NAMES_SHOWN = 10_000, 20  # of a kind that is left out, of a notice
 FEW_NAMES = 10  # of a kind that is left out; more are folded up
 SIDE, QUALITY = 112, 70
@@ -33,16 +33,16 @@ class Check:
         ready: whether they are.
         data: what the user calls them.
         command: what was asked for.
-        picture: the picture of a row, by its number.
+        image: the image of a row, by its number.
     """
 
-    inspection: Inspection
+    inspection: DataReport
     splits: Mapping[str, Any]
     verdict: str
     ready: bool
     data: str
     command: str
-    picture: Callable[[int], Image.Image]
+    image: Callable[[int], Image.Image]
 
     @property
     def state(self) -> str:
@@ -53,7 +53,7 @@ class Check:
 
 
 class Card(NamedTuple):
-    """A picture (its ``data:`` URI; None where it can't be had) with what is told of it."""
+    """An image (its ``data:`` URI; None where it can't be had) with what is told of it."""
 
     image: str | None
     id: str
@@ -62,7 +62,7 @@ class Card(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A finding as the page has it; ``pairs`` or ``cards`` where it is of pictures, else ``names``."""
+    """A finding as the page has it; ``pairs`` or ``cards`` where it is of images, else ``names``."""
 
     severity: str
     kind: str
@@ -77,13 +77,13 @@ def render_check(check: Check) -> str:
     cards = _Cards(check)
     told = [_tell(finding, cards) for finding in check.inspection.findings]
     word, reason = re.split("[:,] ", check.verdict, maxsplit=1)
-    return fill(
+    return render_template(
         "check.html",
         styles=["style.css", "check.css"],
         check=check,
         word=word.capitalize(),
         reason=reason,
-        pictures=sum(map(len, check.inspection.splits.values())),
+        images=sum(map(len, check.inspection.splits.values())),
         few=FEW_NAMES,
         left_out=[one for one in told if one.severity == LEFT_OUT],
         leaks=[one for one in told if one.severity == LEAK],
@@ -95,7 +95,7 @@ def render_check(check: Check) -> str:
 
 
 class _Cards:
-    """Makes cards; a picture is read once, however many findings it is shown with."""
+    """Makes cards; an image is read once, however many findings it is shown with."""
 
     def __init__(self, check: Check) -> None:
         rows = check.inspection.rows
@@ -103,7 +103,7 @@ class _Cards:
         self.split_of = {row: split for split, numbers in check.inspection.splits.items() for row in numbers}
         self.row_of = {name: row for row, name in enumerate(self.ids)}
         self.pairs = pairs_by_finding(check.inspection.pairs, self.facts, check.inspection.splits)
-        self._picture = check.picture
+        self._open_image = check.image
         self._images: dict[int, str | None] = {}
 
     def card(self, row: int) -> Card:
@@ -116,12 +116,12 @@ class _Cards:
 
     def _image(self, row: int) -> str | None:
         try:
-            return data_uri(small_jpeg(self._picture(row), side=SIDE, quality=QUALITY))
+            return data_uri(small_jpeg(self._open_image(row), side=SIDE, quality=QUALITY))
         except OSError:  # gone since it was looked at
             return None
 
 
-def _tell(finding: Finding, cards: _Cards) -> Told:
+def _tell(finding: Issue, cards: _Cards) -> Told:
     severity, kind, names = finding
     pairs = cards.pairs.get((severity, kind), [])[:PAIRS]
     return Told(
@@ -134,9 +134,9 @@ def _tell(finding: Finding, cards: _Cards) -> Told:
     )
 
 
-def _rows_named(finding: Finding, row_of: Mapping[str, int]) -> list[int]:
+def _rows_named(finding: Issue, row_of: Mapping[str, int]) -> list[int]:
     """The first rows that a finding names; none where it names something else, such as words."""
-    first = finding.names[:PICTURES]
+    first = finding.names[:IMAGES]
     if finding.severity == LEFT_OUT or not all(name in row_of for name in first):
         return []
     return [row_of[name] for name in first]
@@ -151,7 +151,7 @@ def _plots(check: Check) -> dict[str, Any]:
         words.update({int(length): count for length, count in split["caption_words"].items()})
     return {
         "Length of the captions": histograms.caption_lengths(words),
-        "Size of the pictures": histograms.picture_sizes([one.width for one in facts], [one.height for one in facts]),
+        "Size of the images": histograms.image_sizes([one.width for one in facts], [one.height for one in facts]),
     }
 
 

@@ -11,7 +11,7 @@ Key = tuple[str, str]  # split and id
 
 
 def data_uris(thumbnails: Mapping[Key, bytes], wanted: Iterable[Key]) -> dict[Key, str]:
-    """The wanted pictures that there are; all of them in 96 pixels where they would take too much room as they are."""
+    """The wanted images that there are; all of them in 96 pixels where they would take too much room as they are."""
     jpegs = {key: thumbnails[key] for key in wanted if key in thumbnails}
     if sum(map(len, jpegs.values())) > ROOM:
         jpegs = {key: _smaller(jpeg) for key, jpeg in jpegs.items()}
@@ -19,7 +19,7 @@ def data_uris(thumbnails: Mapping[Key, bytes], wanted: Iterable[Key]) -> dict[Ke
 
 
 def data_uri(jpeg: bytes) -> str:
-    """An encoded picture as the source of an image in a page."""
+    """An encoded image as the source of an image in a page."""
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 
@@ -27,7 +27,7 @@ def _smaller(jpeg: bytes) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
-        picture.thumbnail((SMALL_SIDE, SMALL_SIDE))
-        picture.convert("RGB").save(buffer, "JPEG", quality=SMALL_QUALITY, optimize=True)
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+        image.thumbnail((SMALL_SIDE, SMALL_SIDE))
+        image.convert("RGB").save(buffer, "JPEG", quality=SMALL_QUALITY, optimize=True)
     return buffer.getvalue()

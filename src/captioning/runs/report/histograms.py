@@ -1,4 +1,4 @@
-"""How long captions are and how large pictures are, as plots for a page."""
+"""How long captions are and how large images are, as plots for a page."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,8 +35,8 @@ def caption_lengths(counts: Mapping[int, int]) -> Plot:
         return Plot(to_svg(figure, "small"), alt, [])
 
 
-def picture_sizes(widths: Sequence[int], heights: Sequence[int]) -> Plot:
-    """Numbers of pictures by width and by height in pixels, on a logarithmic scale where they differ much."""
+def image_sizes(widths: Sequence[int], heights: Sequence[int]) -> Plot:
+    """Numbers of images by width and by height in pixels, on a logarithmic scale where they differ much."""
     sides = {"width": np.asarray(widths), "height": np.asarray(heights)}
     every = np.concatenate(list(sides.values()))
     low, high = int(every.min()), int(every.max())
@@ -44,12 +44,12 @@ def picture_sizes(widths: Sequence[int], heights: Sequence[int]) -> Plot:
     if high - low < BARS:  # or a bar would be less than a pixel wide
         low, high = max(1, low - BARS // 2), high + BARS // 2
     edges = np.geomspace(low, high + 1, BARS + 1) if logarithmic else np.linspace(low, high + 1, BARS + 1)
-    with rc_context(style("picture sizes")):
+    with rc_context(style("image sizes")):
         figure, axes = new_figure("small")
-        for (name, pixels), colour, shift in zip(sides.items(), (FIRST, SECOND), (0.08, 0.5), strict=True):
+        for (name, pixels), color, shift in zip(sides.items(), (FIRST, SECOND), (0.08, 0.5), strict=True):
             counts, _ = np.histogram(pixels, edges)
             span = np.diff(edges)
-            axes.bar(edges[:-1] + shift * span, counts, width=0.42 * span, align="edge", color=colour, label=name)
+            axes.bar(edges[:-1] + shift * span, counts, width=0.42 * span, align="edge", color=color, label=name)
         if logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.metrics.metric_info import MEANINGS, Meaning
+from captioning.metrics.metric_info import METRIC_INFO, MetricInfo
 
 HEADLINES = ("wer", "cider", "bleu4", "exact_match")
 
@@ -15,7 +15,7 @@ class Number(NamedTuple):
     """A row of the table of numbers."""
 
     name: str
-    meaning: Meaning
+    meaning: MetricInfo
     better: str
     test: float | None
     interval: tuple[float, float] | None
@@ -24,7 +24,7 @@ class Number(NamedTuple):
 
     @property
     def span(self) -> dict[str, float] | None:
-        """The interval in percent of the range, for a picture of it; None where nothing sensible can be drawn."""
+        """The interval in percent of the range, for an image of it; None where nothing sensible can be drawn."""
         top = self.meaning.top or 1
         if self.interval is None or self.test is None or not 0 <= self.interval[0] <= self.interval[1] <= top:
             return None
@@ -32,28 +32,28 @@ class Number(NamedTuple):
         return {"low": low, "width": high - low, "at": at}
 
 
-def number_rows(metrics: Mapping[str, Any], *, pictures: int | None) -> list[Number]:
+def number_rows(metrics: Mapping[str, Any], *, images: int | None) -> list[Number]:
     """A row for each number that a test can have, and for any other that this one had."""
     others = [key[5:] for key in metrics if key.startswith("test/") and not key.endswith("_ci95")]
-    names = [*MEANINGS, *(name for name in others if name not in MEANINGS)]
-    return [_row(name, metrics, pictures) for name in names]
+    names = [*METRIC_INFO, *(name for name in others if name not in METRIC_INFO)]
+    return [_row(name, metrics, images) for name in names]
 
 
-def _row(name: str, metrics: Mapping[str, Any], pictures: int | None) -> Number:
+def _row(name: str, metrics: Mapping[str, Any], images: int | None) -> Number:
     interval = metrics.get(f"test/{name}_ci95")
     better = {True: "higher", False: "lower", None: "nearer to 1" if name == "length_ratio" else ""}
     return Number(
         name=name,
-        meaning=MEANINGS.get(name, Meaning(name, "", None)),
+        meaning=METRIC_INFO.get(name, MetricInfo(name, "", None)),
         better=better[HIGHER_IS_BETTER.get(name)],
         test=finite(metrics.get(f"test/{name}")),
         interval=(interval[0], interval[1]) if interval else None,
         val=finite(metrics.get(f"val/{name}")),
-        note="; ".join(_notes(name, metrics, pictures)),
+        note="; ".join(_notes(name, metrics, images)),
     )
 
 
-def _notes(name: str, metrics: Mapping[str, Any], pictures: int | None) -> Iterator[str]:
+def _notes(name: str, metrics: Mapping[str, Any], images: int | None) -> Iterator[str]:
     """Why a value isn't there, or isn't what it seems."""
     reasons = metrics.get("notes", {})
     for key in (f"test/{name}", f"val/{name}"):
@@ -63,9 +63,9 @@ def _notes(name: str, metrics: Mapping[str, Any], pictures: int | None) -> Itera
         unknown = "the training captions weren't known" if name == "copied_captions" else "this run didn't measure it"
         yield f"no test number: {unknown}"
     elif f"test/{name}_ci95" not in metrics and finite(metrics[f"test/{name}"]) is not None:
-        yield f"no interval: {'one picture tells none' if pictures == 1 else 'this number is not resampled'}"
-    if name == "cider" and pictures == 1:
-        yield "of one picture CIDEr-D is 0 whatever the caption"
+        yield f"no interval: {'one image tells none' if images == 1 else 'this number is not resampled'}"
+    if name == "cider" and images == 1:
+        yield "of one image CIDEr-D is 0 whatever the caption"
     if f"val/{name}" not in metrics and any(key.startswith("val/") for key in metrics):
         yield "validation didn't measure it"
 
@@ -78,7 +78,7 @@ def numbers_of_split(facts: Mapping[str, Any]) -> dict[str, str]:
         "Height, pixels": facts["height"],
         "Words a caption": (lengths[0], lengths[len(lengths) // 2], lengths[-1]),
     }
-    row = {"Pictures": f"{facts['pictures']:,}", "Captions": f"{facts['captions']:,}"}
+    row = {"Images": f"{facts['images']:,}", "Captions": f"{facts['captions']:,}"}
     return row | {name: " / ".join(f"{number:,.0f}" for number in triple) for name, triple in triples.items()}
 
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captioning.data.statistics import spread
 from captioning.metrics.corpus import words
-from captioning.metrics.metric_info import FEW_PICTURES, MEANINGS
+from captioning.metrics.metric_info import FEW_IMAGES, METRIC_INFO
 from captioning.runs.report import plots
 from captioning.runs.report.captions import caption_rows, equals_a_reference, frequent_captions, word_usage
 from captioning.runs.report.data_uris import data_uris
 from captioning.runs.report.numbers import HEADLINES, number_rows, numbers_of_split
 from captioning.runs.report.read import Run, Series
-from captioning.runs.report.templates import fill
+from captioning.runs.report.templates import render_template
 
 if TYPE_CHECKING:
     from captioning.training.evaluator import Prediction
 
 MOST_VALIDATIONS = 60
-SPEED = ("pictures_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
+SPEED = ("images_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
 
 
 def render(run: Run) -> str:
@@ -32,17 +32,17 @@ def render(run: Run) -> str:
     keys = [("test", row.id) for row in rows]
     keys += [("val", line["id"]) for line in run.gallery or []]
     keys += [(sample["split"], sample["id"]) for sample in samples]
-    return fill(
+    return render_template(
         "template.html",
         styles=["style.css"],
         scripts=["sortable.js", "script.js"],
         run=run,
-        pictures=data_uris(run.thumbnails, keys),
+        images=data_uris(run.thumbnails, keys),
         head=_head(run),
         alarms=_alarms(run.alarms or []),
-        numbers=number_rows(run.metrics, pictures=_test_pictures(run)) if run.metrics is not None else [],
+        numbers=number_rows(run.metrics, images=_test_images(run)) if run.metrics is not None else [],
         headlines=HEADLINES,
-        few_pictures=(_test_pictures(run) or FEW_PICTURES) < FEW_PICTURES,
+        few_images=(_test_images(run) or FEW_IMAGES) < FEW_IMAGES,
         curves=_curves(run),
         gallery=_gallery(run),
         rows=rows,
@@ -71,7 +71,7 @@ def _head(run: Run) -> dict[str, str]:
         "Model": weights,
         "Data": data.get("path") or data.get("source"),
         "Experiment": chosen.get("experiment"),
-        "Pictures": ", ".join(f"{len(ids):,} {split}" for split, ids in (run.splits or {}).items()),
+        "Images": ", ".join(f"{len(ids):,} {split}" for split, ids in (run.splits or {}).items()),
         "Evaluated": None if split == "test" else f"split {split}",
         "Checkpoint": f"step {step:,}, the best by {settings.get('monitor')}" if step else None,
         "Started": _started(run),
@@ -114,7 +114,7 @@ def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     return alarms
 
 
-def _test_pictures(run: Run) -> int | None:
+def _test_images(run: Run) -> int | None:
     if run.predictions:
         return len(run.predictions)
     return len(run.splits["test"]) if run.splits and "test" in run.splits else None
@@ -130,7 +130,7 @@ class Figure(NamedTuple):
 def _curves(run: Run) -> dict[str, list[Figure]]:
     """Plots by group: ``train``, ``val`` (what matters most), ``more`` validation numbers, and ``speed``."""
     curves, tested = run.curves or {}, (run.metrics or {}).get("tested_step")
-    order = [f"val/{name}" for name in MEANINGS if name != "loss"]
+    order = [f"val/{name}" for name in METRIC_INFO if name != "loss"]
     main = [f"val/{name}" for name in (*HEADLINES, "cer", "rouge_l")]
 
     def figures(names: Iterable[str]) -> list[Figure]:
@@ -155,11 +155,11 @@ def _title(column: str) -> str:
         "memory_gb": "Peak memory, GB",
         "mfu": "Model FLOPs utilization",
     }
-    return MEANINGS[name].label if name in MEANINGS else titles.get(name, name.replace("_", " ").capitalize())
+    return METRIC_INFO[name].label if name in METRIC_INFO else titles.get(name, name.replace("_", " ").capitalize())
 
 
-class GalleryPicture(NamedTuple):
-    """A validation picture with its caption at each shown validation (None where it has none)."""
+class GalleryImage(NamedTuple):
+    """A validation image with its caption at each shown validation (None where it has none)."""
 
     id: str
     references: list[str]
@@ -172,7 +172,7 @@ class Gallery(NamedTuple):
     steps: list[str]
     matches: list[int]
     validations: int
-    pictures: list[GalleryPicture]
+    images: list[GalleryImage]
 
 
 def _gallery(run: Run) -> Gallery | None:
@@ -188,13 +188,13 @@ def _gallery(run: Run) -> Gallery | None:
         text = said.get((key, step))
         return None if text is None else (text, equals_a_reference(text, references[key]))
 
-    pictures = [GalleryPicture(key, references[key], [caption(key, step) for step in steps]) for key in references]
-    columns = zip(*(picture.captions for picture in pictures), strict=True)
+    images = [GalleryImage(key, references[key], [caption(key, step) for step in steps]) for key in references]
+    columns = zip(*(image.captions for image in images), strict=True)
     return Gallery(
         steps=[f"step {step:,}{', the tested checkpoint' if step == tested else ''}" for step in steps],
         matches=[sum(bool(caption and caption[1]) for caption in column) for column in columns],
         validations=len(every),
-        pictures=pictures,
+        images=images,
     )
 
 

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that takes its colours and its font from the page around it, in light and in dark."""
+"""Plots as inline SVG that takes its colors and its font from the page around it, in light and in dark."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Plot(NamedTuple):
 
 
 def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: str = "small") -> Plot:
-    """Numbers over steps in one plot, the first line in the strong colour; a dense one is drawn thin with its mean.
+    """Numbers over steps in one plot, the first line in the strong color; a dense one is drawn thin with its mean.
 
     Args:
         lines: name to series; one that has no finite value is only mentioned.
@@ -65,7 +65,7 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
     alt, notes, finite_values = [], [], []
     with rc_context(style(*lines)):
         figure, axes = new_figure(size)
-        for (name, series), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
+        for (name, series), color in zip(lines.items(), (FIRST, SECOND), strict=False):
             finite = np.isfinite(series.values)
             if not finite.all():
                 count, first = (~finite).sum(), series.steps[~finite][0]
@@ -76,7 +76,7 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
                 continue
             finite_values.append(series.values[finite])
             alt.append(_in_words(name, series.steps[finite], series.values[finite]))
-            _draw(axes, name, series, colour)
+            _draw(axes, name, series, color)
         if tested is not None:
             axes.axvline(tested, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
             alt.append(f"the tested checkpoint is of step {tested:,.0f}")
@@ -99,9 +99,9 @@ def lengths(predictions: Sequence[int], references: Sequence[int]) -> Plot:
     with rc_context(style("lengths")):
         figure, axes = new_figure("wide")
         axes.grid(axis="x", visible=False)
-        for counts, colour, shift in zip(sides.values(), (FIRST, SECOND), (-0.2, 0.2), strict=True):
+        for counts, color, shift in zip(sides.values(), (FIRST, SECOND), (-0.2, 0.2), strict=True):
             shares = np.bincount(np.minimum(counts // step, last), minlength=last + 1) / len(counts)
-            axes.bar(step * (np.arange(last + 1) + shift), 100 * shares, width=0.4 * step, color=colour)
+            axes.bar(step * (np.arange(last + 1) + shift), 100 * shares, width=0.4 * step, color=color)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(f"words{f', in steps of {step}' * (step > 1)}; the last bar holds {step * last} and more")
         spread = [
@@ -134,14 +134,14 @@ def new_figure(size: str) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _draw(axes: Axes, name: str, series: Series, colour: str) -> None:
+def _draw(axes: Axes, name: str, series: Series, color: str) -> None:
     thin = thinned(series)
     values = np.where(np.isfinite(thin.values), thin.values, np.nan)
     if len(series.steps) <= 3 * MEANS:
-        axes.plot(thin.steps, values, color=colour, label=name, marker="o" if len(values) <= MOST_MARKERS else "")
+        axes.plot(thin.steps, values, color=color, label=name, marker="o" if len(values) <= MOST_MARKERS else "")
         return
-    axes.plot(thin.steps, values, color=colour, linewidth=0.7, alpha=0.4)
-    axes.plot(*_means(series), color=colour, label=name)
+    axes.plot(thin.steps, values, color=color, linewidth=0.7, alpha=0.4)
+    axes.plot(*_means(series), color=color, label=name)
 
 
 def thinned(series: Series) -> Series:
@@ -169,7 +169,7 @@ def _means(series: Series) -> tuple[list[float], list[float]]:
 
 
 def to_svg(figure: Figure, size: str) -> Markup:
-    """The figure for a page, in the page's own colours and fonts."""
+    """The figure for a page, in the page's own colors and fonts."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A few pictures with their captions beneath, in one picture."""
+"""A few images with their captions beneath, in one image."""
 
 import io
 import textwrap
@@ -21,7 +21,7 @@ FALLBACKS = (
 
 
 def sample_grid(samples: Sequence[tuple[Image.Image, str]]) -> bytes:
-    """A PNG with each picture above its caption, four in a row. A letter that no font here has is drawn as a box."""
+    """A PNG with each image above its caption, four in a row. A letter that no font here has is drawn as a box."""
     import matplotlib  # half a second, which a mistake needn't wait for
     from matplotlib.figure import Figure
     from matplotlib.font_manager import fontManager
@@ -35,8 +35,8 @@ def sample_grid(samples: Sequence[tuple[Image.Image, str]]) -> bytes:
         grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
         for axes in grid:
             axes.axis("off")
-        for axes, (picture, caption) in zip(grid, samples, strict=False):
-            square = ImageOps.pad(picture, (SIDE, SIDE), color="white")  # so that captions stand in line
+        for axes, (image, caption) in zip(grid, samples, strict=False):
+            square = ImageOps.pad(image, (SIDE, SIDE), color="white")  # so that captions stand in line
             axes.imshow(square)
             place = {"transform": axes.transAxes, "ha": "center", "va": "top"}
             axes.text(0.5, -0.04, wrapped(caption), fontsize=9, parse_math=False, **place)
@@ -46,7 +46,7 @@ def sample_grid(samples: Sequence[tuple[Image.Image, str]]) -> bytes:
 
 
 def wrapped(caption: str) -> str:
-    """A caption in a few lines that fit below a picture."""
+    """A caption in a few lines that fit below an image."""
     text = plain(caption)
     wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return textwrap.fill(text, LETTERS // 2 if wide else LETTERS, max_lines=LINES, placeholder=" …")

@@ -14,28 +14,37 @@ from captioning.runs.report.captions import clipped
 from captioning.runs.report.numbers import shown
 
 
-def fill(template: str, *, styles: Sequence[str], scripts: Sequence[str] = (), **values: Any) -> str:
-    """The page of a template of this folder. Values are escaped, unless they are ``Markup``.
+def render_template(
+    template: str,
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str] = (),
+    package: str = "captioning.runs.report",
+    **values: Any,
+) -> str:
+    """A page from a template. Values are escaped, unless they are ``Markup``.
 
     Args:
         template: its file.
         styles: files of style, in the order in which they count.
         scripts: files that are run one after the other; the page's policy refuses any other.
+        package: whose files these are; what isn't there is taken from this one.
         values: what the template speaks of, beside ``style``, ``script``, ``script_hash`` and ``version``.
     """
+
+    def text(name: str) -> str:
+        own = files(package).joinpath(name)
+        return (own if own.is_file() else files("captioning.runs.report").joinpath(name)).read_text("utf-8")
+
     environment = Environment(
-        loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"shown": shown, "clipped": clipped}
-    script = "\n".join(map(_text, scripts))
+    script = "\n".join(map(text, scripts))
     return environment.get_template(template).render(
         version=__version__,
-        style=Markup("\n".join(map(_text, styles))),
+        style=Markup("\n".join(map(text, styles))),
         script=Markup(script),
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **values,
     )
-
-
-def _text(name: str) -> str:
-    return files("captioning.runs.report").joinpath(name).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""An alarm when the model says the same of every picture, repeats itself, or says nothing."""
+"""An alarm when the model says the same of every image, repeats itself, or says nothing."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -34,11 +34,11 @@ class CollapseAlarm(L.Callback):
 
     Args:
         dirpath: the run folder.
-        top_caption: alarm above this share of pictures with the same caption, if it is also above one and a half times
+        top_caption: alarm above this share of images with the same caption, if it is also above one and a half times
             the references' own share.
         repetition: alarm where this share of bigrams more than in the references are repeats.
         empty_captions: alarm above this share of captions without a word.
-        min_pictures: fewer pictures than this prove nothing.
+        min_images: fewer images than this prove nothing.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CollapseAlarm(L.Callback):
         top_caption: float = 0.5,
         repetition: float = 0.2,
         empty_captions: float = 0.2,
-        min_pictures: int = 10,
+        min_images: int = 10,
     ) -> None:
         limits = {"top_caption": top_caption, "repetition": repetition, "empty_captions": empty_captions}
         for name, share in limits.items():
@@ -56,7 +56,7 @@ class CollapseAlarm(L.Callback):
                 raise UserError(f"callbacks.collapse_alarm.{name} is a share between 0 and 1, got {share}")
         self.path = Path(dirpath) / "alarms.jsonl"
         self.limits = limits
-        self.min_pictures = min_pictures
+        self.min_images = min_images
         self.lines: list[dict[str, object]] = []
         self._raised: dict[str, set[str]] = {"val": set(), "test": set()}
 
@@ -76,7 +76,7 @@ class CollapseAlarm(L.Callback):
     def _examine(self, trainer: L.Trainer, pl_module: L.LightningModule, phase: str) -> None:
         assert isinstance(pl_module, CaptionModule)
         evaluation = pl_module.evaluations[phase]
-        if not trainer.is_global_zero or len(evaluation.predictions) < self.min_pictures:
+        if not trainer.is_global_zero or len(evaluation.predictions) < self.min_images:
             return
         # The test is of the best checkpoint, whose step isn't the trainer's.
         step, where = (trainer.global_step, f"step {trainer.global_step}") if phase == "val" else (None, "test")
@@ -114,7 +114,7 @@ def find_collapse(evaluation: Evaluation, limits: Mapping[str, float], *, remedy
         top = " ".join(top_caption([words(prediction["prediction"]) for prediction in evaluation.predictions]))
         yield Alarm(
             "one caption for everything",
-            f"{found['top_caption']:.0%} of the pictures get the same caption, {top[:80]!r}; {remedy}",
+            f"{found['top_caption']:.0%} of the images get the same caption, {top[:80]!r}; {remedy}",
         )
     usual = repetition(truths)
     if found["repetition"] > limits["repetition"] + usual:

@@ -24,7 +24,7 @@ OF_THE_MACHINE = ("data.path", "data.images", "data.splits_from", "data.cache_di
 SHOWN = 3  # differences, and processes of each value
 
 
-class Agreement(L.Callback):
+class ConsistencyCheck(L.Callback):
     """Refuses to train where processes differ in what must be the same.
 
     Otherwise they would train different models, or wait for each other for ever, and nothing would tell.
@@ -39,16 +39,16 @@ class Agreement(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size == 1:
             return
-        everyones: list[Any] = [None] * trainer.world_size
-        distributed.all_gather_object(everyones, common_ground(self.settings, trainer, pl_module))
-        if found := differences(everyones):
+        gathered: list[Any] = [None] * trainer.world_size
+        distributed.all_gather_object(gathered, rank_fingerprint(self.settings, trainer, pl_module))
+        if found := differences(gathered):
             some = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
             if not trainer.is_global_zero:  # one says what all find
                 raise SystemExit(1)
             raise UserError(f"the processes of this run aren't the same, so none of them begins: {some}")
 
 
-def common_ground(settings: Mapping[str, Any], trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+def rank_fingerprint(settings: Mapping[str, Any], trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What has to be the same in every process, by name: settings as they are, and digests of all that is large."""
     ground = {name: value for name, value in flat(dict(settings)).items() if name not in OF_THE_MACHINE}
     ground["the number of processes"] = str(trainer.world_size)
@@ -66,12 +66,12 @@ def common_ground(settings: Mapping[str, Any], trainer: L.Trainer, module: L.Lig
     return ground
 
 
-def differences(everyones: Sequence[Mapping[str, str]]) -> list[str]:
+def differences(gathered: Sequence[Mapping[str, str]]) -> list[str]:
     """What isn't the same, and in which processes; the numbers of processes are their places in the list."""
     lines = []
-    for name in sorted({name for ground in everyones for name in ground}):
+    for name in sorted({name for ground in gathered for name in ground}):
         processes = defaultdict(list)
-        for rank, ground in enumerate(everyones):
+        for rank, ground in enumerate(gathered):
             processes[ground.get(name, "missing")].append(rank)
         if len(processes) > 1:
             verb = "are" if name == "the data" else "is"

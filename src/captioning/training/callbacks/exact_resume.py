@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from captioning.training.callbacks import of_kind
+from captioning.training.callbacks import callbacks_of_type
 from captioning.training.loop_state import count_steps, go_to, is_between_steps, settle, validate, validation_is_due
 
 
@@ -51,10 +51,10 @@ class ExactResume(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._validation_is_due = checkpoint.get("validation_is_due", False)
         states = checkpoint["callbacks"]
-        for best in of_kind(trainer, ModelCheckpoint):
+        for best in callbacks_of_type(trainer, ModelCheckpoint):
             if best.dirpath and (state := states.get(best.state_key)):
                 self._surplus += _move(state, Path(best.dirpath), best.mode, most=best.save_top_k)
-        for stopping in of_kind(trainer, EarlyStopping):
+        for stopping in callbacks_of_type(trainer, EarlyStopping):
             if state := states.get(stopping.state_key):
                 state["patience"] = stopping.patience
 

@@ -1,4 +1,4 @@
-"""The same validation pictures at each validation, with what the model says of them."""
+"""The same validation images at each validation, with what the model says of them."""
 
 import warnings
 from pathlib import Path
@@ -20,23 +20,21 @@ from captioning.training.module import CaptionModule
 
 
 class Gallery(L.Callback):
-    """Shows a few validation pictures beside their references and captions, the same ones each time.
+    """Shows a few validation images beside their references and captions, the same ones each time.
 
     They are kept in the run folder's ``gallery.jsonl``, go to wandb as the table ``val/gallery`` that grows by step,
     and, where there is no wandb, are drawn as ``gallery/stepNNNNNN.png``.
 
     Args:
         dirpath: the run folder.
-        pictures: how many, in even steps through the validation pictures.
+        images: how many, in even steps through the validation images.
     """
 
-    def __init__(self, *, dirpath: str, pictures: int = 8) -> None:
-        if pictures < 1:
-            raise UserError(
-                f"callbacks.gallery.pictures must be at least 1, got {pictures}; callbacks.gallery=null: none"
-            )
+    def __init__(self, *, dirpath: str, images: int = 8) -> None:
+        if images < 1:
+            raise UserError(f"callbacks.gallery.images must be at least 1, got {images}; callbacks.gallery=null: none")
         self.folder = Path(dirpath)
-        self.pictures = pictures
+        self.images = images
         self.lines: list[dict[str, object]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,34 +49,34 @@ class Gallery(L.Callback):
             return
         assert isinstance(pl_module, CaptionModule)
         evaluation = pl_module.evaluations["val"]
-        shown = spread(range(len(evaluation.rows)), self.pictures)
+        shown = spread(range(len(evaluation.rows)), self.images)
         predictions = [evaluation.predictions[index] for index in shown]
-        pictures = [datamodule.picture("val", evaluation.rows[index]) for index in shown]
-        self._keep(trainer.global_step, predictions, pictures)
+        images = [datamodule.image("val", evaluation.rows[index]) for index in shown]
+        self._keep(trainer.global_step, predictions, images)
         trackers = wandb_loggers(trainer)
         for tracker in trackers:
-            tracker.log_captions("val/gallery", trainer.global_step, predictions, pictures)
+            tracker.log_captions("val/gallery", trainer.global_step, predictions, images)
         if not trackers:
             path = self.folder / "gallery" / f"step{trainer.global_step:06d}.png"
-            draw_captions(path, f"step {trainer.global_step}", predictions, pictures)
+            draw_captions(path, f"step {trainer.global_step}", predictions, images)
 
-    def _keep(self, step: int, predictions: list[Prediction], pictures: list[Image.Image]) -> None:
+    def _keep(self, step: int, predictions: list[Prediction], images: list[Image.Image]) -> None:
         if not self.lines:
-            named = {prediction["id"]: picture for prediction, picture in zip(predictions, pictures, strict=True)}
+            named = {prediction["id"]: image for prediction, image in zip(predictions, images, strict=True)}
             add_thumbnails(self.folder, "val", named)
         self.lines += [{"step": step, **prediction} for prediction in predictions]
         run_folder.write_json_lines(self.folder / "gallery.jsonl", self.lines)
 
 
-def draw_captions(path: Path, title: str, predictions: list[Prediction], pictures: list[Image.Image]) -> None:
-    """Draw pictures beside what was said of them, as a PNG."""
+def draw_captions(path: Path, title: str, predictions: list[Prediction], images: list[Image.Image]) -> None:
+    """Draw images beside what was said of them, as a PNG."""
     from matplotlib.figure import Figure  # takes half a second
 
-    figure = Figure(figsize=(9, 0.4 + 1.4 * len(pictures)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 0.4 + 1.4 * len(images)), dpi=100, layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(len(pictures), 2, squeeze=False, width_ratios=(1, 4))
-    for (left, right), prediction, picture in zip(axes, predictions, pictures, strict=True):
-        left.imshow(picture)
+    axes = figure.subplots(len(images), 2, squeeze=False, width_ratios=(1, 4))
+    for (left, right), prediction, image in zip(axes, predictions, images, strict=True):
+        left.imshow(image)
         left.axis("off")
         right.axis("off")
         nearest = nearest_first(prediction["prediction"], prediction["references"])

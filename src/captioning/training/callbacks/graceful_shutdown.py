@@ -5,14 +5,14 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 
-from captioning.training.callbacks import of_kind
+from captioning.training.callbacks import callbacks_of_type
 from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.loop_state import is_between_steps
 from captioning.training.module import CaptionModule
-from captioning.training.signals import Interrupted, Interruption
+from captioning.training.signals import Interrupted, SignalHandler
 
 
-class StopBetweenSteps(L.Callback):
+class GracefulShutdown(L.Callback):
     """Ends training between two optimizer steps, at the same one on all processes, when one is told to stop.
 
     So it does when ``trainer.max_time`` is over, and where checkpoints can't be written any more. A validation isn't
@@ -23,7 +23,7 @@ class StopBetweenSteps(L.Callback):
         writer: of checkpoints.
     """
 
-    def __init__(self, interruption: Interruption, writer: CheckpointWriter) -> None:
+    def __init__(self, interruption: SignalHandler, writer: CheckpointWriter) -> None:
         self.interruption = interruption
         self.writer = writer
 
@@ -46,19 +46,19 @@ class StopBetweenSteps(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         assert isinstance(pl_module, CaptionModule)
-        pl_module.wishes["stop"] = bool(self.interruption.noted)
-        pl_module.wishes["give_up"] = self.writer.error is not None
+        pl_module.local_flags["stop"] = bool(self.interruption.noted)
+        pl_module.local_flags["write_failed"] = self.writer.error is not None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, CaptionModule)
         if not is_between_steps(trainer):
-            if any(timer.time_remaining() is not None for timer in of_kind(trainer, Timer)):
+            if any(timer.time_remaining() is not None for timer in callbacks_of_type(trainer, Timer)):
                 trainer.should_stop = False  # its time is over; it will say so again at the end of the step
-        elif pl_module.agreed["give_up"]:
+        elif pl_module.synced_flags["write_failed"]:
             raise self.writer.error or SystemExit(1)  # of the process that can't write, which says why
-        elif pl_module.agreed["stop"]:
+        elif pl_module.synced_flags["stop"]:
             raise Interrupted(self.interruption.noted)
 
     def on_validation_batch_end(

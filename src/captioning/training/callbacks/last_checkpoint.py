@@ -43,7 +43,7 @@ class LastCheckpoint(Checkpoint):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         assert isinstance(pl_module, CaptionModule)
         if self.every_n_seconds:
-            pl_module.wishes["save"] = time.monotonic() > self._saved_at + self.every_n_seconds
+            pl_module.local_flags["save"] = time.monotonic() > self._saved_at + self.every_n_seconds
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -53,7 +53,7 @@ class LastCheckpoint(Checkpoint):
             return
         is_turn = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         # Where a validation comes next, what it finds is saved too.
-        if (is_turn or self._is_owed or pl_module.agreed["save"]) and not validation_is_due(trainer):
+        if (is_turn or self._is_owed or pl_module.synced_flags["save"]) and not validation_is_due(trainer):
             log_step(trainer)
             self._save(trainer)
 

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
-from captioning.training.callbacks import of_kind
+from captioning.training.callbacks import callbacks_of_type
 from captioning.training.callbacks.throughput import Throughput
 
 
@@ -14,7 +14,7 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        for throughput in of_kind(trainer, Throughput):
+        for throughput in callbacks_of_type(trainer, Throughput):
             metrics |= in_words(throughput.rates())
         return metrics
 
@@ -22,7 +22,7 @@ class ProgressBar(RichProgressBar):
 def in_words(rates: dict[str, float]) -> dict[str, str]:
     """What a glance tells of :meth:`Throughput.rates`."""
     forms = {
-        "train/pictures_per_second": ("pictures/s", "{:.3g}"),
+        "train/images_per_second": ("images/s", "{:.3g}"),
         "train/data_wait_share": ("waiting", "{:.0%}"),
         "train/memory_gb": ("memory", "{:.1f} GB"),
         "train/mfu": ("MFU", "{:.0%}"),

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from captioning.errors import UserError
 from captioning.export.push import require_ready
-from captioning.training.callbacks import of_kind
+from captioning.training.callbacks import callbacks_of_type
 
 _log = logging.getLogger(__name__)
 COMMAND = [sys.executable, "-c", "from captioning.cli import main; main()", "push"]
@@ -30,7 +30,7 @@ class PushToHub(L.Callback):
         public: whether everybody may see a repository that is new.
         license: of the model.
         data_license: of the data.
-        samples: test pictures in the card.
+        samples: test images in the card.
 
     Raises:
         UserError: there is no name, or it can't be one.
@@ -78,7 +78,7 @@ class PushToHub(L.Callback):
         if not self._is_due or (self._process and self._process.poll() is None):
             return
         self._tell()
-        best = next((c.best_model_path for c in of_kind(trainer, ModelCheckpoint) if c.best_model_path), None)
+        best = next((c.best_model_path for c in callbacks_of_type(trainer, ModelCheckpoint) if c.best_model_path), None)
         if best and Path(best).is_file():
             self._is_due = False
             if best != self._pushed:

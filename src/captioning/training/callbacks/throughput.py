@@ -13,13 +13,13 @@ from captioning.models.flops import training_flops
 from captioning.training.memory import peak_memory
 from captioning.training.module import CaptionModule
 
-COUNTED = ("seconds", "waited", "pictures", "steps", "flops")
+COUNTED = ("seconds", "waited", "images", "steps", "flops")
 
 
 class Throughput(L.Callback):
     """Logs how fast the run has been so far, and what it needs.
 
-    - ``train/pictures_per_second``: over all processes.
+    - ``train/images_per_second``: over all processes.
     - ``train/seconds_per_step``: of an optimizer step.
     - ``train/data_wait_share``: of the time, in which this process waited for its next batch.
     - ``train/memory_gb``: the most memory at once, of tensors on a GPU, of the process on a CPU.
@@ -37,7 +37,7 @@ class Throughput(L.Callback):
     def __init__(self, peak_flops: float | None = None) -> None:
         self.peak_flops = peak_flops
         self.seconds = self.waited = self.flops = 0.0
-        self.pictures = self.steps = 0
+        self.images = self.steps = 0
         self._memory: int | None = None
         self._mark: float | None = None
         self._steps_before = 0
@@ -46,8 +46,9 @@ class Throughput(L.Callback):
         return {name: getattr(self, name) for name in COUNTED}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in COUNTED:
+            earlier = {"images": "pictures"}.get(name, name)  # its name in checkpoints before 0.2
+            setattr(self, name, state_dict.get(name, state_dict.get(earlier)))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.peak_flops is None:
@@ -72,11 +73,11 @@ class Throughput(L.Callback):
         assert isinstance(pl_module, CaptionModule)
         now = time.perf_counter()
         if self._mark is not None:
-            pictures, tokens = batch["input_ids"].shape
+            images, tokens = batch["input_ids"].shape
             self.seconds += now - self._mark
-            self.pictures += pictures * trainer.world_size
+            self.images += images * trainer.world_size
             self.steps += trainer.global_step - self._steps_before
-            self.flops += training_flops(pl_module.network, pictures=pictures, tokens=tokens)
+            self.flops += training_flops(pl_module.network, images=images, tokens=tokens)
         self._mark = now
         self._memory = peak_memory(pl_module.device)
         pl_module.log_dict(self.rates())
@@ -86,7 +87,7 @@ class Throughput(L.Callback):
         if not self.steps:
             return {}
         rates = {
-            "train/pictures_per_second": self.pictures / self.seconds,
+            "train/images_per_second": self.images / self.seconds,
             "train/seconds_per_step": self.seconds / self.steps,
             "train/data_wait_share": self.waited / self.seconds,
         }

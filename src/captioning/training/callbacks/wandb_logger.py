@@ -16,7 +16,7 @@ from captioning.runs.run_folder import read_mapping, write_json
 from captioning.training.evaluator import Prediction
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
-LONGEST_SIDE = 256  # of the pictures in tables
+LONGEST_SIDE = 256  # of the images in tables
 
 
 class CaptionWandbLogger(WandbLogger):
@@ -70,16 +70,16 @@ class CaptionWandbLogger(WandbLogger):
             self.experiment.define_metric(f"val/{name}", step_metric="trainer/global_step", summary=f"{best}last")
 
     def log_captions(
-        self, name: str, step: int, predictions: Sequence[Prediction], pictures: Sequence[Image.Image]
+        self, name: str, step: int, predictions: Sequence[Prediction], images: Sequence[Image.Image]
     ) -> None:
-        """Add rows to a table of pictures, references and captions, which grows by step."""
+        """Add rows to a table of images, references and captions, which grows by step."""
         import wandb
 
         if name not in self._tables:
-            columns: list[str | int] = ["step", "id", "picture", "references", "prediction"]
+            columns: list[str | int] = ["step", "id", "image", "references", "prediction"]
             self._tables[name] = wandb.Table(columns=columns, log_mode="INCREMENTAL")
-        for prediction, picture in zip(predictions, pictures, strict=True):
-            small = picture.copy()
+        for prediction, image in zip(predictions, images, strict=True):
+            small = image.copy()
             small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             references = "\n".join(prediction["references"])
             self._tables[name].add_data(

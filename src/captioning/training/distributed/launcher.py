@@ -193,7 +193,7 @@ def _welcomed(store: Store, rank: int, deadline: float) -> str:
 
 
 @contextmanager
-def losses_explained(trainer: L.Trainer, *, timeout_seconds: float) -> Iterator[None]:
+def explain_rank_failure(trainer: L.Trainer, *, timeout_seconds: float) -> Iterator[None]:
     """Within, a process that loses another, or waits for it too long, ends with a line that says so.
 
     All that lost one tell each other through the store by which they met, and the first of them speaks.

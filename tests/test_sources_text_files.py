@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from captioning.data.sources.row_builder import Draft
+from captioning.data.sources.row_builder import RowBuilder
 from captioning.data.sources.text_files import LineFile
 from captioning.errors import UserError
 
@@ -13,7 +13,7 @@ QUOTE = "line isn't CSV (is a double quote left open?)"
 
 def read(path: Path, text: str | bytes) -> tuple[list[tuple[str, dict]], list[tuple[str, str]]]:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    draft = Draft()
+    draft = RowBuilder()
     lines = [tuple(line) for line in LineFile(path, path.name).read(draft, [])]
     return lines, [tuple(problem) for problem in draft.problems]
 

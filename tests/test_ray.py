@@ -15,13 +15,13 @@ pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
-def folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures, one of them in a folder of its own, one file that is none, and one of text."""
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images, one of them in a folder of its own, one file that is none, and one of text."""
     folder = tmp_path_factory.mktemp("bucket")
     (folder / "more").mkdir()
-    for number, file in enumerate(sorted(pictures.glob("*.png"))[:3]):
+    for number, file in enumerate(sorted(images.glob("*.png"))[:3]):
         shutil.copy(file, folder / ("more" if number else "") / file.name)
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     (folder / "notes.txt").write_text("a list")
     return folder
 
@@ -38,20 +38,20 @@ def rows(checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactor
     return {Path(row["path"]).name: row for row in pyarrow.parquet.read_table(output).to_pylist()}
 
 
-def test_ray_captions_the_pictures_of_all_folders_as_the_captioner_does(checkpoint, folder, rows):
+def test_ray_captions_the_images_of_all_folders_as_the_captioner_does(checkpoint, folder, rows):
     captioner = Captioner.from_pretrained(checkpoint, device="cpu")
     files = [file for file in folder.rglob("*.png") if file.name != "bad.png"]
     captions = dict(zip((file.name for file in files), captioner(files, max_new_tokens=6), strict=True))
     assert {name: row["caption"] for name, row in rows.items() if name != "bad.png"} == captions
 
 
-def test_a_picture_that_fails_is_kept_with_its_reason(rows):
+def test_a_image_that_fails_is_kept_with_its_reason(rows):
     assert rows["bad.png"]["caption"] is rows["bad.png"]["score"] is None
-    assert rows["bad.png"]["error"] == "not a picture"
+    assert rows["bad.png"]["error"] == "not an image"
 
 
-def test_arrays_of_read_images_are_captioned_and_their_other_columns_kept(checkpoint, pictures):
-    arrays = np.stack([np.asarray(Image.open(file)) for file in sorted(pictures.glob("*.png"))[:2]])
+def test_arrays_of_read_images_are_captioned_and_their_other_columns_kept(checkpoint, images):
+    arrays = np.stack([np.asarray(Image.open(file)) for file in sorted(images.glob("*.png"))[:2]])
     make = CaptionBatch(str(checkpoint), column="image", device="cpu", max_new_tokens=6)
     table = make({"image": arrays, "path": np.array(["a", "b"], dtype=object)})
     assert table.column_names == ["path", "caption", "score", "error"]
@@ -60,7 +60,7 @@ def test_arrays_of_read_images_are_captioned_and_their_other_columns_kept(checkp
 
 def test_a_batch_in_which_all_fail_has_columns_of_the_same_types(checkpoint):
     make = CaptionBatch(str(checkpoint), device="cpu")
-    table = make({"bytes": np.array([b"no picture"], dtype=object)})
+    table = make({"bytes": np.array([b"no image"], dtype=object)})
     assert [str(kind) for kind in table.schema.types] == ["string", "float", "string"]
 
 
@@ -69,7 +69,7 @@ def test_what_is_in_the_output_is_left_alone(checkpoint, folder):
         caption_with_ray(str(checkpoint), str(folder), str(folder))
 
 
-def test_pictures_that_are_not_there_are_told_before_ray_is_started(checkpoint, tmp_path):
+def test_images_that_are_not_there_are_told_before_ray_is_started(checkpoint, tmp_path):
     with pytest.raises(UserError, match="absent: no such folder"):
         caption_with_ray(str(checkpoint), str(tmp_path / "absent"), str(tmp_path / "output"))
 

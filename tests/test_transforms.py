@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioning.data.transforms import normalize, to_pixels
-from captioning.models.processor import fit_pictures, make_image_processor
+from captioning.models.processor import fit_images, make_image_processor
 
 SIDES = st.integers(min_value=20, max_value=300)
 FITS = ("crop", "pad", "squash")
@@ -15,7 +15,7 @@ FITS = ("crop", "pad", "squash")
 
 def processor_of(fit: str):
     processor = make_image_processor(32)
-    fit_pictures(processor, fit)
+    fit_images(processor, fit)
     return processor
 
 
@@ -28,9 +28,9 @@ def noise(width: int, height: int) -> Image.Image:
 @settings(deadline=None)
 @given(width=SIDES, height=SIDES)
 def test_pixels_then_normalized_equal_the_processors_output_bit_for_bit(fit, width, height):
-    processor, picture = processor_of(fit), noise(width, height)
-    pixels = torch.from_numpy(to_pixels(picture, processor))[None]
-    expected = processor(picture, return_tensors="pt").pixel_values
+    processor, image = processor_of(fit), noise(width, height)
+    pixels = torch.from_numpy(to_pixels(image, processor))[None]
+    expected = processor(image, return_tensors="pt").pixel_values
     assert torch.equal(normalize(pixels, processor), expected)
 
 
@@ -45,9 +45,9 @@ def test_a_processor_with_its_own_way_to_resize_is_left_to_it():
     processor = transformers.CLIPImageProcessorPil(
         size={"shortest_edge": 32, "longest_edge": 48}, crop_size={"height": 32, "width": 32}
     )
-    picture = noise(300, 40)
-    expected = processor(picture, return_tensors="pt").pixel_values
-    assert torch.equal(normalize(torch.from_numpy(to_pixels(picture, processor))[None], processor), expected)
+    image = noise(300, 40)
+    expected = processor(image, return_tensors="pt").pixel_values
+    assert torch.equal(normalize(torch.from_numpy(to_pixels(image, processor))[None], processor), expected)
 
 
 def test_a_processor_that_does_not_normalize_is_taken_at_its_word():
@@ -57,10 +57,10 @@ def test_a_processor_that_does_not_normalize_is_taken_at_its_word():
 
 def stripes() -> Image.Image:
     """96 x 32: a red, a green and a blue square side by side."""
-    picture = Image.new("RGB", (96, 32), "red")
-    picture.paste("lime", (32, 0, 64, 32))
-    picture.paste("blue", (64, 0, 96, 32))
-    return picture
+    image = Image.new("RGB", (96, 32), "red")
+    image.paste("lime", (32, 0, 64, 32))
+    image.paste("blue", (64, 0, 96, 32))
+    return image
 
 
 def test_crop_keeps_the_middle_alone():
@@ -78,11 +78,11 @@ def test_squash_keeps_all_and_fills_the_square():
     assert [pixels[:, 0, column].argmax() for column in (2, 16, 29)] == [0, 1, 2]
 
 
-def test_a_picture_too_long_to_be_resized_is_refused_before_memory_is_taken():
+def test_a_image_too_long_to_be_resized_is_refused_before_memory_is_taken():
     with pytest.raises(OSError, match=r"too long and narrow to be resized \(60000 x 4 pixels\)"):
         to_pixels(Image.new("RGB", (60_000, 4)), make_image_processor(224))
 
 
-def test_a_picture_that_would_be_padded_to_nothing_is_refused():
+def test_a_image_that_would_be_padded_to_nothing_is_refused():
     with pytest.raises(OSError, match="too long and narrow"):
         to_pixels(Image.new("RGB", (600, 4)), processor_of("pad"))

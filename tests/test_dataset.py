@@ -3,9 +3,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from captioning.data.cache import usable
+from captioning.data.cache import decode_all
 from captioning.data.dataset import IGNORE_INDEX, CaptionChoice, CaptionDataset, Collator, Sample
-from captioning.data.sampler import Visit, VisitSampler
+from captioning.data.sampler import ResumableDistributedSampler, SampleIndex
 from captioning.data.sources import read_local
 from captioning.data.transforms import normalize
 from captioning.models.processor import make_processor
@@ -19,8 +19,8 @@ def processor():
 
 
 @pytest.fixture(scope="module")
-def table(pictures):
-    return read_local(str(pictures)).table
+def table(images):
+    return read_local(str(images)).table
 
 
 def sample(*captions: str, counts: bool = True) -> Sample:
@@ -41,7 +41,7 @@ def dataset_of(table, processor, *, learned="sample", **kept) -> CaptionDataset:
 
 def epoch_of(table, processor, *, num_workers=0, epoch=0):
     """The batches of an epoch."""
-    sampler = VisitSampler(len(table), batch_size=4, shuffle=True)
+    sampler = ResumableDistributedSampler(len(table), batch_size=4, shuffle=True)
     sampler.set_epoch(epoch)
     return list(
         DataLoader(
@@ -57,17 +57,17 @@ def epoch_of(table, processor, *, num_workers=0, epoch=0):
 # ---------------------------------------------------------------- a sample
 
 
-def test_pixels_once_normalized_are_what_the_processor_makes_of_the_picture(table, processor):
-    with Image.open(table[5]["image"]["path"]) as picture:
-        expected = processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values
+def test_pixels_once_normalized_are_what_the_processor_makes_of_the_image(table, processor):
+    with Image.open(table[5]["image"]["path"]) as image:
+        expected = processor(images=image.convert("RGB"), return_tensors="pt").pixel_values
     pixels = dataset_of(table, processor)[5]["pixels"]
     assert torch.equal(normalize(pixels[None], processor.image_processor), expected)
 
 
-def test_kept_pixels_are_those_of_the_picture_itself(table, processor, pictures, tmp_path):
-    examined = usable(read_local(str(pictures)), image_processor=processor.image_processor, cache_dir=tmp_path)
+def test_kept_pixels_are_those_of_the_image_itself(table, processor, images, tmp_path):
+    examined = decode_all(read_local(str(images)), image_processor=processor.image_processor, cache_dir=tmp_path)
     rows = [7, 3, 20]
-    kept = dataset_of(table.select(rows), processor, pixels=examined.pixels, places=examined.places[rows])
+    kept = dataset_of(table.select(rows), processor, pixels=examined.pixels, cache_index=examined.cache_index[rows])
     decoded = dataset_of(table.select(rows), processor)
     assert all(torch.equal(kept[row]["pixels"], decoded[row]["pixels"]) for row in range(3))
 
@@ -77,18 +77,18 @@ def test_a_plain_row_number_is_a_visit_that_counts(table, processor):
 
 
 def test_a_sample_says_which_row_it_is(table, processor):
-    drawn = dataset_of(table, processor)[Visit(4, seed=9, counts=False)]
+    drawn = dataset_of(table, processor)[SampleIndex(4, seed=9, counts=False)]
     assert (drawn["row"], drawn["id"], drawn["counts"]) == (4, table[4]["id"], False)
 
 
-def test_all_captions_of_a_picture_are_its_references(table, processor):
+def test_all_captions_of_a_image_are_its_references(table, processor):
     dataset = dataset_of(table, processor)
     assert [dataset[row]["references"] for row in range(len(dataset))] == list(table["captions"])
 
 
 def test_the_first_caption_can_be_taken_at_each_visit(table, processor):
     dataset = dataset_of(table, processor, learned="first")
-    assert all(dataset[Visit(row, seed=row)]["captions"] == table[row]["captions"][:1] for row in range(20))
+    assert all(dataset[SampleIndex(row, seed=row)]["captions"] == table[row]["captions"][:1] for row in range(20))
 
 
 def test_all_captions_can_be_learned_at_each_visit(table, processor):
@@ -103,15 +103,15 @@ def test_of_very_many_captions_each_visit_learns_some_and_visits_learn_all():
     assert {caption for learned in visits for caption in learned} == set(captions)
 
 
-def test_over_visits_training_draws_every_caption_of_a_picture(table, processor):
+def test_over_visits_training_draws_every_caption_of_a_image(table, processor):
     row = next(row for row, captions in enumerate(table["captions"]) if len(captions) == 2)
     dataset = dataset_of(table, processor)
-    drawn = [dataset[Visit(row, seed=seed)]["captions"][0] for seed in range(40)]
+    drawn = [dataset[SampleIndex(row, seed=seed)]["captions"][0] for seed in range(40)]
     assert 10 <= drawn.count(table[row]["captions"][0]) <= 30
 
 
 def captions_of(batches) -> dict[str, str]:
-    """The tokens of the caption that each picture was given."""
+    """The tokens of the caption that each image was given."""
     return {
         name: str(ids[mask.bool()].tolist())
         for batch in batches
@@ -183,7 +183,7 @@ def test_a_caption_too_long_is_cut_and_keeps_its_end(processor):
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == ["[CLS]", "a", "red", "[SEP]"]
 
 
-def test_several_captions_of_a_picture_are_packed_into_one_sequence(processor):
+def test_several_captions_of_a_image_are_packed_into_one_sequence(processor):
     batch = collate(processor, sample("cat", "a red cat"), sample("dog"))
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == (
         ["[CLS]", "cat", "[SEP]", "[CLS]", "a", "red", "cat", "[SEP]"]
@@ -195,7 +195,7 @@ def test_single_captions_are_not_packed(processor):
     assert not {"position_ids", "caption_index"} & collate(processor, sample("cat"), sample("dog")).keys()
 
 
-def test_pictures_are_stacked_in_order(processor):
+def test_images_are_stacked_in_order(processor):
     first, second = sample("cat"), sample("dog")
     second["pixels"] = torch.ones(3, 32, 32, dtype=torch.uint8)
     assert collate(processor, first, second)["pixel_values"].amax((1, 2, 3)).tolist() == [0, 1]

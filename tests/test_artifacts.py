@@ -18,9 +18,9 @@ def test_finite_numbers_need_no_notes():
     assert with_reasons({"test/wer": 0.5}) == {"test/wer": 0.5}
 
 
-def test_a_ruined_model_leaves_no_nan_in_a_result_file(compose, pictures, tmp_path):
+def test_a_ruined_model_leaves_no_nan_in_a_result_file(compose, images, tmp_path):
     ruin = ["model.lr=1.0e30", "model.warmup_fraction=0.0", "trainer.max_steps=1"]  # a second step would be refused
-    train(compose(*SMALL, f"data.path={pictures}", *ruin))
+    train(compose(*SMALL, f"data.path={images}", *ruin))
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -30,11 +30,11 @@ def test_a_ruined_model_leaves_no_nan_in_a_result_file(compose, pictures, tmp_pa
     assert "test/loss" in written["notes"]
 
 
-def test_the_folder_shows_the_data_and_every_test_picture(compose, pictures, tmp_path):
-    train(compose(*SMALL, f"data.path={pictures}"))
+def test_the_folder_shows_the_data_and_every_test_image(compose, images, tmp_path):
+    train(compose(*SMALL, f"data.path={images}"))
     run = tmp_path / "run"
     splits, data = (json.loads((run / name).read_text()) for name in ("splits.json", "data.json"))
-    assert {split: numbers["pictures"] for split, numbers in data["splits"].items()} == {
+    assert {split: numbers["images"] for split, numbers in data["splits"].items()} == {
         split: len(ids) for split, ids in splits.items()
     }
     thumbnails = read_thumbnails(run).keys()
@@ -42,12 +42,12 @@ def test_the_folder_shows_the_data_and_every_test_picture(compose, pictures, tmp
     assert {(sample["split"], sample["id"]) for sample in data["samples"]} <= thumbnails
 
 
-def test_nothing_of_an_earlier_run_in_the_same_folder_passes_for_this_one(compose, pictures, tmp_path):
+def test_nothing_of_an_earlier_run_in_the_same_folder_passes_for_this_one(compose, images, tmp_path):
     stale = ("metrics.json", "predictions.jsonl", "gallery.jsonl", "alarms.jsonl", "thumbnails.parquet", "report.html")
     (tmp_path / "run").mkdir()
     for name in stale:
         (tmp_path / "run" / name).write_text("of an earlier run")
-    train(compose(*SMALL, f"data.path={pictures}", "callbacks.gallery=null"))
+    train(compose(*SMALL, f"data.path={images}", "callbacks.gallery=null"))
     left = [name for name in stale if (tmp_path / "run" / name).exists()]
     assert left == ["metrics.json", "predictions.jsonl", "thumbnails.parquet", "report.html"]
     assert not [name for name in left if (tmp_path / "run" / name).read_bytes() == b"of an earlier run"]

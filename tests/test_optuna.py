@@ -120,11 +120,11 @@ def trials_of(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.fixture(scope="module")
-def searched(pictures, tmp_path_factory) -> tuple[Sweep, int]:
+def searched(images, tmp_path_factory) -> tuple[Sweep, int]:
     """Two trials of two processes each, one of which can't succeed, and then the same command with one more."""
     swept = [*OPTUNA, "hydra/sweeper/sampler=grid", "trainer.devices=2", *WITNESS]
     values = ["model.lr=choice(-1.0,0.001)", "monitor=val/loss"]
-    sweep = Sweep(tmp_path_factory.mktemp("optuna"), f"data.path={pictures}", *swept, *values)
+    sweep = Sweep(tmp_path_factory.mktemp("optuna"), f"data.path={images}", *swept, *values)
     return sweep, sweep.run()
 
 
@@ -153,9 +153,9 @@ def test_the_best_trial_is_left_in_a_file(searched):
 
 
 @pytest.mark.slow
-def test_a_search_stopped_in_a_trial_goes_on_with_it_and_counts_all_trials(pictures, tmp_path):
+def test_a_search_stopped_in_a_trial_goes_on_with_it_and_counts_all_trials(images, tmp_path):
     values = ["model.lr=tag(log,interval(1e-4,1e-2))", "trainer.max_epochs=40", *WITNESS]
-    sweep = Sweep(tmp_path, f"data.path={pictures}", *OPTUNA, *values)
+    sweep = Sweep(tmp_path, f"data.path={images}", *OPTUNA, *values)
     process = sweep.start()
     sweep.wait_for_training(0)
     process.send_signal(signal.SIGTERM)
@@ -174,9 +174,9 @@ def test_a_search_stopped_in_a_trial_goes_on_with_it_and_counts_all_trials(pictu
     assert "the study that is there varied model.lr, and now it is data.batch_size, model.lr" in sweep.said
 
 
-def test_a_study_of_failed_trials_alone_is_no_success_when_it_is_started_again(pictures, tmp_path):
+def test_a_study_of_failed_trials_alone_is_no_success_when_it_is_started_again(images, tmp_path):
     values = ["model.lr=choice(-1.0,-2.0)", "hydra.sweeper.n_trials=1"]
-    sweep = Sweep(tmp_path, f"data.path={pictures}", "hydra/sweeper=optuna", *values)
+    sweep = Sweep(tmp_path, f"data.path={images}", "hydra/sweeper=optuna", *values)
     assert sweep.run() == 1
     assert sweep.run() == 1
     assert "no trial of its study has a number" in sweep.said

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 from rows import make_rows
 
-from captioning.data.cache import Facts
+from captioning.data.cache import ImageInfo
 from captioning.data.duplicates import look
-from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, Finding, Inspection, find
+from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, find
 from captioning.data.rows import Problem, Rows
 from captioning.models.processor import make_processor
 
-GOOD = Facts(trouble="", digest="", width=64, height=48, mode="RGB", turned=False, frames=1)
+GOOD = ImageInfo(trouble="", digest="", width=64, height=48, mode="RGB", turned=False, frames=1)
 
 
 def rows_of(captions: Sequence[Sequence[str]], problems: Sequence[Problem] = ()) -> Rows:
@@ -21,7 +21,7 @@ def rows_of(captions: Sequence[Sequence[str]], problems: Sequence[Problem] = ())
     return make_rows(ids=ids, images=none, captions=[list(c) for c in captions], splits=none, problems=problems)
 
 
-def pictures(count: int, **of_first: object) -> list[Facts]:
+def images(count: int, **of_first: object) -> list[ImageInfo]:
     facts = [GOOD._replace(digest=str(number)) for number in range(count)]
     return [facts[0]._replace(**of_first), *facts[1:]] if facts else []
 
@@ -29,7 +29,7 @@ def pictures(count: int, **of_first: object) -> list[Facts]:
 def found(captions, *, facts=None, splits=None, pairs=(), problems=(), tokenizer=None, max_caption_tokens=40):
     """Names by severity and kind."""
     rows = rows_of(captions, problems)
-    facts = facts or pictures(len(captions))
+    facts = facts or images(len(captions))
     splits = splits or {"train": list(range(len(captions)))}
     findings = find(rows, facts, splits, pairs, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens)
     return {(severity, kind): names for severity, kind, names in findings}
@@ -37,7 +37,7 @@ def found(captions, *, facts=None, splits=None, pairs=(), problems=(), tokenizer
 
 def captions(count: int) -> list[list[str]]:
     """Captions that nothing is to be said of."""
-    return [[f"a picture of the number {number}"] for number in range(count)]
+    return [[f"an image of the number {number}"] for number in range(count)]
 
 
 # ------------------------------------------------------------ what is found
@@ -82,38 +82,38 @@ def test_near_duplicates_in_two_splits_are_a_leak_that_names_both():
 
 def test_the_same_file_twice_is_told_from_a_near_duplicate():
     assert found(captions(2), facts=[GOOD, GOOD], pairs=[(0, 1)]) == {
-        (NOTICE, "the same picture twice"): ["00.png ~ 01.png"]
+        (NOTICE, "the same image twice"): ["00.png ~ 01.png"]
     }
 
 
 def test_a_split_too_small_to_measure_on_is_noticed():
     splits = {"train": [0], "val": list(range(1, 21)), "test": list(range(21, 40))}
     assert found(captions(40), splits=splits) == {
-        (NOTICE, "split of fewer than 20 pictures, whose numbers are noise"): ["test (19)"]
+        (NOTICE, "split of fewer than 20 images, whose numbers are noise"): ["test (19)"]
     }
 
 
 @pytest.mark.parametrize(
     ("fact", "kinds"),
     [
-        ({"width": 31, "height": 100}, ["picture with a side under 32 pixels"]),
+        ({"width": 31, "height": 100}, ["image with a side under 32 pixels"]),
         ({"width": 32, "height": 32}, []),
         (
             {"width": 501, "height": 100},
-            ["picture more than 5 times as long as wide: little of it is left in a square"],
+            ["image more than 5 times as long as wide: little of it is left in a square"],
         ),
         ({"width": 100, "height": 500}, []),
-        ({"width": 10_000, "height": 5_001}, ["picture of over 50 megapixels, which takes long to read"]),
-        ({"mode": "CMYK"}, ["picture in mode CMYK, converted to RGB"]),
+        ({"width": 10_000, "height": 5_001}, ["image of over 50 megapixels, which takes long to read"]),
+        ({"mode": "CMYK"}, ["image in mode CMYK, converted to RGB"]),
         ({"mode": "P"}, []),
-        ({"turned": True}, ["picture turned upright as its EXIF says"]),
-        ({"frames": 2}, ["animated picture, of which the first frame is used"]),
-        ({"look": look(Image.new("RGB", (64, 48), "teal"))}, ["picture of a single colour"]),
+        ({"turned": True}, ["image turned upright as its EXIF says"]),
+        ({"frames": 2}, ["animated image, of which the first frame is used"]),
+        ({"look": look(Image.new("RGB", (64, 48), "teal"))}, ["image of a single color"]),
         ({"look": look(Image.linear_gradient("L").convert("RGB"))}, []),
     ],
 )
-def test_an_odd_picture_is_noticed(fact, kinds):
-    assert found(captions(3), facts=pictures(3, **fact)) == {(NOTICE, kind): ["00.png"] for kind in kinds}
+def test_an_odd_image_is_noticed(fact, kinds):
+    assert found(captions(3), facts=images(3, **fact)) == {(NOTICE, kind): ["00.png"] for kind in kinds}
 
 
 SPOILT = "caption in the wrong encoding, such as Ã© for é"
@@ -161,24 +161,24 @@ def test_an_ordinary_caption_is_not_noticed(caption):
     assert found([[caption], ["a dog"], ["a house"]]) == {}
 
 
-def test_a_caption_that_a_picture_has_twice_is_noticed():
+def test_a_caption_that_a_image_has_twice_is_noticed():
     assert found([["a cat", "a dog", "a cat"], ["a cat"]]) == {
-        (NOTICE, "the same caption more than once for a picture"): ["00.png"]
+        (NOTICE, "the same caption more than once for an image"): ["00.png"]
     }
 
 
-def test_a_caption_of_many_pictures_is_named_with_their_number():
-    kind = "one caption for 5 % or more of the pictures"
+def test_a_caption_of_many_images_is_named_with_their_number():
+    kind = "one caption for 5 % or more of the images"
     assert found([*captions(190), *[["a cat", "a cat on a mat"]] * 10]) == {
-        (NOTICE, kind): ['"a cat" (10 of 200 pictures)', '"a cat on a mat" (10 of 200 pictures)']
+        (NOTICE, kind): ['"a cat" (10 of 200 images)', '"a cat on a mat" (10 of 200 images)']
     }
     assert found([*captions(191), *[["a cat"]] * 9]) == {}  # too few to mean anything
     assert found([*captions(191), *[["a cat"]] * 10]) == {}  # below a twentieth
 
 
-def test_a_caption_that_a_picture_has_twice_counts_once_for_its_frequency():
+def test_a_caption_that_a_image_has_twice_counts_once_for_its_frequency():
     assert found([*captions(95), *[["a cat", "a cat"]] * 5]).keys() == {
-        (NOTICE, "the same caption more than once for a picture")
+        (NOTICE, "the same caption more than once for an image")
     }
 
 
@@ -200,18 +200,18 @@ def tokenizer():
 
 def test_a_caption_that_will_be_cut_is_noticed_with_start_and_end_counted(tokenizer):
     kind = "caption longer than data.max_caption_tokens=8, which is cut there"
-    fits, cut = "a picture of the number 1", "a picture of the number 1 1"  # 6 and 7 words, and two special tokens
+    fits, cut = "an image of the number 1", "an image of the number 1 1"  # 6 and 7 words, and two special tokens
     assert found([[fits], [fits, cut]], tokenizer=tokenizer, max_caption_tokens=8) == {(NOTICE, kind): ["01.png"]}
 
 
 def test_unknown_words_are_named_the_most_frequent_first(tokenizer):
     kind = "word that the tokenizer doesn't know; together they are over 1 % of all tokens"
-    unknown = found([["a 犬 picture"], ["a 猫 picture"], ["the 猫"], ["the number 1"]], tokenizer=tokenizer)
+    unknown = found([["a 犬 image"], ["a 猫 image"], ["the 猫"], ["the number 1"]], tokenizer=tokenizer)
     assert unknown == {(NOTICE, kind): ["猫", "犬"]}
 
 
 def test_a_few_unknown_words_are_not_noticed(tokenizer):
-    unknown, known = [["a 犬 picture"]], captions(10) * 9  # 3 tokens, and 540
+    unknown, known = [["a 犬 image"]], captions(10) * 9  # 3 tokens, and 540
     assert found([*unknown * 5, *known], tokenizer=tokenizer) == {}  # 5 of 555
     assert found([*unknown * 6, *known], tokenizer=tokenizer) != {}  # 6 of 558, not counting starts and ends
 
@@ -223,14 +223,14 @@ def test_without_a_tokenizer_nothing_is_said_of_tokens():
 # ------------------------------------------------------------ whether a training may start
 
 
-def inspection(findings: list[Finding], *, usable: int = 90, seen: int = 100) -> Inspection:
+def inspection(findings: list[Issue], *, usable: int = 90, seen: int = 100) -> DataReport:
     numbers = list(range(usable))
-    return Inspection(rows_of(captions(usable)), pictures(usable), {"train": numbers}, [], findings, seen)
+    return DataReport(rows_of(captions(usable)), images(usable), {"train": numbers}, [], findings, seen)
 
 
-LOST = [Finding(LEFT_OUT, "empty file", [f"{number}.png" for number in range(10)])]
-LEAKING = [Finding(LEAK, "near-duplicates, in train and val", ["a.png ~ b.png"])]
-NOTICED = [Finding(NOTICE, "caption with HTML", ["c.png"])]
+LOST = [Issue(LEFT_OUT, "empty file", [f"{number}.png" for number in range(10)])]
+LEAKING = [Issue(LEAK, "near-duplicates, in train and val", ["a.png ~ b.png"])]
+NOTICED = [Issue(NOTICE, "caption with HTML", ["c.png"])]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_what_stops_a_training_names_the_setting_the_first_names_and_the_way_out
 
 
 def test_of_many_kinds_the_first_stand_in_the_line():
-    kinds = [Finding(LEFT_OUT, f"kind {number}", ["x"]) for number in range(5)]
+    kinds = [Issue(LEFT_OUT, f"kind {number}", ["x"]) for number in range(5)]
     line = str(inspection(kinds).stop(strict=True, max_bad_share=1.0))
     assert "(1 x kind 0: x; 1 x kind 1: x; 1 x kind 2: x; and 2 more kinds)" in line
 
@@ -274,7 +274,7 @@ def test_a_leak_alone_stops_a_strict_training():
 
 
 def test_the_share_that_is_offered_is_enough():
-    third = inspection([Finding(LEFT_OUT, "empty file", ["x"])], usable=2, seen=3)
+    third = inspection([Issue(LEFT_OUT, "empty file", ["x"])], usable=2, seen=3)
     assert "data.max_bad_share=0.34" in str(third.stop(strict=False, max_bad_share=0.1))
     assert third.stop(strict=False, max_bad_share=0.34) is None
 
@@ -289,8 +289,8 @@ def test_without_a_usable_row_no_setting_helps():
 @pytest.mark.parametrize(
     ("findings", "verdict"),
     [
-        (NOTICED, "ready: 90 pictures, nothing left out"),
-        (LEAKING, "ready: 90 pictures, nothing left out, and 1 pair on two sides of the splits"),
+        (NOTICED, "ready: 90 images, nothing left out"),
+        (LEAKING, "ready: 90 images, nothing left out, and 1 pair on two sides of the splits"),
         (LOST, "ready, with 10 of 100 left out"),
         (LEAKING * 2 + LOST, "ready, with 10 of 100 left out, and 2 pairs on two sides of the splits"),
     ],

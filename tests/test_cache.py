@@ -16,12 +16,12 @@ from PIL import Image
 from rows import make_rows
 
 from captioning.data import cache as module
-from captioning.data.cache import data_fingerprint, examine, usable
-from captioning.data.images import PictureSource, decode
+from captioning.data.cache import data_fingerprint, decode_all, examine
+from captioning.data.images import ImageSource, decode
 from captioning.data.rows import Rows
 from captioning.data.transforms import to_pixels
 from captioning.errors import UserError
-from captioning.models.processor import fit_pictures, make_image_processor
+from captioning.models.processor import fit_images, make_image_processor
 
 WEB_PAGE = b"<!DOCTYPE html><title>404 Not Found</title>"
 PROCESSOR = make_image_processor(16)
@@ -30,14 +30,14 @@ PROCESSOR = make_image_processor(16)
 def rows_of(folder: Path) -> Rows:
     """The PNG files of a folder."""
     files = sorted(folder.glob("*.png"))
-    return rows_from(files, [PictureSource(bytes=None, path=str(file)) for file in files])
+    return rows_from(files, [ImageSource(bytes=None, path=str(file)) for file in files])
 
 
 def rows_from(files, images) -> Rows:
     return make_rows(
         ids=[file.name for file in files],
         images=images,
-        captions=[[f"picture {file.stem}"] for file in files],
+        captions=[[f"image {file.stem}"] for file in files],
         splits=[None] * len(files),
         problems=[],
     )
@@ -45,7 +45,7 @@ def rows_from(files, images) -> Rows:
 
 @pytest.fixture
 def three(tmp_path):
-    """A folder of three different pictures."""
+    """A folder of three different images."""
     folder = tmp_path / "three"
     folder.mkdir()
     for number, name in enumerate("abc"):
@@ -61,34 +61,34 @@ def how(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The pictures that are decoded, counted."""
+    """The images that are decoded, counted."""
     count = []
-    opened = module.open_picture
-    monkeypatch.setattr(module, "open_picture", lambda encoded: (count.append(1), opened(encoded))[1])
+    opened = module.open_image
+    monkeypatch.setattr(module, "open_image", lambda encoded: (count.append(1), opened(encoded))[1])
     return count
 
 
 # ---------------------------------------------------------------- what is found
 
 
-def test_usable_pictures_are_kept_as_they_are(three, how):
+def test_usable_images_are_kept_as_they_are(three, how):
     rows = rows_of(three)
-    assert list(usable(rows, **how).rows.table) == list(rows.table)
+    assert list(decode_all(rows, **how).rows.table) == list(rows.table)
 
 
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        pytest.param(lambda file: file.write_bytes(WEB_PAGE), "not a picture", id="web page"),
+        pytest.param(lambda file: file.write_bytes(WEB_PAGE), "not an image", id="web page"),
         pytest.param(lambda file: file.write_bytes(b""), "empty file", id="empty"),
         pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-30]), "truncated", id="truncated"),
         pytest.param(lambda file: file.unlink(), "No such file", id="gone"),
     ],
 )
-def test_a_picture_that_cannot_be_read_is_left_out_by_name_with_the_reason(three, how, damage, expected):
+def test_a_image_that_cannot_be_read_is_left_out_by_name_with_the_reason(three, how, damage, expected):
     rows = rows_of(three)
     damage(three / "b.png")
-    examined = usable(rows, **how)
+    examined = decode_all(rows, **how)
     assert examined.rows.ids == ["a.png", "c.png"]
     assert [problem.name for problem in examined.rows.problems] == ["b.png"]
     assert expected in examined.rows.problems[0].kind
@@ -96,36 +96,36 @@ def test_a_picture_that_cannot_be_read_is_left_out_by_name_with_the_reason(three
 
 def test_where_one_is_left_out_each_of_the_others_keeps_its_pixels(three, how):
     (three / "b.png").write_bytes(WEB_PAGE)
-    examined = usable(rows_of(three), **how)
+    examined = decode_all(rows_of(three), **how)
     expected = to_pixels(decode((three / "c.png").read_bytes()), PROCESSOR)
-    assert (examined.pixels.read(examined.places[[1]])[0].numpy() == expected).all()
+    assert (examined.pixels.read(examined.cache_index[[1]])[0].numpy() == expected).all()
 
 
-def test_facts_tell_what_the_picture_was_in_its_file(tmp_path, how):
-    picture = Image.new("L", (40, 20), 200)
-    exif = picture.getexif()
+def test_facts_tell_what_the_image_was_in_its_file(tmp_path, how):
+    image = Image.new("L", (40, 20), 200)
+    exif = image.getexif()
     exif[0x0112] = 6  # lies on its side
-    picture.save(tmp_path / "a.png", exif=exif)
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    image.save(tmp_path / "a.png", exif=exif)
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "b.png", save_all=True, append_images=frames[1:])
-    turned, animated = usable(rows_of(tmp_path), **how).facts
+    turned, animated = decode_all(rows_of(tmp_path), **how).facts
     assert (turned.width, turned.height, turned.mode, turned.turned, turned.frames) == (20, 40, "L", True, 1)
     assert (animated.mode, animated.turned, animated.frames) == ("RGB", False, 2)
 
 
-def test_in_a_large_data_set_each_picture_keeps_its_own_row(tmp_path, how):
+def test_in_a_large_data_set_each_image_keeps_its_own_row(tmp_path, how):
     # More than are in memory at a time, the first and last of them damaged.
     Image.new("L", (1, 1)).save(tmp_path / "good.png")
     good = (tmp_path / "good.png").read_bytes()
     files = [Path(f"{number:04d}") for number in range(2 * module.CHUNK + 3)]
     bad = {"0000", f"{module.CHUNK - 1:04d}", f"{module.CHUNK:04d}", files[-1].name}
-    images = [PictureSource(bytes=WEB_PAGE if file.name in bad else good, path=None) for file in files]
-    rows = usable(rows_from(files, images), **how).rows
+    images = [ImageSource(bytes=WEB_PAGE if file.name in bad else good, path=None) for file in files]
+    rows = decode_all(rows_from(files, images), **how).rows
     assert rows.ids == [file.name for file in files if file.name not in bad]
     assert {problem.name for problem in rows.problems} == bad
 
 
-def test_a_processor_that_gives_pictures_of_different_shapes_is_refused(three, how):
+def test_a_processor_that_gives_images_of_different_shapes_is_refused(three, how):
     processor = make_image_processor(16)
     processor.do_center_crop = False
     with pytest.raises(UserError, match=r"different shapes.*data\.fit=crop"):
@@ -136,8 +136,8 @@ def test_a_processor_that_gives_pictures_of_different_shapes_is_refused(three, h
 
 
 def test_the_second_time_nothing_is_decoded(three, how, decoded):
-    first = usable(rows_of(three), **how)
-    again = usable(rows_of(three), **how)
+    first = decode_all(rows_of(three), **how)
+    again = decode_all(rows_of(three), **how)
     assert len(decoded) == 3
     assert again.facts == first.facts
     assert all(map(torch.equal, again.pixels.read(range(3)), first.pixels.read(range(3))))
@@ -146,7 +146,7 @@ def test_the_second_time_nothing_is_decoded(three, how, decoded):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda file: Image.new("RGB", (20, 24), "#123456").save(file), id="another picture"),
+        pytest.param(lambda file: Image.new("RGB", (20, 24), "#123456").save(file), id="another image"),
         pytest.param(
             lambda file: (file.write_bytes(file.read_bytes()[:-1] + b"\0"), os.utime(file, (0, 0))),
             id="of the same size, dated back",
@@ -155,7 +155,7 @@ def test_the_second_time_nothing_is_decoded(three, how, decoded):
         pytest.param(lambda file: file.unlink(), id="one less"),
     ],
 )
-def test_when_the_pictures_change_they_are_read_again(three, how, decoded, change):
+def test_when_the_images_change_they_are_read_again(three, how, decoded, change):
     os.utime(three / "b.png", (0, 0))
     examine(rows_of(three).table, **how)
     decoded.clear()
@@ -165,19 +165,19 @@ def test_when_the_pictures_change_they_are_read_again(three, how, decoded, chang
     assert len(decoded) == len(rows.table)
 
 
-def test_pictures_in_a_table_are_told_apart_by_their_bytes(three, how, decoded):
+def test_images_in_a_table_are_told_apart_by_their_bytes(three, how, decoded):
     files = sorted(three.glob("*.png"))
     contents = [file.read_bytes() for file in files]
     for order in ((0, 1, 2), (0, 1, 2), (1, 0, 2)):
-        rows = rows_from(files, [PictureSource(bytes=contents[number], path=None) for number in order])
-        found = usable(rows, **how)
+        rows = rows_from(files, [ImageSource(bytes=contents[number], path=None) for number in order])
+        found = decode_all(rows, **how)
     assert len(decoded) == 6
     assert (found.pixels.read([0])[0].numpy() == to_pixels(decode(contents[1]), PROCESSOR)).all()
 
 
 def test_another_processor_has_pixels_of_its_own(three, how):
     squash = make_image_processor(16)
-    fit_pictures(squash, "squash")
+    fit_images(squash, "squash")
     for processor in (PROCESSOR, squash, PROCESSOR):
         _, pixels = examine(rows_of(three).table, **how | {"image_processor": processor})
         expected = to_pixels(decode((three / "a.png").read_bytes()), processor)
@@ -187,7 +187,7 @@ def test_another_processor_has_pixels_of_its_own(three, how):
 def test_what_one_processor_cannot_resize_is_not_left_out_for_another(tmp_path, how):
     Image.new("RGB", (1000, 1)).save(tmp_path / "line.png")
     pad = make_image_processor(16)
-    fit_pictures(pad, "pad")
+    fit_images(pad, "pad")
     troubles = [
         bool(examine(rows_of(tmp_path).table, **how | {"image_processor": processor})[0][0].trouble)
         for processor in (pad, PROCESSOR, pad)
@@ -210,9 +210,9 @@ def test_a_cache_that_is_emptied_while_it_is_used_goes_on_to_be_read(three, how)
     assert (pixels.read([0])[0].numpy() == to_pixels(decode((three / "a.png").read_bytes()), PROCESSOR)).all()
 
 
-def test_pictures_within_a_file_are_told_by_the_file_without_reading_them(three, tmp_path, how, decoded):
+def test_images_within_a_file_are_told_by_the_file_without_reading_them(three, tmp_path, how, decoded):
     table = rows_from(
-        [Path("a"), Path("b")], [PictureSource(bytes=(three / f"{name}.png").read_bytes(), path=None) for name in "ab"]
+        [Path("a"), Path("b")], [ImageSource(bytes=(three / f"{name}.png").read_bytes(), path=None) for name in "ab"]
     ).table
     table.save_to_disk(tmp_path / "saved")
     for _ in range(2):
@@ -231,7 +231,7 @@ def test_without_pixels_what_was_found_is_kept_all_the_same(three, how, decoded)
 
 def test_the_size_is_told_before_anything_is_read(three, how, said):
     examine(rows_of(three).table, **how)
-    assert f"reading 3 pictures once; their pixels, 2.3 kB, are kept in {how['cache_dir']}" in said.text
+    assert f"reading 3 images once; their pixels, 2.3 kB, are kept in {how['cache_dir']}" in said.text
 
 
 # ---------------------------------------------------------------- no room
@@ -278,8 +278,8 @@ def test_a_cache_that_cannot_be_written_is_refused_when_it_is_asked_for(three, h
 
 
 def _examine_and_report(folder: Path, cache: Path, queue) -> None:
-    opened, count = module.open_picture, []
-    module.open_picture = lambda encoded: (count.append(1), time.sleep(0.2), opened(encoded))[2]
+    opened, count = module.open_image, []
+    module.open_image = lambda encoded: (count.append(1), time.sleep(0.2), opened(encoded))[2]
     _, pixels = examine(rows_of(folder).table, image_processor=PROCESSOR, cache_dir=cache)
     queue.put((len(count), int(torch.stack(pixels.read(range(3))).sum())))
 
@@ -303,8 +303,8 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_examine import examine, module, rows_of, PROCESSOR
-opened = module.open_picture
-module.open_picture = lambda encoded: (print("reading", flush=True), opened(encoded), time.sleep(60))[1]
+opened = module.open_image
+module.open_image = lambda encoded: (print("reading", flush=True), opened(encoded), time.sleep(60))[1]
 examine(rows_of(Path({str(three)!r})).table, image_processor=PROCESSOR, cache_dir=Path({str(how["cache_dir"])!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
@@ -325,11 +325,11 @@ def fingerprint(folder: Path, tmp_path: Path, **changes) -> str:
     rows = rows_of(folder)
     if changes:
         rows = Rows(rows.table.map(lambda row: row | changes))
-    examined = usable(rows, image_processor=PROCESSOR, cache_dir=tmp_path / "cache")
+    examined = decode_all(rows, image_processor=PROCESSOR, cache_dir=tmp_path / "cache")
     return data_fingerprint(examined.rows, examined.facts)
 
 
-def test_the_fingerprint_does_not_depend_on_where_the_pictures_are(three, tmp_path):
+def test_the_fingerprint_does_not_depend_on_where_the_images_are(three, tmp_path):
     before = fingerprint(three, tmp_path)
     assert fingerprint(three.rename(tmp_path / "elsewhere"), tmp_path) == before
 
@@ -343,13 +343,13 @@ def test_the_fingerprint_changes_with_captions_and_splits(three, tmp_path, chang
     "change",
     [
         pytest.param(lambda folder: Image.new("RGB", (4, 4), "#ff0001").save(folder / "b.png"), id="pixel"),
-        pytest.param(lambda folder: (folder / "b.png").unlink(), id="picture gone"),
-        pytest.param(lambda folder: (folder / "b.png").write_bytes(WEB_PAGE), id="picture damaged"),
-        pytest.param(lambda folder: shutil.copy(folder / "b.png", folder / "d.png"), id="picture added"),
+        pytest.param(lambda folder: (folder / "b.png").unlink(), id="image gone"),
+        pytest.param(lambda folder: (folder / "b.png").write_bytes(WEB_PAGE), id="image damaged"),
+        pytest.param(lambda folder: shutil.copy(folder / "b.png", folder / "d.png"), id="image added"),
         pytest.param(lambda folder: (folder / "c.png").rename(folder / "z.png"), id="name"),
     ],
 )
-def test_the_fingerprint_changes_with_the_pictures(three, tmp_path, change):
+def test_the_fingerprint_changes_with_the_images(three, tmp_path, change):
     before = fingerprint(three, tmp_path)
     change(three)
     assert fingerprint(three, tmp_path) != before

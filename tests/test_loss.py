@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioning.data.packing import pack
-from captioning.models.generation import read_pictures
-from captioning.models.git import CaptionCache
+from captioning.models.generation import prefill
+from captioning.models.git import KVCache
 from captioning.models.loading import load_model
-from captioning.models.loss import IGNORE_INDEX, CaptionLoss, caption_loss, seen_by_text
+from captioning.models.loss import IGNORE_INDEX, CaptionLoss, caption_attention_mask, caption_loss
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_batch_without_labels_has_a_finite_loss(model):
 
 WORDS = ["a", "red", "green", "blue", "yellow", "square", "on"]
 CAPTION = st.lists(st.sampled_from(WORDS), min_size=1, max_size=10).map(" ".join)
-PICTURES = st.lists(st.lists(CAPTION, min_size=1, max_size=7), min_size=1, max_size=4)
+IMAGES = st.lists(st.lists(CAPTION, min_size=1, max_size=7), min_size=1, max_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -130,25 +130,25 @@ def lively(checkpoint: Path):
     return model
 
 
-def pictures_of(number: int) -> torch.Tensor:
+def images_of(number: int) -> torch.Tensor:
     return torch.randn(number, 3, 32, 32, generator=torch.Generator().manual_seed(number))
 
 
-def packed(tokenizer, captions_of_each_picture: list[list[str]], *, counts=None, longest=32):
-    counts = counts or [True] * len(captions_of_each_picture)
-    text = pack(captions_of_each_picture, tokenizer, max_caption_tokens=longest, counts=counts)
-    return {"pixel_values": pictures_of(len(counts)), **text}
+def packed(tokenizer, captions_of_each_image: list[list[str]], *, counts=None, longest=32):
+    counts = counts or [True] * len(captions_of_each_image)
+    text = pack(captions_of_each_image, tokenizer, max_caption_tokens=longest, counts=counts)
+    return {"pixel_values": images_of(len(counts)), **text}
 
 
-def separate(tokenizer, captions_of_each_picture: list[list[str]], *, longest=32):
-    """A batch for each caption: nothing but itself and its picture."""
-    pictures = pictures_of(len(captions_of_each_picture))
-    for picture, captions in zip(pictures, captions_of_each_picture, strict=True):
+def separate(tokenizer, captions_of_each_image: list[list[str]], *, longest=32):
+    """A batch for each caption: nothing but itself and its image."""
+    images = images_of(len(captions_of_each_image))
+    for image, captions in zip(images, captions_of_each_image, strict=True):
         for caption in captions:
             text = tokenizer(
                 [caption], truncation=True, max_length=longest, return_token_type_ids=False, return_tensors="pt"
             )
-            yield {"pixel_values": picture[None], **text, "labels": text["input_ids"]}
+            yield {"pixel_values": image[None], **text, "labels": text["input_ids"]}
 
 
 def sums_over(model, batches) -> CaptionLoss:
@@ -170,7 +170,7 @@ def assert_equal_gradients(ours: dict[str, torch.Tensor], expected: dict[str, to
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)  # rounding may decide between two logits
-@given(captions=PICTURES, longest=st.integers(3, 16))
+@given(captions=IMAGES, longest=st.integers(3, 16))
 def test_packed_captions_sum_to_what_separate_passes_sum_to(lively, tokenizer, captions, longest):
     with torch.no_grad():
         together = caption_loss(lively, **packed(tokenizer, captions, longest=longest))
@@ -180,13 +180,13 @@ def test_packed_captions_sum_to_what_separate_passes_sum_to(lively, tokenizer, c
 
 
 @settings(max_examples=20, deadline=None)
-@given(captions=PICTURES)
+@given(captions=IMAGES)
 def test_every_gradient_of_packed_captions_is_that_of_separate_passes(lively, tokenizer, captions):
     ours = gradients_of(lively, caption_loss(lively, **packed(tokenizer, captions)).loss)
     assert_equal_gradients(ours, gradients_of(lively, sums_over(lively, separate(tokenizer, captions)).loss))
 
 
-def test_a_caption_does_not_see_the_others_of_its_picture(lively, tokenizer):
+def test_a_caption_does_not_see_the_others_of_its_image(lively, tokenizer):
     losses = []
     for other in ("a red square", "on on on on blue", "yellow"):
         batch = packed(tokenizer, [[other, "a green square on blue", other]])
@@ -208,7 +208,7 @@ def test_a_token_does_not_see_the_next(lively, tokenizer):
 
 
 def test_packed_captions_see_what_they_have_said_and_padding_is_not_seen():
-    seen = seen_by_text(torch.tensor([[1, 1, 1, 1, 0]]), torch.tensor([[0, 0, 1, 1, -1]]))
+    seen = caption_attention_mask(torch.tensor([[1, 1, 1, 1, 0]]), torch.tensor([[0, 0, 1, 1, -1]]))
     assert seen.int().tolist() == [
         [
             [
@@ -253,11 +253,11 @@ def test_under_autocast_packed_and_separate_captions_are_equal_but_for_rounding(
 
 
 @torch.inference_mode()
-def test_the_pictures_of_packed_captions_are_kept_as_those_of_any(lively, tokenizer):
-    kept = CaptionCache()
+def test_the_images_of_packed_captions_are_kept_as_those_of_any(lively, tokenizer):
+    kept = KVCache()
     batch = packed(tokenizer, [["a red square", "red on blue"], ["green"]])
-    caption_loss(lively, **batch, pictures=kept)
-    for ours, expected in zip(kept.pictures, read_pictures(lively, batch["pixel_values"]).pictures, strict=True):
+    caption_loss(lively, **batch, images=kept)
+    for ours, expected in zip(kept.images, prefill(lively, batch["pixel_values"]).images, strict=True):
         torch.testing.assert_close(ours, expected)
 
 

@@ -15,14 +15,14 @@ def test_the_data_are_counted_by_split():
     summary = summarize(rows, [(10, 20), (30, 40), (50, 60)], {"train": [0, 1], "val": [], "test": [2]})
     assert summary["splits"] == {
         "train": {
-            "pictures": 2,
+            "images": 2,
             "captions": 3,
             "width": [10, 20, 30],
             "height": [20, 30, 40],
             "caption_words": {"2": 2, "3": 1},
         },
         "test": {
-            "pictures": 1,
+            "images": 1,
             "captions": 1,
             "width": [50, 50, 50],
             "height": [60, 60, 60],

@@ -23,19 +23,19 @@ import captioning.run
 from captioning import CaptionModule
 from captioning.errors import UserError
 from captioning.training import tuning as finders
-from captioning.training.callbacks.graceful_shutdown import StopBetweenSteps
+from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.checkpoints import CheckpointWriter
-from captioning.training.signals import Interrupted, Interruption
+from captioning.training.signals import Interrupted, SignalHandler
 
 ONE_EPOCH = ("trainer.accumulate_grad_batches=2", "trainer.max_epochs=1")
 
 
 @pytest.fixture(scope="module")
-def searched(pictures, tmp_path_factory) -> Path:
+def searched(images, tmp_path_factory) -> Path:
     """A run that searched a learning rate, with wandb offline and windows of two micro-batches."""
     folder = tmp_path_factory.mktemp("searched")
     own = ["find_lr=true", "logger=wandb", "hydra.run.dir=run", *ONE_EPOCH]
-    ran = train(*SMALL, *own, f"data.path={pictures}", folder=folder)
+    ran = train(*SMALL, *own, f"data.path={images}", folder=folder)
     assert ran.returncode == 0, ran.stderr[-3000:]
     (folder / "said.txt").write_text(ran.stderr)
     return folder / "run"
@@ -59,11 +59,11 @@ def test_what_is_found_is_said_and_written_down(searched):
 def test_training_is_with_what_is_found_and_its_curves_know_nothing_of_the_search(searched):
     with (searched / "metrics.csv").open() as file:
         rates = [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
-    assert len(rates) == 3  # 23 pictures, by 4 and by two
+    assert len(rates) == 3  # 23 images, by 4 and by two
     assert max(rates) == pytest.approx(found_in(searched))
 
 
-def test_the_curve_is_left_in_numbers_and_as_a_picture(searched):
+def test_the_curve_is_left_in_numbers_and_as_a_image(searched):
     curve = json.loads((searched / "find_lr.json").read_text())
     assert curve["rates"][0] == finders.LOWEST
     assert len(curve["rates"]) == len(curve["losses"]) == len(curve["smoothed"]) > 50
@@ -81,9 +81,9 @@ def test_a_search_leaves_no_file_of_its_own_and_no_run_of_the_tracker(searched):
 
 
 @pytest.mark.slow
-def test_after_both_searches_a_run_is_to_the_last_digit_that_with_the_values_given(compose, pictures, tmp_path):
+def test_after_both_searches_a_run_is_to_the_last_digit_that_with_the_values_given(compose, images, tmp_path):
     weights = []
-    own = [f"data.path={pictures}", "trainer.max_epochs=2"]
+    own = [f"data.path={images}", "trainer.max_epochs=2"]
     for name in ("searched", "given"):
         folder = tmp_path / name
         if name == "searched":
@@ -98,9 +98,9 @@ def test_after_both_searches_a_run_is_to_the_last_digit_that_with_the_values_giv
     assert torch.equal(weights[0][1], weights[1][1])
 
 
-def test_random_numbers_go_on_as_if_nothing_had_been_searched(compose, pictures, monkeypatch):
+def test_random_numbers_go_on_as_if_nothing_had_been_searched(compose, images, monkeypatch):
     states = []
-    find = captioning.run.find_settings
+    find = captioning.run.tune
 
     def watched(*args: object) -> object:
         states.append((torch.get_rng_state().tolist(), random.getstate()))
@@ -108,15 +108,15 @@ def test_random_numbers_go_on_as_if_nothing_had_been_searched(compose, pictures,
         states.append((torch.get_rng_state().tolist(), random.getstate()))
         return found
 
-    monkeypatch.setattr(captioning.run, "find_settings", watched)
-    captioning.run.train(compose(*SMALL, f"data.path={pictures}", "find_lr=true", "trainer.max_epochs=0"))
+    monkeypatch.setattr(captioning.run, "tune", watched)
+    captioning.run.train(compose(*SMALL, f"data.path={images}", "find_lr=true", "trainer.max_epochs=0"))
     assert states[0] == states[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("resume", ["resume=run", "resume=auto"])
-def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(pictures, tmp_path, resume):
-    command = [*SMALL, "find_lr=true", f"data.path={pictures}", "hydra.run.dir=run"]
+def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(images, tmp_path, resume):
+    command = [*SMALL, "find_lr=true", f"data.path={images}", "hydra.run.dir=run"]
     first = train(*command, folder=tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
     found = found_in(tmp_path / "run")
@@ -142,15 +142,15 @@ def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(pictu
         (["find_lr=true", "trainer.fast_dev_run=1"], r"^find_lr=true and trainer\.fast_dev_run: "),
     ],
 )
-def test_a_search_that_cannot_be_made_is_refused_by_name(compose, pictures, tmp_path, overrides, line):
+def test_a_search_that_cannot_be_made_is_refused_by_name(compose, images, tmp_path, overrides, line):
     with pytest.raises(UserError, match=line):
-        captioning.run.train(compose(*SMALL, f"data.path={pictures}", *overrides))
+        captioning.run.train(compose(*SMALL, f"data.path={images}", *overrides))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_run_that_is_told_to_stop_while_it_searches_says_that_it_can_be_started_again(pictures, tmp_path):
+def test_a_run_that_is_told_to_stop_while_it_searches_says_that_it_can_be_started_again(images, tmp_path):
     large = ["model.architecture.vision_config.num_hidden_layers=24", "model.architecture.vision_config.patch_size=2"]
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, *large, "find_lr=true", f"data.path={pictures}"]
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, *large, "find_lr=true", f"data.path={images}"]
     with subprocess.Popen(
         [*command, "hydra.run.dir=run"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
@@ -167,9 +167,9 @@ def test_a_run_that_is_told_to_stop_while_it_searches_says_that_it_can_be_starte
 
 
 def test_a_signal_that_came_in_the_middle_of_a_message_ends_a_search_too():
-    interruption = Interruption()
+    interruption = SignalHandler()
     interruption.noted = "SIGTERM"  # the exception was raised, and logging took it for a mistake of its own
-    stop = StopBetweenSteps(interruption, CheckpointWriter())
+    stop = GracefulShutdown(interruption, CheckpointWriter())
     trainer = L.Trainer(accelerator="cpu", callbacks=[stop], logger=False, enable_checkpointing=False)
     with pytest.raises(Interrupted, match="SIGTERM"):
         finders._Listen(trainer).on_train_batch_start(trainer, CaptionModule(), None, 0)
@@ -188,12 +188,12 @@ class Steps:
         self.rates.append({group["lr"] for group in optimizer.param_groups})
 
 
-def test_each_step_is_taken_with_the_next_rate_whatever_the_schedule_says(compose, pictures, tmp_path):
+def test_each_step_is_taken_with_the_next_rate_whatever_the_schedule_says(compose, images, tmp_path):
     seen = Steps()
     handle = register_optimizer_step_post_hook(seen)
     try:
         own = ["find_lr=true", "trainer.max_epochs=0", "model.lr_schedule=cosine", "model.warmup_fraction=0.5"]
-        captioning.run.train(compose(*SMALL, f"data.path={pictures}", *own, *ONE_EPOCH[:1]))
+        captioning.run.train(compose(*SMALL, f"data.path={images}", *own, *ONE_EPOCH[:1]))
     finally:
         handle.remove()
     curve = json.loads((tmp_path / "run" / "find_lr.json").read_text())
@@ -241,16 +241,16 @@ def test_smoothing_lags_on_neither_side():
     assert finders.smooth([0.0, 0.0, 9.0, 0.0, 0.0]) == [0.0, 3.0, 1.8, 3.0, 0.0]
 
 
-def test_a_run_in_which_no_rate_helps_keeps_its_own_and_says_so(compose, pictures, said, monkeypatch):
+def test_a_run_in_which_no_rate_helps_keeps_its_own_and_says_so(compose, images, said, monkeypatch):
     monkeypatch.setattr(finders, "HIGHEST", 1.1e-7)  # none of these does anything
     own = ["find_lr=true", "trainer.max_epochs=0", "model.lr=0.003"]
-    captioning.run.train(compose(*SMALL, f"data.path={pictures}", *own))
+    captioning.run.train(compose(*SMALL, f"data.path={images}", *own))
     assert "find_lr: the loss fell at no learning rate; model.lr=0.003 is kept" in said.text
 
 
 # ---------------------------------------------------------------- the batch size
 
-# Some 15 MB a picture, of which the limits leave room for a few.
+# Some 15 MB an image, of which the limits leave room for a few.
 LARGE = (
     *("model.architecture.vision_config.hidden_size=128", "model.architecture.vision_config.num_hidden_layers=12"),
     *("model.architecture.vision_config.image_size=64", "model.architecture.vision_config.patch_size=4"),
@@ -266,8 +266,8 @@ def search_batch_size(*overrides: str, available: int, folder: Path) -> subproce
     code = f"""
 import runpy, sys
 from captioning.training import tuning as finders
-real = finders.of_system
-finders.of_system = lambda file, name: {available} if name == "MemAvailable" else real(file, name)
+real = finders.read_proc_status
+finders.read_proc_status = lambda file, name: {available} if name == "MemAvailable" else real(file, name)
 sys.argv = [{str(ROOT / "train.py")!r}, *sys.argv[1:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -277,34 +277,34 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @linux
-def test_the_batch_size_is_the_largest_power_of_two_that_fits(pictures, tmp_path):
-    ran = search_batch_size(*LARGE, f"data.path={pictures}", available=100_000_000, folder=tmp_path)
+def test_the_batch_size_is_the_largest_power_of_two_that_fits(images, tmp_path):
+    ran = search_batch_size(*LARGE, f"data.path={images}", available=100_000_000, folder=tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
     size = yaml.safe_load((tmp_path / "run" / ".hydra" / "config.yaml").read_text())["data"]["batch_size"]
-    assert size in (1, 2, 4, 8)  # of 23 pictures
+    assert size in (1, 2, 4, 8)  # of 23 images
     assert f"find_batch_size: data.batch_size={size}, and no more fits" in ran.stderr
 
 
 @linux
-def test_where_not_even_one_picture_fits_the_way_out_is_named(pictures, tmp_path):
-    ran = search_batch_size(*LARGE, f"data.path={pictures}", available=20_000_000, folder=tmp_path)
+def test_where_not_even_one_image_fits_the_way_out_is_named(images, tmp_path):
+    ran = search_batch_size(*LARGE, f"data.path={images}", available=20_000_000, folder=tmp_path)
     assert ran.returncode == 1
     (said,) = [line for line in ran.stderr.splitlines() if line.startswith("error")]
-    assert said.startswith("error: find_batch_size=true: not even one picture")
+    assert said.startswith("error: find_batch_size=true: not even one image")
     assert "model.gradient_checkpointing=true" in said
 
 
 @linux
-def test_the_limit_on_memory_is_taken_back(compose, pictures):
+def test_the_limit_on_memory_is_taken_back(compose, images):
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
     own = ["find_batch_size=true", "trainer.max_epochs=0"]
-    captioning.run.train(compose(*SMALL, f"data.path={pictures}", *own))
+    captioning.run.train(compose(*SMALL, f"data.path={images}", *own))
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_where_all_fit_there_are_no_more_than_pictures(compose, pictures, tmp_path, said):
+def test_where_all_fit_there_are_no_more_than_images(compose, images, tmp_path, said):
     own = ["find_batch_size=true", "trainer.max_epochs=0"]
-    captioning.run.train(compose(*SMALL, f"data.path={pictures}", *own))
-    assert "find_batch_size: data.batch_size=16, and there are no more than 23 pictures" in said.text
+    captioning.run.train(compose(*SMALL, f"data.path={images}", *own))
+    assert "find_batch_size: data.batch_size=16, and there are no more than 23 images" in said.text

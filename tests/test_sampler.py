@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.data.sampler import Visit, VisitSampler
+from captioning.data.sampler import ResumableDistributedSampler, SampleIndex
 
 lengths = st.integers(1, 60)
 batch_sizes = st.integers(1, 7)
@@ -12,10 +12,12 @@ numbers_of_processes = st.integers(1, 5)
 either = st.booleans()
 
 
-def visits_of(length, batch_size, processes=1, *, shuffle=True, seed=0, epoch=0) -> list[list[Visit]]:
+def visits_of(length, batch_size, processes=1, *, shuffle=True, seed=0, epoch=0) -> list[list[SampleIndex]]:
     """The visits of each process in an epoch."""
     samplers = [
-        VisitSampler(length, batch_size=batch_size, num_replicas=processes, rank=rank, shuffle=shuffle, seed=seed)
+        ResumableDistributedSampler(
+            length, batch_size=batch_size, num_replicas=processes, rank=rank, shuffle=shuffle, seed=seed
+        )
         for rank in range(processes)
     ]
     for sampler in samplers:
@@ -23,8 +25,8 @@ def visits_of(length, batch_size, processes=1, *, shuffle=True, seed=0, epoch=0)
     return [list(sampler) for sampler in samplers]
 
 
-def global_batches(length, batch_size, processes, **settings) -> list[list[Visit]]:
-    """What all processes visit in each step, without fillers, in the order of pictures."""
+def global_batches(length, batch_size, processes, **settings) -> list[list[SampleIndex]]:
+    """What all processes visit in each step, without fillers, in the order of images."""
     visits = visits_of(length, batch_size // processes, processes, **settings)
     steps = range(0, len(visits[0]), batch_size // processes)
     return [
@@ -34,7 +36,7 @@ def global_batches(length, batch_size, processes, **settings) -> list[list[Visit
 
 
 @given(lengths, batch_sizes, numbers_of_processes, either)
-def test_every_picture_counts_exactly_once_in_an_epoch(length, batch_size, processes, shuffle):
+def test_every_image_counts_exactly_once_in_an_epoch(length, batch_size, processes, shuffle):
     visits = visits_of(length, batch_size, processes, shuffle=shuffle)
     assert Counter(visit.row for own in visits for visit in own if visit.counts) == Counter(range(length))
 
@@ -51,7 +53,7 @@ def test_there_are_fewer_fillers_than_processes(length, batch_size, processes):
 
 
 @given(lengths, batch_sizes, numbers_of_processes)
-def test_a_filler_shows_a_picture_of_the_same_step(length, batch_size, processes):
+def test_a_filler_shows_a_image_of_the_same_step(length, batch_size, processes):
     visits = visits_of(length, batch_size, processes)
     last_step = (len(visits[0]) - 1) // batch_size * batch_size
     shown = {visit.row for own in visits for visit in own[last_step:] if visit.counts}
@@ -60,7 +62,9 @@ def test_a_filler_shows_a_picture_of_the_same_step(length, batch_size, processes
 
 @given(lengths, batch_sizes, numbers_of_processes)
 def test_the_length_is_the_number_of_visits(length, batch_size, processes):
-    sampler = VisitSampler(length, batch_size=batch_size, num_replicas=processes, rank=processes - 1, shuffle=True)
+    sampler = ResumableDistributedSampler(
+        length, batch_size=batch_size, num_replicas=processes, rank=processes - 1, shuffle=True
+    )
     assert len(sampler) == len(list(sampler))
 
 
@@ -70,7 +74,7 @@ def test_a_global_batch_holds_the_same_visits_however_many_processes_share_it(le
     assert global_batches(length, 12, processes) == global_batches(length, 12, 1)  # their seeds are compared too
 
 
-def test_without_shuffling_pictures_come_in_their_order():
+def test_without_shuffling_images_come_in_their_order():
     assert [visit.row for visit in visits_of(7, 3, shuffle=False)[0]] == list(range(7))
 
 

@@ -2,14 +2,14 @@ import itertools
 
 import pytest
 
-from captioning.data.sources.row_builder import Cells, Draft
+from captioning.data.sources.row_builder import Cells, RowBuilder
 
 
 def drafted(*lines: tuple[str, str, Cells], id_expected: bool = False) -> tuple[list[tuple], list[tuple[str, str]]]:
-    """The rows and problems of lines, each of them an id, a picture and cells."""
-    draft = Draft()
-    for number, (row_id, picture, cells) in enumerate(lines, 1):
-        draft.add(row_id, picture, cells, f"line {number}", id_expected=id_expected)
+    """The rows and problems of lines, each of them an id, an image and cells."""
+    draft = RowBuilder()
+    for number, (row_id, image, cells) in enumerate(lines, 1):
+        draft.add(row_id, image, cells, f"line {number}", id_expected=id_expected)
     return [tuple(row) for row in draft.usable()], [tuple(problem) for problem in draft.problems]
 
 
@@ -82,10 +82,10 @@ def test_captions_of_one_line_keep_their_order():
 @pytest.mark.parametrize(
     ("one", "other", "kind"),
     [
-        (("p", said()), ("q", said()), "one id with two pictures"),
-        (("p", said(split="train")), ("p", said(split="val")), "picture in two splits"),
-        (("p", said(group=1)), ("p", said(group=2)), "picture in two groups"),
-        (("p", said(stratum=1)), ("p", said(stratum=2)), "picture in two strata"),
+        (("p", said()), ("q", said()), "one id with two images"),
+        (("p", said(split="train")), ("p", said(split="val")), "image in two splits"),
+        (("p", said(group=1)), ("p", said(group=2)), "image in two groups"),
+        (("p", said(stratum=1)), ("p", said(stratum=2)), "image in two strata"),
     ],
 )
 def test_lines_that_contradict_each_other_leave_the_row_out_in_any_order(one, other, kind):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError, features
 
-from captioning.data.images import PictureSource, decode, open_picture, read_bytes
+from captioning.data.images import ImageSource, decode, open_image, read_bytes
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 CORNERS = Image.new("RGB", (2, 2))  # red, green over blue, white
@@ -16,9 +16,9 @@ CORNERS.putdata([RED, GREEN, BLUE, WHITE])
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8))
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -29,27 +29,27 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def row_of(mode: str, *pixels) -> Image.Image:
-    picture = Image.new(mode, (len(pixels), 1))
-    picture.putdata(pixels)
-    return picture
+    image = Image.new(mode, (len(pixels), 1))
+    image.putdata(pixels)
+    return image
 
 
-def pixels_of(picture: Image.Image) -> list[tuple[int, int, int]]:
-    return [tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()]
+def pixels_of(image: Image.Image) -> list[tuple[int, int, int]]:
+    return [tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()]
 
 
-def with_palette(*colours) -> Image.Image:
-    picture = row_of("P", *range(len(colours)))
-    picture.putpalette([channel for colour in colours for channel in colour])
-    return picture
+def with_palette(*colors) -> Image.Image:
+    image = row_of("P", *range(len(colors)))
+    image.putpalette([channel for color in colors for channel in color])
+    return image
 
 
-# A half transparent pixel is as near to white as to its own colour: 128 of 255 parts of it, 127 of white.
+# A half transparent pixel is as near to white as to its own color: 128 of 255 parts of it, 127 of white.
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
         pytest.param(encoded(row_of("RGB", RED, BLUE)), [RED, BLUE], id="RGB"),
-        pytest.param(encoded(row_of("L", 0, 77)), [BLACK, (77, 77, 77)], id="grey"),
+        pytest.param(encoded(row_of("L", 0, 77)), [BLACK, (77, 77, 77)], id="gray"),
         pytest.param(encoded(row_of("1", 0, 255)), [BLACK, WHITE], id="1-bit"),
         pytest.param(encoded(row_of("RGBA", (9, 9, 9, 0), (255, 0, 0, 128))), [WHITE, (255, 127, 127)], id="RGBA"),
         pytest.param(encoded(row_of("LA", (0, 128), (7, 255))), [(127, 127, 127), (7, 7, 7)], id="LA"),
@@ -59,11 +59,11 @@ def with_palette(*colours) -> Image.Image:
             encoded(with_palette(RED, BLUE), transparency=b"\xff\x80"), [RED, (127, 127, 255)], id="palette with alpha"
         ),
         pytest.param(encoded(row_of("RGB", RED, BLUE), transparency=RED), [WHITE, BLUE], id="RGB, one transparent"),
-        pytest.param(encoded(row_of("L", 5, 9), transparency=5), [WHITE, (9, 9, 9)], id="grey, one transparent"),
-        pytest.param(encoded(row_of("I;16", 0, 0x8000, 0xFFFF)), [BLACK, (127,) * 3, WHITE], id="16-bit grey"),
-        pytest.param(encoded(row_of("I;16", 100, 255)), [BLACK, BLACK], id="16-bit grey, dark all over"),
-        pytest.param(encoded(row_of("I", 0, 0x8000, 0xFFFF), "TIFF"), [BLACK, (127,) * 3, WHITE], id="32-bit grey"),
-        pytest.param(encoded(row_of("I", 0, 100), "TIFF"), [BLACK, (100,) * 3], id="32-bit grey with 8-bit levels"),
+        pytest.param(encoded(row_of("L", 5, 9), transparency=5), [WHITE, (9, 9, 9)], id="gray, one transparent"),
+        pytest.param(encoded(row_of("I;16", 0, 0x8000, 0xFFFF)), [BLACK, (127,) * 3, WHITE], id="16-bit gray"),
+        pytest.param(encoded(row_of("I;16", 100, 255)), [BLACK, BLACK], id="16-bit gray, dark all over"),
+        pytest.param(encoded(row_of("I", 0, 0x8000, 0xFFFF), "TIFF"), [BLACK, (127,) * 3, WHITE], id="32-bit gray"),
+        pytest.param(encoded(row_of("I", 0, 100), "TIFF"), [BLACK, (100,) * 3], id="32-bit gray with 8-bit levels"),
         pytest.param(encoded(row_of("CMYK", (0, 255, 255, 0)), "TIFF"), [RED], id="CMYK"),
         pytest.param(
             encoded(row_of("RGB", RED), "GIF", save_all=True, append_images=[row_of("RGB", BLUE)]),
@@ -75,7 +75,7 @@ def with_palette(*colours) -> Image.Image:
         ),
     ],
 )
-def test_a_picture_is_decoded_as_a_person_sees_it(file, expected):
+def test_a_image_is_decoded_as_a_person_sees_it(file, expected):
     assert pixels_of(decode(file)) == expected
 
 
@@ -97,11 +97,11 @@ def test_a_cmyk_jpeg_is_not_inverted():
         (8, [GREEN, WHITE, RED, BLUE]),  # turned left to be seen
     ],
 )
-def test_a_picture_is_turned_as_its_exif_says(orientation, expected):
+def test_a_image_is_turned_as_its_exif_says(orientation, expected):
     assert pixels_of(decode(encoded(CORNERS, exif=exif(orientation)))) == expected
 
 
-def test_a_turned_picture_swaps_its_sides():
+def test_a_turned_image_swaps_its_sides():
     portrait = encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif(6))
     assert decode(portrait).size == (20, 30)
 
@@ -113,7 +113,7 @@ def huge() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + encoded(CORNERS)[33:]
 
 
-NO_PICTURES = [
+NO_IMAGES = [
     pytest.param(b"", id="empty file"),
     pytest.param(b"<!DOCTYPE html><title>404 Not Found</title>", id="web page"),
     pytest.param(encoded(NOISE, "JPEG")[:-300], id="truncated JPEG"),
@@ -127,10 +127,10 @@ NO_PICTURES = [
     pytest.param(huge(), id="decompression bomb"),
 ]
 if features.check("avif"):
-    NO_PICTURES.append(pytest.param(encoded(NOISE, "AVIF").replace(b"iloc", b"xxxx"), id="damaged AVIF"))
+    NO_IMAGES.append(pytest.param(encoded(NOISE, "AVIF").replace(b"iloc", b"xxxx"), id="damaged AVIF"))
 
 
-@pytest.mark.parametrize("file", NO_PICTURES)
+@pytest.mark.parametrize("file", NO_IMAGES)
 def test_what_cannot_be_decoded_is_an_oserror(file):
     with pytest.raises(OSError, match=r"\w"):  # and says why
         decode(file)
@@ -154,28 +154,28 @@ def test_however_a_file_is_damaged_it_is_decoded_or_an_oserror(file, end, change
         if at < len(damaged):
             damaged[at] = value
     try:
-        picture = decode(bytes(damaged))
+        image = decode(bytes(damaged))
     except OSError:
         return
-    assert picture.mode == "RGB"
+    assert image.mode == "RGB"
 
 
 @pytest.mark.parametrize("given", [b"given", b""])
-def test_the_encoded_picture_is_the_bytes_where_they_are_given(tmp_path, given):
+def test_the_encoded_image_is_the_bytes_where_they_are_given(tmp_path, given):
     (tmp_path / "a.png").write_bytes(b"of the file")
-    assert read_bytes(PictureSource(bytes=given, path=str(tmp_path / "a.png"))) == given
+    assert read_bytes(ImageSource(bytes=given, path=str(tmp_path / "a.png"))) == given
 
 
-def test_the_encoded_picture_is_else_that_of_the_file(tmp_path):
+def test_the_encoded_image_is_else_that_of_the_file(tmp_path):
     (tmp_path / "a.png").write_bytes(b"of the file")
-    assert read_bytes(PictureSource(bytes=None, path=str(tmp_path / "a.png"))) == b"of the file"
+    assert read_bytes(ImageSource(bytes=None, path=str(tmp_path / "a.png"))) == b"of the file"
 
 
 @pytest.mark.parametrize(
-    "source", [None, PictureSource(bytes=None, path=None), PictureSource(bytes=None, path="/nowhere/a.png")]
+    "source", [None, ImageSource(bytes=None, path=None), ImageSource(bytes=None, path="/nowhere/a.png")]
 )
-def test_a_picture_that_is_not_there_is_an_oserror(source):
-    with pytest.raises(OSError, match=r"no picture|No such file"):
+def test_a_image_that_is_not_there_is_an_oserror(source):
+    with pytest.raises(OSError, match=r"no image|No such file"):
         read_bytes(source)
 
 
@@ -187,7 +187,7 @@ def test_a_program_that_draws_is_not_run():
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_picture_whose_exif_is_damaged_is_taken_as_it_lies():
+def test_a_image_whose_exif_is_damaged_is_taken_as_it_lies():
     damaged = encoded(NOISE, "WEBP", lossless=True, exif=exif(6)).replace(b"MM\0*", b"XX\0*")
     assert pixels_of(decode(damaged)) == pixels_of(NOISE)
 
@@ -206,5 +206,5 @@ def test_a_picture_whose_exif_is_damaged_is_taken_as_it_lies():
         ),
     ],
 )
-def test_what_a_picture_was_in_its_file_is_told(file, mode, turned, frames):
-    assert open_picture(file)[1:] == (mode, turned, frames)
+def test_what_a_image_was_in_its_file_is_told(file, mode, turned, frames):
+    assert open_image(file)[1:] == (mode, turned, frames)

@@ -35,8 +35,8 @@ def weights_of(checkpoint: Path) -> dict:
 
 
 @pytest.fixture
-def settings(pictures) -> list[str]:
-    return [*SMALL, f"data.path={pictures}"]
+def settings(images) -> list[str]:
+    return [*SMALL, f"data.path={images}"]
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ sys.exit(count == "0")
     assert len(set(folders)) == 1
 
 
-def test_torchrun_leaves_one_run_folder_with_every_test_picture_once(settings, tmp_path):
+def test_torchrun_leaves_one_run_folder_with_every_test_image_once(settings, tmp_path):
     command = [*TORCHRUN, "--nproc-per-node=2", str(ROOT / "train.py"), *settings, "trainer.devices=auto"]
     with started(command, folder=tmp_path) as (torchrun,):
         assert torchrun.ended() == 0, torchrun.said
@@ -202,9 +202,9 @@ def test_processes_with_other_settings_refuse_to_begin_by_name_and_value(setting
 
 
 @pytest.mark.slow
-def test_processes_with_other_data_refuse_to_begin(settings, pictures, tmp_path):
+def test_processes_with_other_data_refuse_to_begin(settings, images, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(pictures, other)
+    shutil.copytree(images, other)
     metadata = other / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("a red square", "a dark red square", 1))
     line = refusal(settings, [*settings, f"data.path={other}"], tmp_path)
@@ -212,9 +212,9 @@ def test_processes_with_other_data_refuse_to_begin(settings, pictures, tmp_path)
 
 
 @pytest.mark.slow
-def test_processes_with_the_same_data_in_other_places_begin(settings, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "other")
-    own = [[*settings, f"data.path={folder}"] for folder in (pictures, tmp_path / "other")]
+def test_processes_with_the_same_data_in_other_places_begin(settings, images, tmp_path):
+    shutil.copytree(images, tmp_path / "other")
+    own = [[*settings, f"data.path={folder}"] for folder in (images, tmp_path / "other")]
     with srun(*own, folder=tmp_path) as tasks:
         assert [task.ended() for task in tasks] == [0, 0], tasks[0].said
 
@@ -347,15 +347,15 @@ def test_no_process_is_left_after_a_run(settings, tmp_path):
         assert not [process for process in family if is_alive(process)]
 
 
-# ---------------------------------------------------------------- every picture once
+# ---------------------------------------------------------------- every image once
 
 
 @pytest.fixture(scope="module")
-def judged(pictures, checkpoint, tmp_path_factory) -> Path:
-    """Runs of 1 to 4 processes whose weights stay as they are, on 29 pictures, 3 of which are for validation."""
+def judged(images, checkpoint, tmp_path_factory) -> Path:
+    """Runs of 1 to 4 processes whose weights stay as they are, on 29 images, 3 of which are for validation."""
     folder = tmp_path_factory.mktemp("judged")
     fixed = ["model=git-base", f"model.checkpoint={checkpoint}", "model.lr=1.0e-12", "model.max_new_tokens=8"]
-    split = [f"data.path={pictures}", "data.test_fraction=0.38", "data.batch_size=2", "logger=none"]
+    split = [f"data.path={images}", "data.test_fraction=0.38", "data.batch_size=2", "logger=none"]
     for devices in (1, 2, 3, 4):
         own = [f"trainer.devices={devices}", f"hydra.run.dir={devices}"]
         with started([*TRAIN, *SMALL, *fixed, *split, *own], folder=folder) as (run,):
@@ -364,7 +364,7 @@ def judged(pictures, checkpoint, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4])
-def test_any_number_of_processes_judges_every_picture_once(judged, devices):
+def test_any_number_of_processes_judges_every_image_once(judged, devices):
     splits = json.loads((judged / str(devices) / "splits.json").read_text())
     assert len(splits["test"]) % devices  # an odd number for each
     assert len(splits["val"]) == 3  # fewer than processes, for four
@@ -382,7 +382,7 @@ def test_any_number_of_processes_gives_the_numbers_of_one(judged, devices):
 
 
 @pytest.fixture(scope="module")
-def seen(pictures, tmp_path_factory) -> dict[str, dict[int, list]]:
+def seen(images, tmp_path_factory) -> dict[str, dict[int, list]]:
     """What each step trained on, by batch size, processes and accumulation, which have one product."""
     folder = tmp_path_factory.mktemp("seen")
     steps = {}
@@ -392,10 +392,10 @@ def seen(pictures, tmp_path_factory) -> dict[str, dict[int, list]]:
             f"data.batch_size={batch_size}",
             f"trainer.devices={devices}",
             f"trainer.accumulate_grad_batches={accumulation}",
-            f"+callbacks.seen={{_target_: started.SeenPictures, folder: {folder / name}}}",
+            f"+callbacks.seen={{_target_: started.SeenImages, folder: {folder / name}}}",
             f"hydra.run.dir=run-{name}",
         ]
-        both = [*SMALL, f"data.path={pictures}", "trainer.max_epochs=2", "data.captions=sample"]
+        both = [*SMALL, f"data.path={images}", "trainer.max_epochs=2", "data.captions=sample"]
         with started([*TRAIN, *both, *own], folder=folder) as (run,):
             assert run.ended() == 0, run.said
         lines = [line for file in sorted((folder / name).iterdir()) for line in lines_of(file)]
@@ -407,10 +407,10 @@ def seen(pictures, tmp_path_factory) -> dict[str, dict[int, list]]:
 
 
 @pytest.mark.parametrize("name", ["4x2x1", "2x4x1", "4x1x2", "2x2x2"])
-def test_a_step_trains_on_the_same_pictures_however_many_processes_share_it(seen, name):
+def test_a_step_trains_on_the_same_images_however_many_processes_share_it(seen, name):
     one = seen["8x1x1"]
-    assert [len(pictures) for pictures in one.values()] == [8, 8, 7, 8, 8, 7]  # 23 pictures, twice
-    assert {picture for picture, _ in one[0]} != {picture for picture, _ in one[3]}  # each epoch has its own order
+    assert [len(images) for images in one.values()] == [8, 8, 7, 8, 8, 7]  # 23 images, twice
+    assert {image for image, _ in one[0]} != {image for image, _ in one[3]}  # each epoch has its own order
     assert seen[name] == one
 
 
@@ -418,10 +418,10 @@ def test_a_step_trains_on_the_same_pictures_however_many_processes_share_it(seen
 
 
 @pytest.fixture(scope="module")
-def sharded(pictures, tmp_path_factory) -> Path:
+def sharded(images, tmp_path_factory) -> Path:
     """The same training by DDP and by FSDP, whose captions have other lengths in each process."""
     folder = tmp_path_factory.mktemp("sharded")
-    both = [*SMALL, f"data.path={pictures}", "trainer.devices=2", "trainer.max_epochs=3", "logger=csv"]
+    both = [*SMALL, f"data.path={images}", "trainer.devices=2", "trainer.max_epochs=3", "logger=csv"]
     both += ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5", "data.captions=all"]
     both += ["data.val_fraction=0.3", "model.temperature=1.0", "model.max_new_tokens=20"]
     both += ["collective_timeout_seconds=60"]
