@@ -1,6 +1,7 @@
 """The `captioning` command."""
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,7 +116,7 @@ def evaluate(
     from captioning.config.messages import friendly_errors
 
     with friendly_errors():
-        from captioning.evaluate import evaluate as evaluate_model
+        from captioning.run import evaluate as evaluate_model
 
         evaluate_model(model, settings or [], split=split, folder=output_dir)
 
@@ -384,17 +385,22 @@ def check(
         Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/check/DATE_TIME")
     ] = None,
 ) -> None:
-    """Look at every image and caption of a data set before anything is trained on them.
+    """Check every image and caption of a data set before anything is trained on them.
 
-    Tells what would be left out and why, which images are in two splits, and what is worth a look, in the terminal, a
-    page and a file. The exit status is 0 where a training with these settings would start, else 1.
+    Shows what would be left out and why, which images are in two splits, and what is worth a look, in the terminal, a
+    page and a file. The exit status is 0 if the data are ready to be trained on, else 1.
     """
     from captioning.config.messages import friendly_errors
 
     with friendly_errors():
+        from captioning.config.compose import compose_settings
+        from captioning.config.schema import resolve
         from captioning.training.check import check as check_data
 
-        ready = check_data(settings or [], folder=output_dir)
+        overrides = settings or []
+        folder = output_dir or Path("outputs", "check", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        composed = resolve(compose_settings(overrides, command="check", folder=folder))
+        ready = check_data(composed.data, overrides, folder)
     raise typer.Exit(0 if ready else 1)
 
 

@@ -1,15 +1,15 @@
-"""From a composed configuration to a finished run folder."""
+"""From a composed configuration to a finished run folder: a training, or the test of a model that is there."""
 
+import json
 import logging
-import os
-import shutil
-import signal
 import sys
-import warnings
-from contextlib import nullcontext
-from dataclasses import fields
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, fields
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,256 +18,153 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
-from rich.filesize import decimal
+from omegaconf import OmegaConf
 
+from captioning.config.compose import absolute_paths, compose_settings, literal, merge_overrides, quoted
 from captioning.config.messages import friendly_errors
-from captioning.config.schema import Config, schema_of
-from captioning.errors import UserError, nearest
-from captioning.runs import run_folder
+from captioning.config.schema import Config, resolve
+from captioning.errors import UserError
+from captioning.inference.pretrained import find_model, load_pretrained
+from captioning.models.generation import Decoding
+from captioning.runs.run_folder import RunFolder, write_model
 from captioning.sweeps.jobs import train_job
 from captioning.sweeps.process import supervised
-from captioning.terminal import quiet_transformers, tolerate_any_terminal
-from captioning.training import artifacts as record
-from captioning.training.callbacks import callbacks_of_type
+from captioning.terminal import setup_logging
+from captioning.training import artifacts
 from captioning.training.callbacks.consistency import ConsistencyCheck
 from captioning.training.callbacks.exact_resume import ExactResume
 from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.callbacks.progress_bar import ProgressBar
 from captioning.training.callbacks.push_to_hub import PushToHub
-from captioning.training.callbacks.throughput import Throughput
 from captioning.training.callbacks.validate_every import ValidateEvery
-from captioning.training.callbacks.wandb_logger import wandb_loggers
-from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
-from captioning.training.checkpoints import CheckpointWriter, writer_of
+from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import rank
 from captioning.training.distributed.launcher import explain_rank_failure
-from captioning.training.distributed.strategies import trainer_arguments, whole_network
+from captioning.training.distributed.strategies import trainer_arguments
 from captioning.training.memory import keep_freed_memory
-from captioning.training.module import CaptionModule, NotFiniteError
-from captioning.training.resume import ResumePoint, load_resume_point, require_same_data
+from captioning.training.module import CaptionModule
+from captioning.training.resume import load_resume_point, require_same_data
 from captioning.training.signals import INTERRUPTED, Interrupted, SignalHandler, handle_signals
-from captioning.training.tuning import require_one_process, tune
+from captioning.training.tuning import require_tunable, tune
 
-C = TypeVar("C", bound=L.Callback)
-_say = rank_zero_only(logging.getLogger(__name__).info)
+_log = rank_zero_only(logging.getLogger(__name__).info)
+_warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 def run(cfg: Config) -> float | None:
     """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        with friendly_errors():
-            _require_no_push(cfg)
-        metrics = train_job(cfg)
-    else:
-        with friendly_errors(), supervised():
-            metrics = train(cfg)
+    with friendly_errors():
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            metrics = train_job(cfg)
+        else:
+            with supervised():
+                metrics = train(cfg)
     return metrics.get(cfg.monitor)
 
 
-def train(cfg: Config) -> dict[str, Any]:
-    """Train, test with the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers.
+def train(cfg: Any) -> dict[str, Any]:
+    """Train, test the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers.
 
-    With ``cfg.resume`` a run goes on; one that has ended already gives its numbers again. One that is told to stop by a
-    signal saves where it is, and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
+    With ``cfg.resume`` a run is resumed; of one that has ended the numbers are returned. A run that a signal stops saves
+    a checkpoint and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
     """
-    setup_logging()
-    folder = Path(cfg.output_dir)
-    with handle_signals() as interruption, nullcontext() if rank() else run_folder.locked(folder):
+    setup_logging(is_rank_zero=rank() == 0)
+    cfg.data.update(absolute_paths(cfg.data))  # the run may be resumed from another folder
+    settings, run = resolve(cfg), RunFolder(cfg.output_dir)
+    with nullcontext() if rank() else run.lock(), _resumable(run) as signals:
+        resume = load_resume_point(run, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+        if resume and not resume.changes and run.metrics is not None:
+            return artifacts.report_finished(run)
+
+        # What can be wrong is found before what is slow, and before Lightning starts further processes.
+        data, module = CaptionDataModule(**settings.data), CaptionModule(**settings.model)
+        trainer = make_trainer(settings, signals)
+        require_tunable(settings, trainer)
+        artifacts.require_no_weights(run, resume)
+        if resume:
+            data.set_processor(module.restore(resume.checkpoint.content))
+        data.setup()
+        L.seed_everything(settings.seed, workers=True, verbose=False)
+        if settings.trainer["overfit_batches"]:
+            data.overfit(trainer)
+        module.load(data.processor)
+
+        if resume:
+            require_same_data(run, data)
+        for key, value in {} if resume else tune(settings, trainer, module, data).items():
+            OmegaConf.update(cfg, key, value)
+        if trainer.is_global_zero:
+            artifacts.require_disk_space(run, trainer, module)
+        if trainer.is_global_zero and resume:
+            overrides = merge_overrides(run.overrides or (), _task_overrides())
+            artifacts.write_resumed(run, trainer, resume, config=OmegaConf.to_yaml(cfg), overrides=overrides)
+        elif trainer.is_global_zero:
+            artifacts.write_initial(run, trainer, data, module, config=OmegaConf.to_yaml(cfg), overrides=_task_overrides())
+        for logger in trainer.loggers:
+            logger.log_hyperparams(asdict(settings))
+
+        with explain_rank_failure(trainer, timeout_seconds=settings.collective_timeout_seconds):
+            trainer.fit(module, data, ckpt_path=resume.checkpoint.path if resume else None)
+            trainer.test(module, data, ckpt_path=artifacts.best_checkpoint(trainer), verbose=False)
+            return artifacts.write_final(run, trainer, data, module)
+
+
+@contextmanager
+def _resumable(run: RunFolder) -> Iterator[SignalHandler]:
+    """Within, a signal ends the run with a line that says how to resume it, and with an exit status that asks for it."""
+    with handle_signals() as signals:
         try:
-            return _train_or_tell(cfg, interruption)
+            yield signals
         except Interrupted as interrupted:
-            way_on = f"python train.py resume={folder}" if list(folder.glob("checkpoints/*.ckpt")) else "start it again"
-            _say(f"stopped by {interrupted} at step {interrupted.step}; to go on: {way_on}")
+            has_checkpoint = any(run.path.glob("checkpoints/*.ckpt"))
+            way_on = f"python train.py resume={run.path}" if has_checkpoint else "start it again"
+            _log(f"stopped by {interrupted}; to resume: {way_on}")
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:  # the second one
             sys.exit(1)
 
 
-def _train_or_tell(cfg: Config, interruption: SignalHandler) -> dict[str, Any]:
-    cfg, active_sequences = load_resume_point(cfg)
-    if active_sequences and active_sequences.is_finished:
-        return record.tell_again(active_sequences.folder)
-    # What can be wrong is found before what is slow, and before Lightning starts further processes.
-    settings = resolve(cfg)
-    datamodule = CaptionDataModule(**settings["data"])
-    module = CaptionModule(**settings["model"])
-    trainer = make_trainer(cfg, settings, interruption)
-    require_one_process(settings, trainer)
-    if (hub := _callback(trainer, PushToHub)) and trainer.is_global_zero:
-        hub.require_ready()
-    try:
-        return _train(cfg, settings, trainer, module, datamodule, active_sequences)
-    except Interrupted as interrupted:
-        interrupted.step = trainer.global_step or (active_sequences.found.step if active_sequences else 0)
-        if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGTERM)  # processes that it started, if they haven't heard
-        if error := writer_of(trainer).error:
-            raise error from interrupted
-        raise
+def _task_overrides() -> list[str]:
+    """What the command line gives."""
+    return merge_overrides([], HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def _train(
-    cfg: Config,
-    settings: dict[str, Any],
-    trainer: L.Trainer,
-    module: CaptionModule,
-    datamodule: CaptionDataModule,
-    active_sequences: ResumePoint | None,
-) -> dict[str, Any]:
-    folder = Path(cfg.output_dir)
-    if active_sequences:
-        module.restore(active_sequences.found.content)
-        datamodule.set_processor(module.processor)
-    elif trainer.is_global_zero:
-        _require_no_weights(folder)
-    datamodule.setup()
-    if settings["trainer"]["overfit_batches"]:
-        datamodule.overfit(trainer)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    if active_sequences:
-        require_same_data(folder, datamodule)
-    module.load(datamodule.processor)
-    curve = None
-    if not active_sequences:
-        cfg, settings, curve = tune(cfg, settings, trainer, module, datamodule)
-
-    if trainer.is_global_zero:
-        _check_space(folder, trainer, module)
-        if active_sequences:
-            record.go_on(trainer, cfg, active_sequences)
-        else:
-            record.begin(folder, trainer, datamodule, cfg)
-        if curve:
-            curve.write(folder)
-        _say_what_is_trained(module)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(settings)
-    for tracker in wandb_loggers(trainer):
-        tracker.begin()
-    with explain_rank_failure(trainer, timeout_seconds=cfg.collective_timeout_seconds):
-        _fit(trainer, module, datamodule, folder, ckpt_path=active_sequences.found.path if active_sequences else None)
-        best = _best_checkpoint(trainer)
-        trainer.test(module, datamodule, ckpt_path=best, verbose=False)
-        metrics = final_metrics(trainer, module, best)
-        network = whole_network(module)
-        if trainer.is_global_zero:
-            record.finish(folder, trainer, datamodule, module, metrics, network=network, model_folder=folder / "model")
-            if hub := _callback(trainer, PushToHub):
-                hub.finish(folder)
-        trainer.strategy.barrier()
-    return metrics
-
-
-def _fit(
-    trainer: L.Trainer, module: CaptionModule, datamodule: CaptionDataModule, folder: Path, *, ckpt_path: Path | None
-) -> None:
-    try:
-        trainer.fit(module, datamodule, ckpt_path=ckpt_path)
-    except NotFiniteError as error:
-        if not trainer.is_global_zero:  # one says what all find
-            raise SystemExit(1) from error
-        file = folder / "not_finite.json"
-        run_folder.write_json(file, error.record)
-        raise UserError(f"{error}. The images with their captions are in {file}") from error
-    except SystemExit:  # what Lightning makes of a second Ctrl-C
-        _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
-        raise
-    writer = writer_of(trainer)
-    writer.wait()
-    if trainer.strategy.reduce_boolean_decision(writer.error is not None, all=False):
-        raise writer.error or SystemExit(1)  # of the process that can't write, which says why
-    timer = _callback(trainer, Timer)
-    if timer and (timer.time_remaining() or 1) < 0:
-        _say(
-            f"trainer.max_time is over at step {trainer.global_step}; to go on: python train.py resume={folder} "
-            "trainer.max_time=…"
-        )
-    stopping = _callback(trainer, EarlyStopping)
-    if stopping and stopping.stopping_reason_message:
-        _say(f"stopped early at step {trainer.global_step}: {' '.join(stopping.stopping_reason_message.split())}")
-
-
-def setup_logging() -> None:
-    """Send our messages to standard error, and of the libraries' only the warnings that can be acted on."""
-    tolerate_any_terminal()
-    log = logging.getLogger("captioning")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-        log.setLevel(
-            logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR
-        )  # one says what all find
-        log.propagate = False  # Hydra's handler would say it again
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    quiet_transformers()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it can't read is said by whoever asked for it
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # it isn't imported yet
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # without the image's name; the check has one
-    for message in (
-        ".*`IterableDataset` has `__len__` defined.*",  # an epoch of a stream is as long as data.stream_epoch says
-        ".*does not have many workers.*",  # data.num_workers is chosen, or set by the user
-        ".*Using `DistributedSampler` with the dataloaders.*",  # ResumableDistributedSampler counts each image once
-        r".*module\(s\) in eval mode at the start of training.*",  # a vision tower that is frozen
-        ".*your dataloader is not resumable.*",  # CaptionDataModule resumes it
-        ".*exists and is not empty.*",  # the run folder holds what was written when the run began
-        ".*number of training batches .* is smaller than the logging interval.*",  # every optimizer step is kept
-        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
-        ".*when logging on epoch level in distributed setting.*",  # every process has the numbers of all captions
-    ):
-        warnings.filterwarnings("ignore", message)
-
-
-def resolve(cfg: Config) -> dict[str, Any]:
-    """The configuration as plain Python, refused where a key is none of the classes' arguments (``+model.foo=1``)."""
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    top = [field.name for field in fields(Config)]
-    for name in settings:
-        if name not in top:
-            raise UserError(f"{name}: no such setting{nearest(name, top)}")
-    for section, target in (("model", CaptionModule), ("data", CaptionDataModule), ("trainer", L.Trainer)):
-        known = list(vars(schema_of(target)))
-        for name in settings[section]:
-            if name not in known:
-                raise UserError(f"{section}.{name}: no such setting{nearest(name, known)}")
-    return settings
-
-
-def make_trainer(cfg: Config, settings: dict[str, Any], interruption: SignalHandler | None = None) -> L.Trainer:
+def make_trainer(settings: Config, signals: SignalHandler | None = None) -> L.Trainer:
     """Lightning's Trainer with the configured loggers and callbacks, and a precision that suits the device.
 
     Args:
-        cfg: the configuration, for what is to be instantiated.
-        settings: the same as plain Python.
-        interruption: listens for signals that training is to end for.
+        settings: resolved.
+        signals: ends training when one is received.
+
+    Raises:
+        UserError: an argument that Lightning refuses, or that doesn't go with another.
     """
-    torch.set_float32_matmul_precision("high" if cfg.tf32 else "highest")
-    arguments = dict(settings["trainer"])
+    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+    arguments = dict(settings.trainer)
     arguments["precision"] = arguments["precision"] or default_precision(arguments["accelerator"])
     if arguments["limit_test_batches"] == 0:
         raise UserError("trainer.limit_test_batches=0: every run ends in a test; 1 is the least")
     if arguments["logger"] in (None, True):
-        arguments["logger"] = [_instantiate(node) for node in cfg.logger.values() if node is not None]
-    callbacks = [_instantiate(node) for node in cfg.callbacks.values() if node is not None]
+        arguments["logger"] = _instantiate(settings.logger)
     writer = CheckpointWriter()
     plugins = arguments["plugins"] or []
     arguments["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), writer]
-    callbacks += [ValidateEvery(cfg.val_every_n_steps), ConsistencyCheck(settings)]
-    if arguments["enable_progress_bar"] is not False:
-        callbacks.append(ProgressBar())
-    if cfg.hub.push and not arguments["fast_dev_run"]:
-        callbacks.append(PushToHub(**settings["hub"]))
-    if interruption:
-        callbacks.append(GracefulShutdown(interruption, writer))
-    callbacks.append(ExactResume())  # which may validate at the start: signals are listened for by then
-    timeout = cfg.collective_timeout_seconds
+    callbacks = [
+        Timer(arguments.pop("max_time")),  # first, so that GracefulShutdown sees when time is over
+        *_instantiate(settings.callbacks),
+        ValidateEvery(settings.val_every_n_steps),
+        ConsistencyCheck(asdict(settings)),
+        *([ProgressBar()] if arguments["enable_progress_bar"] is not False else []),
+        *([PushToHub(**settings.hub)] if settings.hub["push"] and not arguments["fast_dev_run"] else []),
+        *([GracefulShutdown(signals, writer)] if signals else []),
+        ExactResume(),  # last: it may validate at the start, and signals are listened for by then
+    ]
+    timeout = settings.collective_timeout_seconds
     arguments = trainer_arguments(arguments, callbacks=callbacks, timeout_seconds=timeout)
     try:
-        # First, so that GracefulShutdown sees when time is over. Always, so that a limit that is set later is of all.
-        callbacks.insert(0, Timer(arguments.pop("max_time")))
         trainer = L.Trainer(**{**arguments, "callbacks": callbacks})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
@@ -276,9 +173,10 @@ def make_trainer(cfg: Config, settings: dict[str, Any], interruption: SignalHand
     return trainer
 
 
-def _instantiate(node: DictConfig) -> Any:
+def _instantiate(nodes: dict[str, Any]) -> list[Any]:
+    """The objects of all nodes but those that are null."""
     try:
-        return instantiate(node, _convert_="all")
+        return [instantiate(node, _convert_="all") for node in nodes.values() if node is not None]
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
@@ -295,69 +193,80 @@ def default_precision(accelerator: str) -> str:
     return "32-true"
 
 
-def _best_checkpoint(trainer: L.Trainer) -> str | None:
-    """The checkpoint with the best monitored score; None (the weights as they are) where none was kept."""
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    return next((c.best_model_path for c in callbacks if c.monitor and c.best_model_path), None)
+def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", folder: Path | None = None) -> Path:
+    """Caption the images of a split, score the captions, and leave a run folder with metrics and report.
+
+    Args:
+        model: a run folder, a Lightning checkpoint, a Hugging Face folder, or a Hub name.
+        overrides: settings as ``python train.py`` takes them. A run's own data and decoding are the default.
+        split: ``test``, ``val``, ``train``, or ``all`` images of the data.
+        folder: where the results go; by default ``outputs/DATE/TIME``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the model or the data can't be used.
+    """
+    setup_logging(is_rank_zero=rank() == 0)
+    run = RunFolder(folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S")))
+    found = find_model(model)
+    source = Path(model).expanduser()
+    trained = RunFolder(source.absolute().parent.parent if source.suffix == ".ckpt" else source)
+    with tempfile.TemporaryDirectory() as temporary:
+        if str(found).endswith(".ckpt"):
+            loaded, found = load_pretrained(found), Path(temporary, "model")
+            write_model(found, network=loaded.network, processor=loaded.processor)
+        own = ["model.architecture=null", *_settings_of(trained, overrides), f"model.checkpoint={literal(str(found))}"]
+        cfg = compose_settings(overrides, command="evaluate", folder=run.path, defaults=own)
+        settings = resolve(cfg)
+        given = [override.lstrip("+") for override in overrides]
+        if "pipe:" in str(settings.data["path"]) and not any(text.startswith(("data=", "data.path=")) for text in given):
+            raise UserError(f"{model}: its data.path runs a command; give the data yourself: data=local data.path=PATH")
+        data, module = CaptionDataModule(**settings.data), CaptionModule(**settings.model)
+        data.set_eval_split(split)
+        trainer = make_trainer(settings)
+        data.setup()
+        L.seed_everything(settings.seed, workers=True, verbose=False)
+        module.load(data.processor)
+        module.training_captions = _training_captions(trained, data)
+        if trainer.is_global_zero:
+            if (run.path / ".hydra").exists():
+                raise UserError(f"--output-dir {folder}: holds a run; take another folder")
+            listed = [f"model.checkpoint={model}", *overrides]
+            artifacts.write_initial(run, trainer, data, module, config=OmegaConf.to_yaml(cfg), overrides=listed)
+        trainer.test(module, data, verbose=False)
+        artifacts.write_final(run, trainer, data, module, save_model=False)
+    return run.path
 
 
-def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -> dict[str, Any]:
-    """The test numbers with their intervals, the validation numbers of the checkpoint tested, and the throughput."""
-    metrics = module.evaluations["test"].metrics("test")
-    if best:
-        checkpoint = torch.load(best, weights_only=True, mmap=True)
-        metrics |= checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}
-    elif validation := module.evaluations.get("val"):
-        metrics |= {f"val/{name}": value for name, value in validation.numbers.items()}
-    else:
-        metrics |= module.restored_metrics
-    throughput = _callback(trainer, Throughput)
-    return metrics | (throughput.rates() if throughput else {})
-
-
-def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
-    return next(iter(callbacks_of_type(trainer, kind)), None)
-
-
-def _require_no_push(cfg: Config) -> None:
-    if cfg.hub.push:
+def _settings_of(trained: RunFolder, overrides: Sequence[str]) -> list[str]:
+    """Data and decoding as the run had them, as overrides that the user's win over."""
+    has_data = any(override.startswith("data=") for override in overrides)
+    if trained.config is None:
+        if not has_data:
+            raise UserError("data= is missing: which images to evaluate on, as in data=local data.path=PATH")
+        return []
+    model, data = trained.config.get("model"), trained.config.get("data")
+    if not isinstance(model, dict) or not isinstance(data, dict):
         raise UserError(
-            "hub.push=true: every job of a sweep would upload to the same name; leave it out, and upload the best job "
-            "with `captioning push JOB_FOLDER USER/NAME`"
+            f"{trained.path}/.hydra/config.yaml: has no model and data; name the model folder itself, "
+            f"{trained.path}/model, and data=…"
         )
+    decoding = {field.name for field in fields(Decoding)}
+    kept = {f"model.{name}": value for name, value in model.items() if name in decoding}
+    if not has_data:  # but what is taken from the model, and the seed, which is this command's
+        kept |= {f"data.{name}": value for name, value in data.items() if name not in ("processor", "image_size", "seed")}
+    texts = [f"{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}" for key, value in kept.items()]
+    return [*([] if has_data else ["data=local"]), *texts]
 
 
-def _require_no_weights(folder: Path) -> None:
-    if list(folder.glob("checkpoints/*.ckpt")) or (folder / "model").exists():
-        raise UserError(
-            f"hydra.run.dir={folder} holds the weights of an earlier run, which are left as they are; go on with it by "
-            f"resume={folder}, take another folder, or remove that one"
-        )
-
-
-def _count_weights(module: CaptionModule) -> tuple[int, int]:
-    """Those that are trained, and all."""
-    parameters = list(module.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
-
-
-def _say_what_is_trained(module: CaptionModule) -> None:
-    trained, weights = _count_weights(module)
-    if trained < weights:
-        _say(f"training {trained:,} of {weights:,} weights ({trained / weights:.1%}); the others stay as they are")
-
-
-def _check_space(folder: Path, trainer: L.Trainer, module: CaptionModule) -> None:
-    """Refuse a disk that training would fill: a checkpoint holds weights, and two moments of Adam of those trained."""
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    # The newest, the one before it, and the one that is being written, beside the best.
-    kept = 3 + sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
-    copies = 2 if _callback(trainer, ExponentialMovingAverage) else 1  # with the average and the raw weights
-    trained, weights = _count_weights(module)
-    needed = 4 * (kept * (copies * weights + 2 * trained) + weights)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"hydra.run.dir={folder}: {decimal(free)} are free, and {kept} checkpoints and the model need "
-            f"{decimal(needed)}; make room, or take another disk with hydra.run.dir=DIR"
-        )
+def _training_captions(trained: RunFolder, data: CaptionDataModule) -> frozenset[str] | None:
+    """The captions that the model was trained on, if it was on these data; warns of images that are evaluated too."""
+    ids = set((trained.splits or {}).get("train", []))
+    evaluated = data.split_ids[data.eval_split]
+    is_same = bool(ids) and (trained.environment or {}).get("data_fingerprint") == data.fingerprint
+    if seen := sum(name in ids for name in evaluated):
+        whose = "are among those" if is_same else "have the ids of images"
+        _warn(f"{seen} of the {len(evaluated)} images evaluated {whose} that the model was trained on")
+    return data.normalized_captions(ids) if is_same else None

@@ -1,6 +1,6 @@
-"""Settings composed from the project's conf/, as the command line of train.py gives them, for the other commands."""
+"""Settings composed as ``python train.py`` composes them: for the other commands, and for a run that is resumed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,22 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from captioning.data.shards import is_file_name
 from captioning.errors import UserError
 from captioning.runs import run_folder
+from captioning.training.distributed.environment import default_run_dir, is_restart
 
 CONF = Path(__file__).parents[3] / "conf"
+AUTO = "auto"
+# Of the command line of a run that is resumed: its folder has these, and Hydra writes nothing into it.
+RESUMED = ("hydra.output_subdir=null", "hydra/job_logging=none")
 
 
 def compose_settings(overrides: Sequence[str], *, command: str, folder: Path, defaults: Sequence[str] = ()) -> Any:
-    """What ``python train.py`` would compose, without a tracker, and with ``folder`` for its run folder.
+    """What ``python train.py`` would compose, without a tracker, and with ``folder`` as its run folder.
 
     Args:
         overrides: what the user gave.
         command: which command composes, for the message.
         folder: where its results go.
-        defaults: overrides that the user's stand above.
+        defaults: overrides that the user's win over.
 
     Raises:
         UserError: the user gave what the command itself decides, or there is no conf/.
@@ -38,44 +42,63 @@ def compose_settings(overrides: Sequence[str], *, command: str, folder: Path, de
         return compose("config", [f"output_dir={literal(str(folder))}", "logger=none", *defaults, *overrides])
 
 
-def with_earlier_overrides(arguments: Sequence[str]) -> list[str]:
-    """A command line that says ``resume=RUN``, with all that the run was given before in front of what it is given now.
+def resume_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line with ``resume=RUN`` as Hydra takes it: on the config that the run has saved.
 
-    So that Hydra knows what may be changed: a callback, say, that isn't in conf/ by default.
-
-    Raises:
-        UserError: there is no such folder. Hydra would make it.
-    """
-    run = next((value for key, _, value in map(_parts, arguments) if key == "resume"), None)
-    if run in (None, "", "null", "auto"):
-        return list(arguments)
-    require_run_folder(run)
-    if not (path := Path(run, ".hydra", "overrides.yaml")).is_file():
-        return list(arguments)
-    given = {key for key, _, _ in map(_parts, arguments)}
-    # What is given anew is left out: Hydra takes no group twice. So is all where a further process repeats it all.
-    earlier = [override for override in map(str, run_folder.read_list(path) or []) if _parts(override)[0] not in given]
-    place = next(number for number, argument in enumerate(arguments) if _parts(argument)[0] == "resume")
-    return [*arguments[:place], *earlier, *arguments[place:]]  # after options, which Hydra wants in one place
-
-
-def require_run_folder(resume: str) -> None:
-    """Make sure that there is such a folder.
+    Values that are given now win over those saved; the ones that the run was given already are left out, so the command
+    that began a run may be repeated. With ``resume=auto``, and where SLURM or torchrun start a run again, that holds if
+    there is a checkpoint in the folder, and else nothing changes.
 
     Raises:
-        UserError: there isn't.
+        UserError: RUN is no run folder, or isn't ``hydra.run.dir``.
     """
+    given = dict(map(_key_and_value, arguments))
+    resume = given.get("resume") or (AUTO if is_restart() else "null")
+    if resume == "null" or not {"-m", "--multirun"}.isdisjoint(arguments):
+        return list(arguments)
+    run_dir = given.get("hydra.run.dir")
+    if resume == AUTO:
+        folder = Path(run_dir or default_run_dir())
+        if not (folder / ".hydra" / "config.yaml").is_file() or not any(folder.glob("checkpoints/*.ckpt")):
+            return list(arguments)
+    else:
+        folder = _require_run(resume)
+        if run_dir and folder.resolve() != Path(run_dir).resolve():
+            raise UserError(f"resume={resume} and hydra.run.dir={run_dir}: a run is resumed in its own folder")
+    folder = folder.absolute()
+    resumed = [f"hydra.run.dir={literal(str(folder))}", *RESUMED, f"resume={resume if resume == AUTO else literal(resume)}"]
+    earlier = set(map(str, run_folder.read_list(folder / ".hydra" / "overrides.yaml") or []))
+    kept: list[str] = []
+    for argument in arguments if "resume" in given else [*arguments, "resume"]:
+        key, _ = _key_and_value(argument)
+        if key == "resume":
+            kept += resumed  # in this place, because Hydra takes no options between overrides
+        elif key != "hydra.run.dir" and argument not in earlier:
+            kept.append(argument)
+    return ["--config-path", str(folder / ".hydra"), "--config-name", "config", *kept]
+
+
+def _require_run(resume: str) -> Path:
     path = Path(resume)
     if path.is_file():
         run = path.parent.parent if path.parent.name == "checkpoints" else "outputs/DATE/TIME"
         raise UserError(f"resume={resume}: a file; give the run folder, such as {run}")
     if not path.is_dir():
         raise UserError(f"resume={resume}: no such folder; give a run folder, such as outputs/DATE/TIME")
+    if not (path / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"resume={resume}: no run was begun there (it has no .hydra/config.yaml)")
+    return path
 
 
-def _parts(argument: str) -> tuple[str, str, str]:
-    key, equals, value = argument.partition("=")
-    return key, equals, value.strip("'\"")
+def merge_overrides(earlier: Iterable[str], given: Iterable[str]) -> list[str]:
+    """All that a run was ever given: of a key, what was given last."""
+    by_key = {_key_and_value(override)[0]: override for override in [*earlier, *given]}
+    return [override for key, override in by_key.items() if key != "resume" and not key.startswith("hydra")]
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value.strip("'\"")
 
 
 def quoted(value: str) -> str:
@@ -88,20 +111,14 @@ def literal(value: str) -> str:
     return quoted(value.replace("${", r"\${"))
 
 
-def start_of(run: Path) -> str | None:
-    """The folder that a run was started in, which its relative paths are relative to."""
-    hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
-    start: str | None = (hydra.get("runtime") or {}).get("cwd")
-    return start
-
-
-def absolute_paths(start: str | None, data: Mapping[str, Any]) -> dict[str, str]:
-    """The files and folders in ``data`` settings, where they were given relative to ``start``."""
+def absolute_paths(data: Mapping[str, Any]) -> dict[str, str]:
+    """The files and folders in ``data`` settings, relative to nothing: a run may be resumed from elsewhere."""
     names = ("path", "images", "splits_from") if data.get("source") == "local" else ("splits_from",)
-    given = {name: data[name] for name in names if data.get(name)}
-    return {name: "::".join(_below(start, part) for part in path.split("::")) for name, path in given.items() if start}
-
-
-def _below(start: str, path: str) -> str:
-    is_relative = is_file_name(path) and not path.startswith(("/", "~", "${"))
-    return str(Path(start, path)) if is_relative else path
+    given = {name: str(data[name]) for name in names if data.get(name)}
+    return {
+        name: "::".join(
+            str(Path(part).absolute()) if is_file_name(part) and not part.startswith(("~", "${")) else part
+            for part in paths.split("::")
+        )
+        for name, paths in given.items()
+    }

@@ -11,13 +11,25 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from captioning.config.compose import with_earlier_overrides
+from captioning.config.compose import resume_arguments
 from captioning.errors import UserError, nearest
 from captioning.training.distributed.environment import rank, speaks
 
 ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
 TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # the extras that bring them
+# Settings of the release before, with what they are called now; without a name, what to do.
+RENAMED = {
+    "data.augment_colour": "data.augment_color_jitter",
+    "callbacks.gallery.pictures": "callbacks.gallery.images",
+    **{f"callbacks.collapse_alarm.{name}": "" for name in ("top_caption", "repetition", "empty_captions", "min_pictures")},
+    **{f"hub.{name}": "" for name in ("every_n_validations", "license", "data_license", "samples")},
+    "callbacks.throughput.peak_flops": "",
+    "data.creatures": "data.limit",
+    "data.max_captions": "",
+    "data.augment_blur": "",
+    "data.stream_buffer": "",
+}
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
@@ -49,7 +61,7 @@ def run_main(main: Callable[[], Any]) -> None:
     with friendly_errors():
         if not TRACEBACK_WANTED:
             os.environ[ENVIRONMENT_VARIABLE] = "1"  # Hydra then raises what it would print over several lines
-        sys.argv[1:] = with_earlier_overrides(sys.argv[1:])
+        sys.argv[1:] = resume_arguments(sys.argv[1:])
         main()
 
 
@@ -105,6 +117,8 @@ def _explain_value(cause: OmegaConfBaseException, *, composition: Exception) -> 
     override = re.search(r"(?:override |use \+?)(\S+=.*)", str(composition))
     file = re.search(r"In '([^']+)'", str(composition))
     setting = override.group(1) if override else f"{key} (in conf/{file.group(1)}.yaml)" if file else key
+    if key in RENAMED:
+        return f"{setting}: is called {RENAMED[key]} now" if RENAMED[key] else f"{setting}: is no setting any more"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
         return f"{setting}: no such setting{_nearest_key(key, cause)}"
     if isinstance(cause, MissingMandatoryValue):

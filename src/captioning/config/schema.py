@@ -6,9 +6,11 @@ added in one place, the constructor, and conf/ holds values only.
 
 import inspect
 import os
+from copy import copy
 from dataclasses import dataclass, field, make_dataclass
-from functools import cache
-from typing import Any, Literal, get_origin, get_type_hints
+from functools import cache, partial
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import lightning as L
 from hydra.core.config_store import ConfigStore
@@ -31,11 +33,11 @@ from captioning.training.module import CaptionModule
 EXCLUDED_FROM_RUN_NAME = (
     *("model", "data", "experiment", "trainer", "callbacks", "logger", "path", "dir", "checkpoint"),
     *("resume", "images", "splits_from", "devices", "accelerator", "num_workers", "cache", "cache_dir", "mode"),
-    *("push", "name", "every_n_validations", "public", "license", "data_license", "samples"),
+    *("push", "name", "public"),
 )
 
 
-def schema_of(target: type, *, with_target: bool = False) -> Any:
+def schema_of(target: type, *, with_target: bool = False) -> object:
     """A config dataclass instance with a field for each constructor argument of ``target``.
 
     Args:
@@ -43,28 +45,40 @@ def schema_of(target: type, *, with_target: bool = False) -> Any:
         with_target: add ``_target_``, for a node that Hydra instantiates.
     """
     hints = get_type_hints(target.__init__)  # type: ignore[misc]
-    fields: list[tuple[str, Any, Any]] = []
+    defaults = {name: parameter.default for name, parameter in inspect.signature(target).parameters.items()}
     if with_target:
-        fields.append(("_target_", str, f"{target.__module__}.{target.__qualname__}"))
-    for name, parameter in inspect.signature(target).parameters.items():
-        default = MISSING if parameter.default is parameter.empty else parameter.default
-        hint = hints.get(name, Any)
-        hint = str if get_origin(hint) is Literal else hint  # its choices are checked by the class
-        fields.append((name, hint if _is_supported(hint) else Any, default))
-    return make_dataclass(target.__name__, [(name, hint, _default(value)) for name, hint, value in fields])()
+        hints["_target_"] = str
+        defaults = {"_target_": f"{target.__module__}.{target.__qualname__}", **defaults}
+    fields = []
+    for name, default in defaults.items():
+        hint = _checkable(hints.get(name, Any))
+        value = MISSING if default is inspect.Parameter.empty else default
+        fields.append((name, hint, field(default_factory=partial(copy, value))))  # a plain default can't be a list
+    return make_dataclass(target.__name__, fields)()
 
 
-def _default(value: Any) -> Any:
-    return field(default_factory=lambda: value)  # a factory, because a plain default can't be a list
-
-
-def _is_supported(hint: Any) -> bool:
-    """Whether OmegaConf can check values of this type."""
+@cache
+def _checkable(hint: Any) -> Any:
+    """A type as far as OmegaConf can check it; the choices of a ``Literal`` are checked by the class itself."""
+    if get_origin(hint) is Literal:
+        return str
+    if get_origin(hint) is UnionType and any(get_origin(part) is Literal for part in get_args(hint)):
+        return str | None
     try:
         OmegaConf.structured(make_dataclass("_", [("value", hint, field(default=MISSING))]))
-    except Exception:  # whatever OmegaConf's many type errors are: the answer is no
-        return False
-    return True
+    except Exception:  # whatever OmegaConf's many type errors are: it can't
+        return Any
+    return hint
+
+
+CALLBACKS = {  # the ones that conf/ has, by their keys there
+    "checkpoint": ModelCheckpoint,
+    "last": LastCheckpoint,
+    "gallery": Gallery,
+    "collapse_alarm": CollapseAlarm,
+    "early_stopping": EarlyStopping,
+    "ema": ExponentialMovingAverage,
+}
 
 
 @dataclass
@@ -76,10 +90,8 @@ class Config:
     trainer: Any = field(default_factory=lambda: schema_of(L.Trainer))
     callbacks: dict[str, Any] = field(
         default_factory=lambda: {
-            "checkpoint": schema_of(ModelCheckpoint, with_target=True),
-            "last": schema_of(LastCheckpoint, with_target=True),
-            "gallery": schema_of(Gallery, with_target=True),
-            "collapse_alarm": schema_of(CollapseAlarm, with_target=True),
+            name: schema_of(CALLBACKS[name], with_target=True)
+            for name in ("checkpoint", "last", "gallery", "collapse_alarm")
         }
     )
     logger: dict[str, Any] = field(default_factory=dict)
@@ -135,21 +147,27 @@ def run_group() -> str | None:
 
 
 @cache  # a clock would answer otherwise the next time
-def run_dir(resume: str | None) -> str:
-    """The folder of this run: the one to go on in, or else one by the time of its start."""
-    return default_run_dir() if resume in (None, "auto") else resume
+def run_dir() -> str:
+    """The folder of this run where the user named none: by the time of its start, or the SLURM job."""
+    return default_run_dir()
+
+
+def resolve(cfg: Any) -> Config:
+    """A configuration as plain Python, checked against the schema once more: ``+`` adds keys, and a saved one may be old.
+
+    Raises:
+        ConfigKeyError: a key that isn't in the schema.
+        ValidationError: a value of another type.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    nodes = {name: schema_of(kind, with_target=True) for name, kind in CALLBACKS.items() if plain["callbacks"].get(name)}
+    checked = OmegaConf.merge(OmegaConf.structured(Config(callbacks=nodes)), plain)
+    return Config(**OmegaConf.to_container(checked))  # type: ignore[arg-type]
 
 
 ConfigStore.instance().store(name="schema", node=Config)
-ConfigStore.instance().store(
-    group="callbacks",
-    name="early-stopping-schema",
-    node={"early_stopping": schema_of(EarlyStopping, with_target=True)},
-)
-ConfigStore.instance().store(
-    group="callbacks",
-    name="ema-schema",
-    node={"ema": schema_of(ExponentialMovingAverage, with_target=True)},
-)
+for name in ("early_stopping", "ema"):
+    node = {name: schema_of(CALLBACKS[name], with_target=True)}
+    ConfigStore.instance().store(group="callbacks", name=f"{name.replace('_', '-')}-schema", node=node)
 for resolver in (direction, run_name, run_tags, run_group, run_dir):  # a launcher pickles them, by these names
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

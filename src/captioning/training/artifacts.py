@@ -1,28 +1,33 @@
-"""What a run writes into its folder: at its start what it stands on, at its end what it found."""
+"""What a run writes into its folder: at its start what it is, at its end what it found."""
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+from rich.filesize import decimal
 
-from captioning.models.git import GitForCausalLM
-from captioning.runs import run_folder
+from captioning.errors import UserError
 from captioning.runs.report import write_report
 from captioning.runs.report.captions import chosen
+from captioning.runs.run_folder import RunFolder, current_environment, write_model
 from captioning.runs.summary import print_summary
-from captioning.runs.thumbnails import add_thumbnails
+from captioning.training.callbacks import callbacks_of_type
 from captioning.training.callbacks.csv_logger import CaptionCSVLogger
-from captioning.training.callbacks.wandb_logger import wandb_loggers
+from captioning.training.callbacks.push_to_hub import PushToHub
+from captioning.training.callbacks.throughput import Throughput
+from captioning.training.callbacks.wandb_logger import CaptionWandbLogger, wandb_loggers
+from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.evaluator import Evaluation
+from captioning.training.distributed.strategies import whole_network
 from captioning.training.module import CaptionModule
-from captioning.training.resume import ResumePoint, overrides_given
+from captioning.training.resume import ResumePoint
 
 _log = logging.getLogger(__name__)
 TEST_ARTIFACTS = ("metrics.json", "predictions.jsonl", "report.html")
@@ -30,103 +35,176 @@ RESULTS = (*TEST_ARTIFACTS, "metrics.csv", "gallery.jsonl", "alarms.jsonl", "thu
 SHOWN = 8  # best and worst captions sent to the tracker, each
 
 
-def begin(
-    folder: Path, trainer: L.Trainer, datamodule: CaptionDataModule, cfg: Any, overrides: Sequence[str] | None = None
+def require_no_weights(run: RunFolder, resume: ResumePoint | None) -> None:
+    """Make sure that a run which begins doesn't mix its weights with those of an earlier one.
+
+    Raises:
+        UserError: there are some in its folder.
+    """
+    if resume is None and (any(run.path.glob("checkpoints/*.ckpt")) or (run.path / "model").exists()):
+        raise UserError(
+            f"hydra.run.dir={run.path} holds the weights of an earlier run; resume it with resume={run.path}, take "
+            "another folder, or remove that one"
+        )
+
+
+def require_disk_space(run: RunFolder, trainer: L.Trainer, module: CaptionModule) -> None:
+    """Make sure that training won't fill the disk: a checkpoint has the weights, and two moments of those trained.
+
+    Raises:
+        UserError: it would.
+    """
+    callbacks = callbacks_of_type(trainer, ModelCheckpoint)
+    # The newest, the one before it, and the one that is being written, beside the best.
+    kept = 3 + sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
+    copies = 2 if callbacks_of_type(trainer, ExponentialMovingAverage) else 1  # the average and the raw weights
+    trained, weights = module.count_weights()
+    needed = 4 * (kept * (copies * weights + 2 * trained) + weights)
+    if (free := shutil.disk_usage(run.path).free) < needed:
+        raise UserError(
+            f"hydra.run.dir={run.path}: {decimal(free)} are free, and {kept} checkpoints and the model need "
+            f"{decimal(needed)}; make room, or take another disk with hydra.run.dir=DIR"
+        )
+
+
+def write_initial(
+    run: RunFolder,
+    trainer: L.Trainer,
+    data: CaptionDataModule,
+    module: CaptionModule,
+    *,
+    config: str,
+    overrides: Sequence[str],
 ) -> None:
-    """Write what the run stands on: settings, versions, machine, splits, and what the data look like."""
-    _clear(folder)
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    write_settings(folder, cfg, overrides_given() if overrides is None else overrides, hydra)
-    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in datamodule.splits.items())
-    _log.info(f"{counts} images; run folder {folder}")
+    """Write what the run is: settings, versions, machine, splits, and what the data look like.
+
+    Args:
+        run: its folder; what an earlier run found there is removed.
+        trainer: of the run.
+        data: set up.
+        module: loaded.
+        config: the configuration as composed, in YAML.
+        overrides: what the command line gives.
+    """
+    if earlier := [name for name in RESULTS if (run.path / name).exists()]:
+        _log.warning(f"{run.path} holds an earlier run, whose results are replaced: {', '.join(earlier)}")
+    for name in earlier:  # or it would pass for what this one found
+        (run.path / name).unlink()
+    _write_settings(run, config, overrides)
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
+    _log.info(f"{counts} images; run folder {run.path}")
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.eval_split}
-    run_folder.write_json(folder / "environment.json", run_folder.environment(devices=devices, **ground))
-    ids, summary = datamodule.split_ids, datamodule.summary
-    run_folder.write_json(folder / "splits.json", ids)
-    run_folder.write_json(folder / "data.json", summary)
+    environment = current_environment(
+        devices=devices, data_fingerprint=data.fingerprint, evaluated_split=data.eval_split
+    )
+    run.write_json("environment.json", environment)
+    ids, summary = data.split_ids, data.summary
+    run.write_json("splits.json", ids)
+    run.write_json("data.json", summary)
     split = summary["samples"][0]["split"]
     rows = {name: row for row, name in enumerate(ids[split])}
     names = [sample["id"] for sample in summary["samples"]]
-    add_thumbnails(folder, split, {name: datamodule.image(split, rows[name]) for name in names})
+    run.add_thumbnails(split, {name: data.image(split, rows[name]) for name in names})
+    trained, weights = module.count_weights()
+    _log.info(f"training {trained:,} of {weights:,} weights ({trained / weights:.1%}) on {devices}")
 
 
-def write_settings(folder: Path, cfg: Any, overrides: Sequence[str], hydra: Any = None) -> None:
-    """Write ``.hydra``, as Hydra itself would: the settings as composed, what was given, and Hydra's own settings."""
-    where = folder / ".hydra"
-    where.mkdir(parents=True, exist_ok=True)
-    run_folder.write_text(where / "config.yaml", OmegaConf.to_yaml(cfg))
-    run_folder.write_text(where / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
-    if hydra is not None:
-        run_folder.write_text(where / "hydra.yaml", OmegaConf.to_yaml({"hydra": hydra}))
-
-
-def go_on(trainer: L.Trainer, cfg: Any, load_resume_point: ResumePoint) -> None:
-    """Write that the run goes on, and take back what it wrote after the checkpoint that it goes on from."""
-    folder, found = load_resume_point.folder, load_resume_point.found
-    load_resume_point.begin()
-    for part in (folder / "checkpoints").glob(".*.part"):  # of a process that was killed while it wrote
+def write_resumed(
+    run: RunFolder, trainer: L.Trainer, resume: ResumePoint, *, config: str, overrides: Sequence[str]
+) -> None:
+    """Write that the run is resumed, and take back what it wrote after the checkpoint; arguments as above."""
+    resume.announce()
+    for part in run.path.glob("checkpoints/.*.part"):  # of a process that was killed while it wrote
         part.unlink()
     for name in TEST_ARTIFACTS:
-        (folder / name).unlink(missing_ok=True)
-    write_settings(folder, cfg, load_resume_point.overrides)
-    environment = run_folder.read_mapping(folder / "environment.json") or {}
-    ground = {name: environment[name] for name in ("data_fingerprint", "evaluated_split", "devices")}
-    now = run_folder.environment(**ground)
-    _warn_of_versions(environment, now)
-    again = {"resumed": now["started"], "step": found.step, "command": now["command"], "hostname": now["hostname"]}
-    environment["resumed"] = [*environment.get("resumed", []), again]
-    run_folder.write_json(folder / "environment.json", environment)
-    for logger in trainer.loggers:
-        if isinstance(logger, CaptionCSVLogger):
-            logger.go_on(before=found.step)
-    for tracker in wandb_loggers(trainer):
-        tracker.go_on()
-    _log.info(f"going on after step {found.step:,}, from {found.path}")
-
-
-def _warn_of_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        (run.path / name).unlink(missing_ok=True)
+    environment = dict(run.environment or {})
+    _write_settings(run, config, overrides)
+    kept = {name: environment[name] for name in ("data_fingerprint", "evaluated_split", "devices")}
+    now = current_environment(**kept)
     for name, version in now["packages"].items():
-        if (was := before["packages"].get(name)) != version:
-            _log.warning(f"the run began with {name} {was} and goes on with {version}: its numbers may differ")
+        if (was := environment["packages"].get(name)) != version:
+            _log.warning(f"the run began with {name} {was} and is resumed with {version}: its numbers may differ")
+    step = resume.checkpoint.step
+    again = {"resumed": now["started"], "step": step, "command": now["command"], "hostname": now["hostname"]}
+    run.write_json("environment.json", {**environment, "resumed": [*environment.get("resumed", []), again]})
+    for logger in trainer.loggers:
+        if isinstance(logger, CaptionCSVLogger | CaptionWandbLogger):
+            logger.resume(before=step)
+    _log.info(f"resuming after step {step:,}, from {resume.checkpoint.path}")
 
 
-def tell_again(folder: Path) -> dict[str, Any]:
-    """The numbers of a run that has ended, which are told. A report that it was stopped before is written now."""
-    metrics = run_folder.read_mapping(folder / "metrics.json") or {}
-    _log.info(f"{folder}: this run has ended, and there is nothing that changes; its numbers are in metrics.json")
-    if not (folder / "report.html").is_file():
-        write_report(folder)
-        _log.info(f"what there is to look at is in {folder / 'report.html'}")
+def _write_settings(run: RunFolder, config: str, overrides: Sequence[str]) -> None:
+    run.write_text(".hydra/config.yaml", config)
+    run.write_text(".hydra/overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
+
+
+def report_finished(run: RunFolder) -> dict[str, Any]:
+    """The numbers of a run that is finished; the report, if the run was stopped before it, is written now."""
+    _log.info(f"{run.path}: this run is finished; to train on, raise trainer.max_epochs. Its numbers: metrics.json")
+    if not (run.path / "report.html").is_file():
+        write_report(run.path)
+        _log.info(f"report: {run.path / 'report.html'}")
+    return run.metrics or {}
+
+
+def best_checkpoint(trainer: L.Trainer) -> str | None:
+    """The checkpoint with the best monitored score; None (the weights as they are) where none was kept."""
+    kept = callbacks_of_type(trainer, ModelCheckpoint)
+    return next((callback.best_model_path for callback in kept if callback.monitor and callback.best_model_path), None)
+
+
+def write_final(
+    run: RunFolder, trainer: L.Trainer, data: CaptionDataModule, module: CaptionModule, *, save_model: bool = True
+) -> dict[str, Any]:
+    """Write what the test found, and the model, and show it in the terminal; all processes call this.
+
+    Returns:
+        The test numbers with their intervals, and, of a training, the validation numbers of the checkpoint that was
+        tested, and the throughput.
+    """
+    evaluation = module.evaluations["test"]
+    metrics = evaluation.metrics("test")
+    if save_model:
+        metrics |= _training_metrics(trainer, module)
+        network = whole_network(module)
+    if trainer.is_global_zero:
+        run.write_json_lines("predictions.jsonl", evaluation.predictions)
+        if save_model:
+            write_model(run.path / "model", network=network, processor=module.processor)
+        worst_first = evaluation.scores.worst_first()
+
+        def images(indices: Sequence[int]) -> list[Image.Image]:
+            return [data.image(data.eval_split, evaluation.rows[index]) for index in indices]
+
+        shown = chosen(worst_first)
+        names = [evaluation.predictions[index]["id"] for index in shown]
+        run.add_thumbnails("test", dict(zip(names, images(shown), strict=True)))
+        for tracker in wandb_loggers(trainer):
+            for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
+                predictions = [evaluation.predictions[index] for index in indices]
+                tracker.log_captions(name, trainer.global_step, predictions, images(indices))
+            tracker.log_results(metrics, run.path / "model" if save_model else None)
+        run.write_json("metrics.json", with_reasons(metrics))  # last: with it the run is finished
+        write_report(run.path)
+        print_summary(metrics, evaluation.predictions, evaluation.scores, run.path, split=data.eval_split)
+        for hub in callbacks_of_type(trainer, PushToHub):
+            hub.upload(run.path)
+    trainer.strategy.barrier()
     return metrics
 
 
-def finish(
-    folder: Path,
-    trainer: L.Trainer,
-    datamodule: CaptionDataModule,
-    module: CaptionModule,
-    metrics: Mapping[str, Any],
-    *,
-    network: GitForCausalLM | None = None,
-    model_folder: Path | None,
-) -> None:
-    """Write what the run found, its ``network`` too where ``model_folder`` is given, and show it in the terminal."""
-    evaluation = module.evaluations["test"]
-    run_folder.write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
-    if model_folder:
-        run_folder.write_model(model_folder, network=network, processor=module.processor)
-    worst_first = evaluation.scores.worst_first()
-    _add_test_thumbnails(folder, datamodule, evaluation, worst_first)
-    for tracker in wandb_loggers(trainer):
-        for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
-            predictions = [evaluation.predictions[index] for index in indices]
-            images = [datamodule.image(datamodule.eval_split, evaluation.rows[index]) for index in indices]
-            tracker.log_captions(name, trainer.global_step, predictions, images)
-        tracker.log_results(metrics, model_folder)
-    run_folder.write_json(folder / "metrics.json", with_reasons(metrics))  # last: with it the run has ended
-    write_report(folder)
-    print_summary(metrics, evaluation, folder, split=datamodule.eval_split)
+def _training_metrics(trainer: L.Trainer, module: CaptionModule) -> dict[str, Any]:
+    if best := best_checkpoint(trainer):
+        checkpoint = torch.load(best, weights_only=True, mmap=True)
+        metrics = checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}
+    elif validation := module.evaluations.get("val"):
+        metrics = {f"val/{name}": value for name, value in validation.numbers.items()}
+    else:
+        metrics = module.restored_metrics
+    for throughput in callbacks_of_type(trainer, Throughput):
+        metrics = metrics | throughput.rates()
+    return metrics
 
 
 def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,22 +216,3 @@ def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
     finite = {name: None if name in broken else value for name, value in metrics.items()}
     return {**finite, "notes": broken} if broken else finite
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run found, or it would pass for what this one did."""
-    if earlier := [folder / name for name in RESULTS if (folder / name).exists()]:
-        _log.warning(f"{folder} holds an earlier run, whose results are replaced: {', '.join(p.name for p in earlier)}")
-    for path in earlier:
-        path.unlink()
-
-
-def _add_test_thumbnails(
-    folder: Path, datamodule: CaptionDataModule, evaluation: Evaluation, worst_first: list[int]
-) -> None:
-    """The images that the report shows."""
-    images = {
-        evaluation.predictions[index]["id"]: datamodule.image(datamodule.eval_split, evaluation.rows[index])
-        for index in chosen(worst_first)
-    }
-    add_thumbnails(folder, "test", images)

@@ -35,7 +35,7 @@ from captioning.models.loading import (
     model_from_config,
 )
 from captioning.models.lora import Lora, add_adapters
-from captioning.models.loss import CaptionLoss, caption_loss
+from captioning.models.loss import caption_loss
 from captioning.models.processor import load_processor, processor_from_files, processor_to_files
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.evaluator import CaptionEvaluator, Evaluation
@@ -64,7 +64,8 @@ class NotFiniteError(UserError):
         some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
         super().__init__(
             f"{name} is {value} at step {step}, at {len(ids)} images ({some}). Likely model.lr={lr:g} is too high, "
-            "or trainer.precision=16-mixed overflowed (32-true doesn't)"
+            "or trainer.precision=16-mixed overflowed (32-true doesn't). The images with their captions are in the run "
+            "folder's not_finite.json"
         )
         self.record = {"step": step, name: str(value), "batches": batches}
 
@@ -187,15 +188,19 @@ class CaptionModule(L.LightningModule):
                 f"model.max_new_tokens={self.decoding.max_new_tokens}: this model has positions for {positions} tokens"
             )
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+    def restore(self, checkpoint: Mapping[str, Any]) -> Any:
         """Take the network and the processor from a checkpoint, whose weights a Trainer loads: nothing else is needed.
 
         Args:
             checkpoint: as :meth:`on_save_checkpoint` leaves it.
+
+        Returns:
+            The processor.
         """
         self.processor = processor_from_files(checkpoint["processor_files"])
         self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
         self._prepare(self.model)
+        return self.processor
 
     def _prepare(self, network: GitForCausalLM) -> None:
         if self.hparams["gradient_checkpointing"]:
@@ -260,6 +265,11 @@ class CaptionModule(L.LightningModule):
         if self.model is None:
             self.restore(checkpoint)
 
+    def count_weights(self) -> tuple[int, int]:
+        """How many are trained, and how many there are."""
+        parameters = list(self.parameters())
+        return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
     @property
     def network(self) -> GitForCausalLM:
         """The GIT itself."""
@@ -285,7 +295,7 @@ class CaptionModule(L.LightningModule):
             group.update(weight_decay=decay, initial_lr=self.hparams["lr"], lr=lr)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        result = self._loss(batch)
+        result = caption_loss(self.network, **self._inputs(batch, "train"))
         self.window += torch.stack([result.loss.detach(), result.tokens])
         self.seen.append(Seen(batch["id"], batch["input_ids"], result.loss.detach()))
         return result.loss / LOSS_SCALE
@@ -336,8 +346,8 @@ class CaptionModule(L.LightningModule):
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         self.seen.clear()
 
-    def _not_finite(self, name: str, value: Tensor) -> NotFiniteError:
-        """The error for all processes, with the micro-batches of all: those to blame, or all where that isn't known."""
+    def _not_finite(self, name: str, value: Tensor) -> BaseException:
+        """The first process's error, with the micro-batches of all: those to blame, or all where that isn't known."""
         tokenizer = self.processor.tokenizer
         batches = [
             {
@@ -351,6 +361,8 @@ class CaptionModule(L.LightningModule):
         gathered: list[Any] = [batches] * self.trainer.world_size
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, batches)
+        if self.global_rank:
+            return SystemExit(1)
         every = [batch for own in gathered for batch in own]
         blamed = [batch for batch in every if not math.isfinite(float(batch["loss"]))] or every
         return NotFiniteError(
@@ -387,10 +399,10 @@ class CaptionModule(L.LightningModule):
         """Of losses, in 16-mixed."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _loss(self, batch: Batch, split: str = "train", images: KVCache | None = None) -> CaptionLoss:
+    def _inputs(self, batch: Batch, split: str) -> dict[str, Any]:
+        """The arguments of ``caption_loss``; of a frozen vision tower the features, where they are kept."""
         features = self.features.get(split)
-        return caption_loss(
-            self.network,
+        return dict(
             features=features.of(batch["row"], batch["pixel_values"], self.network.encode_image) if features else None,
             pixel_values=batch["pixel_values"],
             input_ids=batch["input_ids"],
@@ -398,7 +410,6 @@ class CaptionModule(L.LightningModule):
             labels=batch["labels"],
             position_ids=batch.get("position_ids"),
             caption_index=batch.get("caption_index"),
-            images=images,
         )
 
     # ------------------------------------------------------------ validation and test
@@ -432,7 +443,7 @@ class CaptionModule(L.LightningModule):
         tokenizer, synced_gpus = self.processor.tokenizer, isinstance(self, FSDPModule)
         # Each token makes the keys longer: compiled layers would be compiled again and again.
         with torch.compiler.set_stance("force_eager") if self.hparams["compile"] else nullcontext():
-            result = self._loss(batch, phase, images)
+            result = caption_loss(self.network, **self._inputs(batch, phase), images=images)
             captions = generate_captions(self.network, tokenizer, images, self.decoding, synced_gpus=synced_gpus)
         self.evaluator.update(batch, captions)
         self.total_loss.update(result.loss)

@@ -8,11 +8,10 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger
 
 from captioning.files import replacing
-from captioning.runs.run_folder import read_text
 
 
 class CaptionCSVLogger(CSVLogger):
-    """Lightning's logger of ``metrics.csv``, which can go on where a checkpoint is.
+    """Lightning's logger of ``metrics.csv``, which can continue from the step of a checkpoint.
 
     Args:
         save_dir: the run folder, in which the file is.
@@ -23,12 +22,12 @@ class CaptionCSVLogger(CSVLogger):
         self._path = Path(save_dir) / "metrics.csv"
         self._newest: dict[str, Any] = {}
 
-    def go_on(self, *, before: int) -> None:
-        """Keep what the file has of the steps ``before`` this one, counted from 0. Lightning removes it otherwise."""
-        aside = self._path.with_name(f".{self._path.name}.kept")
+    def resume(self, *, before: int) -> None:
+        """Keep the rows of steps ``before`` this one, counted from 0; Lightning removes a file that is there."""
+        kept = self._path.with_name(f".{self._path.name}.kept")
         if self._path.exists():
-            self._path.replace(aside)
-        reader = csv.DictReader(io.StringIO(read_text(aside) or ""))
+            self._path.replace(kept)
+        reader = csv.DictReader(io.StringIO(kept.read_text(encoding="utf-8") if kept.exists() else ""))
         # A row that a kill cut short has no step.
         rows = [row for row in reader if (row["step"] or "").isdecimal() and int(row["step"]) < before]
         columns = list(reader.fieldnames or [])
@@ -39,7 +38,7 @@ class CaptionCSVLogger(CSVLogger):
                 writer.writeheader()
                 writer.writerows(rows)
             experiment.metrics_keys = columns
-        aside.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         # With a checkpoint, a step's numbers are logged before Lightning does it: once is enough.

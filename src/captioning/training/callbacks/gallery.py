@@ -1,21 +1,20 @@
-"""The same validation images at each validation, with what the model says of them."""
+"""The same validation images at each validation, with the captions of the model."""
 
 import warnings
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
+from annotated_types import Ge
 from PIL import Image
 
 from captioning.data.statistics import spread
-from captioning.errors import UserError
+from captioning.errors import check_arguments
 from captioning.metrics.error_rates import nearest_first
-from captioning.runs import run_folder
-from captioning.runs.thumbnails import add_thumbnails
+from captioning.runs.run_folder import Prediction, RunFolder
 from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.evaluator import Prediction
 from captioning.training.module import CaptionModule
 
 
@@ -26,14 +25,11 @@ class Gallery(L.Callback):
     and, where there is no wandb, are drawn as ``gallery/stepNNNNNN.png``.
 
     Args:
-        dirpath: the run folder.
         images: how many, in even steps through the validation images.
     """
 
-    def __init__(self, *, dirpath: str, images: int = 8) -> None:
-        if images < 1:
-            raise UserError(f"callbacks.gallery.images must be at least 1, got {images}; callbacks.gallery=null: none")
-        self.folder = Path(dirpath)
+    def __init__(self, *, images: Annotated[int, Ge(1)] = 8) -> None:
+        check_arguments(type(self).__init__, locals(), section="callbacks.gallery")
         self.images = images
         self.lines: list[dict[str, object]] = []
 
@@ -44,32 +40,29 @@ class Gallery(L.Callback):
         self.lines = state_dict["lines"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        datamodule = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(datamodule, CaptionDataModule):
+        data = getattr(trainer, "datamodule", None)
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(data, CaptionDataModule):
             return
         assert isinstance(pl_module, CaptionModule)
-        evaluation = pl_module.evaluations["val"]
+        evaluation, step = pl_module.evaluations["val"], trainer.global_step
         shown = spread(range(len(evaluation.rows)), self.images)
         predictions = [evaluation.predictions[index] for index in shown]
-        images = [datamodule.image("val", evaluation.rows[index]) for index in shown]
-        self._keep(trainer.global_step, predictions, images)
+        images = [data.image("val", evaluation.rows[index]) for index in shown]
+        run = RunFolder(trainer.default_root_dir)
+        if not self.lines:
+            ids = [prediction["id"] for prediction in predictions]
+            run.add_thumbnails("val", dict(zip(ids, images, strict=True)))
+        self.lines += [{"step": step, **prediction} for prediction in predictions]
+        run.write_json_lines("gallery.jsonl", self.lines)
         trackers = wandb_loggers(trainer)
         for tracker in trackers:
-            tracker.log_captions("val/gallery", trainer.global_step, predictions, images)
+            tracker.log_captions("val/gallery", step, predictions, images)
         if not trackers:
-            path = self.folder / "gallery" / f"step{trainer.global_step:06d}.png"
-            draw_captions(path, f"step {trainer.global_step}", predictions, images)
-
-    def _keep(self, step: int, predictions: list[Prediction], images: list[Image.Image]) -> None:
-        if not self.lines:
-            named = {prediction["id"]: image for prediction, image in zip(predictions, images, strict=True)}
-            add_thumbnails(self.folder, "val", named)
-        self.lines += [{"step": step, **prediction} for prediction in predictions]
-        run_folder.write_json_lines(self.folder / "gallery.jsonl", self.lines)
+            draw_captions(run.path / "gallery" / f"step{step:06d}.png", f"step {step}", predictions, images)
 
 
 def draw_captions(path: Path, title: str, predictions: list[Prediction], images: list[Image.Image]) -> None:
-    """Draw images beside what was said of them, as a PNG."""
+    """Draw images beside their captions and references, as a PNG."""
     from matplotlib.figure import Figure  # takes half a second
 
     figure = Figure(figsize=(9, 0.4 + 1.4 * len(images)), dpi=100, layout="constrained")
@@ -80,10 +73,10 @@ def draw_captions(path: Path, title: str, predictions: list[Prediction], images:
         left.axis("off")
         right.axis("off")
         nearest = nearest_first(prediction["prediction"], prediction["references"])
-        said = fill(prediction["prediction"] or "(nothing)", 80, max_lines=2)
-        truths = "\n".join(fill(reference, 105, max_lines=1) for reference in nearest[:3])
-        right.text(0, 0.52, said, va="bottom", fontsize=11, weight="bold", parse_math=False)
-        right.text(0, 0.46, truths, va="top", fontsize=9, color="0.35", parse_math=False)
+        caption = fill(prediction["prediction"] or "(nothing)", 80, max_lines=2)
+        references = "\n".join(fill(reference, 105, max_lines=1) for reference in nearest[:3])
+        right.text(0, 0.52, caption, va="bottom", fontsize=11, weight="bold", parse_math=False)
+        right.text(0, 0.46, references, va="top", fontsize=9, color="0.35", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of scripts that matplotlib's font lacks, and draws as boxes

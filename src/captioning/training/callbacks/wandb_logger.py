@@ -1,4 +1,4 @@
-"""The wandb tracker, which never asks a question: what is logged to it besides numbers, and what its summary holds."""
+"""The wandb tracker, which never asks a question: what is logged to it besides metrics, and what its summary holds."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.runs.run_folder import read_mapping, write_json
-from captioning.training.evaluator import Prediction
+from captioning.runs.run_folder import Prediction, RunFolder
 
-_say = rank_zero_only(logging.getLogger(__name__).info)
-LONGEST_SIDE = 256  # of the images in tables
+_log = logging.getLogger(__name__)
+LONGEST_SIDE = 256  # pixels, of the images in tables
+IDENTITY = "wandb/identity.json"  # which wandb run this is, in the run folder
 
 
 class CaptionWandbLogger(WandbLogger):
@@ -24,8 +24,8 @@ class CaptionWandbLogger(WandbLogger):
 
     Args:
         project: wandb project.
-        save_dir: folder of the tracker's own files.
-        offline: settles it; by default ``WANDB_MODE`` does, and where that isn't set, whether there is a login.
+        save_dir: the run folder.
+        offline: by default ``WANDB_MODE`` decides, and where that isn't set, whether there is a login.
         log_model: upload the finished model folder as an artifact.
         settings: further arguments of Lightning's ``WandbLogger`` and ``wandb.init``: ``name``, ``group``, ``tags``, …
     """
@@ -33,41 +33,45 @@ class CaptionWandbLogger(WandbLogger):
     def __init__(
         self, *, project: str, save_dir: str, offline: bool | None = None, log_model: bool = False, **settings: Any
     ) -> None:
+        import wandb
+
         if offline is None:
-            mode = os.environ.get("WANDB_MODE") or ("online" if _is_logged_in() else "offline")
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         else:
             mode = "offline" if offline else "online"
         # As `mode`, because Lightning's own `offline` sets an environment variable that a loaded wandb no longer reads.
         super().__init__(project=project, save_dir=save_dir, mode=mode, **settings)
+        self._wandb_init.pop("anonymous", None)  # of which wandb would warn
         self.uploads_model = log_model  # Lightning's own log_model uploads checkpoints, with the optimizer in them
         self._tables: dict[str, Any] = {}
-        self._identity = Path(save_dir) / "wandb" / "identity.json"
+        self._run_folder = RunFolder(save_dir)
         self._is_offline = mode == "offline"
 
-    def go_on(self) -> None:
-        """Be the tracker of the run that is resumed in this folder, under its name, if it was tracked."""
-        if identity := read_mapping(self._identity):
+    def resume(self, *, before: int) -> None:
+        """Continue the wandb run of this folder, under its name, if it was tracked."""
+        if identity := self._run_folder.read_mapping(IDENTITY):
             self._wandb_init.update(identity, resume="allow")
             self._id = identity["id"]
 
-    def begin(self) -> None:
-        """Open the run, and write down which it is, so that it can be gone on with whatever becomes of this process.
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Open the wandb run with its settings, and write down which it is, so that it can be resumed after any end.
 
-        Its summary holds the best and the last of each validation number; each metric knows its direction.
+        Its summary holds the best and the last of each validation metric; each metric knows its direction.
         """
         if self._is_offline:
-            folder = self._identity.parent
-            _say(
+            folder = self._run_folder.path / "wandb"
+            _log.info(
                 "wandb: offline (online needs `wandb login` or WANDB_API_KEY). Look at the run with "
                 f"`wandb leet {folder}`, send it with `wandb sync {folder}/offline-run-*`"
             )
+        super().log_hyperparams(params)
         run = self.experiment
-        self._identity.parent.mkdir(parents=True, exist_ok=True)
         identity = {"id": run.id, "name": run.name, "group": run.group or None, "tags": list(run.tags or ())}
-        write_json(self._identity, identity)
+        self._run_folder.write_json(IDENTITY, identity)
         for name, higher in HIGHER_IS_BETTER.items():
             best = "" if higher is None else "max," if higher else "min,"
-            self.experiment.define_metric(f"val/{name}", step_metric="trainer/global_step", summary=f"{best}last")
+            run.define_metric(f"val/{name}", step_metric="trainer/global_step", summary=f"{best}last")
 
     def log_captions(
         self, name: str, step: int, predictions: Sequence[Prediction], images: Sequence[Image.Image]
@@ -87,10 +91,6 @@ class CaptionWandbLogger(WandbLogger):
             )
         # Beside the curves of this step, which Lightning numbers from 0.
         self.experiment.log({name: self._tables[name], "trainer/global_step": max(step - 1, 0)})
-
-    def alert(self, title: str, text: str) -> None:
-        """Warn whoever watches the run."""
-        self.experiment.alert(title=title, text=text, level="WARN")
 
     def log_results(self, metrics: Mapping[str, Any], model_folder: Path | None) -> None:
         """Put what isn't logged as a curve into the summary, and upload the model where ``log_model`` asks for it.
@@ -113,9 +113,3 @@ def wandb_loggers(trainer: L.Trainer) -> list[CaptionWandbLogger]:
     if not trainer.is_global_zero:
         return []
     return [logger for logger in trainer.loggers if isinstance(logger, CaptionWandbLogger)]
-
-
-def _is_logged_in() -> bool:
-    import wandb
-
-    return bool(wandb.login(prompt=False))
