@@ -18,7 +18,7 @@ from captioning.errors import UserError
 from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
 from captioning.run import make_trainer, resolve, setup_logging
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder, write_model
 from captioning.training import artifacts as record
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.module import CaptionModule
@@ -77,7 +77,7 @@ def _checkpoint_folder(model: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         trained, folder = load_pretrained(found), Path(temporary, "model")
-        run_folder.write_model(folder, network=trained.network, processor=trained.processor)
+        write_model(folder, network=trained.network, processor=trained.processor)
         yield str(folder)
 
 
@@ -95,7 +95,7 @@ def _defaults(run: Path | None, overrides: Sequence[str]) -> list[str]:
             raise UserError("data= is missing: which images to evaluate on, as in data=local data.path=PATH")
         return []
     path = run / ".hydra" / "config.yaml"
-    settings = run_folder.read_mapping(path) or {}
+    settings = RunFolder(run).config or {}
     if not all(isinstance(settings.get(section), dict) for section in ("model", "data")):
         raise UserError(f"{path}: has no model and data; name the model folder itself, {run}/model, and data=…")
     decoding = {field.name for field in fields(Decoding)}
@@ -123,11 +123,11 @@ def _as_overrides(section: str, settings: Mapping[str, Any]) -> list[str]:
 
 def _training_captions(run: Path, datamodule: CaptionDataModule) -> frozenset[str] | None:
     """What the model was trained on, if that is in these data; a word of those images that are evaluated too."""
-    environment = run_folder.read_mapping(run / "environment.json") or {}
-    trained = set((run_folder.read_mapping(run / "splits.json") or {}).get("train", []))
+    folder = RunFolder(run)
+    trained = set((folder.splits or {}).get("train", []))
     evaluated = datamodule.split_ids[datamodule.eval_split]
     seen = sum(name in trained for name in evaluated)
-    is_same = bool(trained) and environment.get("data_fingerprint") == datamodule.fingerprint
+    is_same = bool(trained) and (folder.environment or {}).get("data_fingerprint") == datamodule.fingerprint
     if seen:
         whose = "are among those" if is_same else "have the ids of images"
         _warn(f"{seen} of the {len(evaluated)} images evaluated {whose} that the model was trained on")

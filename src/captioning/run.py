@@ -26,7 +26,7 @@ from rich.filesize import decimal
 from captioning.config.messages import friendly_errors
 from captioning.config.schema import Config, schema_of
 from captioning.errors import UserError, nearest
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder
 from captioning.sweeps.jobs import train_job
 from captioning.sweeps.process import supervised
 from captioning.terminal import quiet_transformers, tolerate_any_terminal
@@ -76,7 +76,7 @@ def train(cfg: Config) -> dict[str, Any]:
     """
     setup_logging()
     folder = Path(cfg.output_dir)
-    with handle_signals() as interruption, nullcontext() if rank() else run_folder.locked(folder):
+    with handle_signals() as interruption, nullcontext() if rank() else RunFolder(folder).lock():
         try:
             return _train_or_tell(cfg, interruption)
         except Interrupted as interrupted:
@@ -171,7 +171,7 @@ def _fit(
         if not trainer.is_global_zero:  # one says what all find
             raise SystemExit(1) from error
         file = folder / "not_finite.json"
-        run_folder.write_json(file, error.record)
+        RunFolder(folder).write_json(file.name, error.record)
         raise UserError(f"{error}. The images with their captions are in {file}") from error
     except SystemExit:  # what Lightning makes of a second Ctrl-C
         _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from captioning.data.shards import is_file_name
 from captioning.errors import UserError
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -50,11 +50,11 @@ def with_earlier_overrides(arguments: Sequence[str]) -> list[str]:
     if run in (None, "", "null", "auto"):
         return list(arguments)
     require_run_folder(run)
-    if not (path := Path(run, ".hydra", "overrides.yaml")).is_file():
+    if (given_before := RunFolder(run).overrides) is None:
         return list(arguments)
     given = {key for key, _, _ in map(_parts, arguments)}
     # What is given anew is left out: Hydra takes no group twice. So is all where a further process repeats it all.
-    earlier = [override for override in map(str, run_folder.read_list(path) or []) if _parts(override)[0] not in given]
+    earlier = [override for override in given_before if _parts(override)[0] not in given]
     place = next(number for number, argument in enumerate(arguments) if _parts(argument)[0] == "resume")
     return [*arguments[:place], *earlier, *arguments[place:]]  # after options, which Hydra wants in one place
 
@@ -90,9 +90,7 @@ def literal(value: str) -> str:
 
 def start_of(run: Path) -> str | None:
     """The folder that a run was started in, which its relative paths are relative to."""
-    hydra = (run_folder.read_mapping(run / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
-    start: str | None = (hydra.get("runtime") or {}).get("cwd")
-    return start
+    return RunFolder(run).hydra_runtime.get("cwd")
 
 
 def absolute_paths(start: str | None, data: Mapping[str, Any]) -> dict[str, str]:

@@ -12,11 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from captioning.models.git import GitForCausalLM
-from captioning.runs import run_folder
 from captioning.runs.report import write_report
 from captioning.runs.report.captions import chosen
+from captioning.runs.run_folder import RunFolder, current_environment, write_model
 from captioning.runs.summary import print_summary
-from captioning.runs.thumbnails import add_thumbnails
 from captioning.training.callbacks.csv_logger import CaptionCSVLogger
 from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.datamodule import CaptionDataModule
@@ -41,24 +40,24 @@ def begin(
     _log.info(f"{counts} images; run folder {folder}")
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
     ground = {"data_fingerprint": datamodule.fingerprint, "evaluated_split": datamodule.eval_split}
-    run_folder.write_json(folder / "environment.json", run_folder.environment(devices=devices, **ground))
+    run = RunFolder(folder)
+    run.write_json("environment.json", current_environment(devices=devices, **ground))
     ids, summary = datamodule.split_ids, datamodule.summary
-    run_folder.write_json(folder / "splits.json", ids)
-    run_folder.write_json(folder / "data.json", summary)
+    run.write_json("splits.json", ids)
+    run.write_json("data.json", summary)
     split = summary["samples"][0]["split"]
     rows = {name: row for row, name in enumerate(ids[split])}
     names = [sample["id"] for sample in summary["samples"]]
-    add_thumbnails(folder, split, {name: datamodule.image(split, rows[name]) for name in names})
+    run.add_thumbnails(split, {name: datamodule.image(split, rows[name]) for name in names})
 
 
 def write_settings(folder: Path, cfg: Any, overrides: Sequence[str], hydra: Any = None) -> None:
     """Write ``.hydra``, as Hydra itself would: the settings as composed, what was given, and Hydra's own settings."""
-    where = folder / ".hydra"
-    where.mkdir(parents=True, exist_ok=True)
-    run_folder.write_text(where / "config.yaml", OmegaConf.to_yaml(cfg))
-    run_folder.write_text(where / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
+    run = RunFolder(folder)
+    run.write_text(".hydra/config.yaml", OmegaConf.to_yaml(cfg))
+    run.write_text(".hydra/overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
     if hydra is not None:
-        run_folder.write_text(where / "hydra.yaml", OmegaConf.to_yaml({"hydra": hydra}))
+        run.write_text(".hydra/hydra.yaml", OmegaConf.to_yaml({"hydra": hydra}))
 
 
 def go_on(trainer: L.Trainer, cfg: Any, load_resume_point: ResumePoint) -> None:
@@ -70,13 +69,14 @@ def go_on(trainer: L.Trainer, cfg: Any, load_resume_point: ResumePoint) -> None:
     for name in TEST_ARTIFACTS:
         (folder / name).unlink(missing_ok=True)
     write_settings(folder, cfg, load_resume_point.overrides)
-    environment = run_folder.read_mapping(folder / "environment.json") or {}
+    run = RunFolder(folder)
+    environment = run.environment or {}
     ground = {name: environment[name] for name in ("data_fingerprint", "evaluated_split", "devices")}
-    now = run_folder.environment(**ground)
+    now = current_environment(**ground)
     _warn_of_versions(environment, now)
     again = {"resumed": now["started"], "step": found.step, "command": now["command"], "hostname": now["hostname"]}
     environment["resumed"] = [*environment.get("resumed", []), again]
-    run_folder.write_json(folder / "environment.json", environment)
+    run.write_json("environment.json", environment)
     for logger in trainer.loggers:
         if isinstance(logger, CaptionCSVLogger):
             logger.go_on(before=found.step)
@@ -93,7 +93,7 @@ def _warn_of_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None
 
 def tell_again(folder: Path) -> dict[str, Any]:
     """The numbers of a run that has ended, which are told. A report that it was stopped before is written now."""
-    metrics = run_folder.read_mapping(folder / "metrics.json") or {}
+    metrics = RunFolder(folder).metrics or {}
     _log.info(f"{folder}: this run has ended, and there is nothing that changes; its numbers are in metrics.json")
     if not (folder / "report.html").is_file():
         write_report(folder)
@@ -113,20 +113,21 @@ def finish(
 ) -> None:
     """Write what the run found, its ``network`` too where ``model_folder`` is given, and show it in the terminal."""
     evaluation = module.evaluations["test"]
-    run_folder.write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
+    run = RunFolder(folder)
+    run.write_json_lines("predictions.jsonl", evaluation.predictions)
     if model_folder:
-        run_folder.write_model(model_folder, network=network, processor=module.processor)
+        write_model(model_folder, network=network, processor=module.processor)
     worst_first = evaluation.scores.worst_first()
-    _add_test_thumbnails(folder, datamodule, evaluation, worst_first)
+    _add_test_thumbnails(run, datamodule, evaluation, worst_first)
     for tracker in wandb_loggers(trainer):
         for name, indices in (("test/worst", worst_first[:SHOWN]), ("test/best", worst_first[::-1][:SHOWN])):
             predictions = [evaluation.predictions[index] for index in indices]
             images = [datamodule.image(datamodule.eval_split, evaluation.rows[index]) for index in indices]
             tracker.log_captions(name, trainer.global_step, predictions, images)
         tracker.log_results(metrics, model_folder)
-    run_folder.write_json(folder / "metrics.json", with_reasons(metrics))  # last: with it the run has ended
+    run.write_json("metrics.json", with_reasons(metrics))  # last: with it the run has ended
     write_report(folder)
-    print_summary(metrics, evaluation, folder, split=datamodule.eval_split)
+    print_summary(metrics, evaluation.predictions, evaluation.scores, folder, split=datamodule.eval_split)
 
 
 def with_reasons(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,11 +150,11 @@ def _clear(folder: Path) -> None:
 
 
 def _add_test_thumbnails(
-    folder: Path, datamodule: CaptionDataModule, evaluation: Evaluation, worst_first: list[int]
+    run: RunFolder, datamodule: CaptionDataModule, evaluation: Evaluation, worst_first: list[int]
 ) -> None:
     """The images that the report shows."""
     images = {
         evaluation.predictions[index]["id"]: datamodule.image(datamodule.eval_split, evaluation.rows[index])
         for index in chosen(worst_first)
     }
-    add_thumbnails(folder, "test", images)
+    run.add_thumbnails("test", images)

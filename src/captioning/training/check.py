@@ -12,12 +12,11 @@ from captioning.config.compose import compose_settings
 from captioning.data.images import read_image
 from captioning.data.issues import Issue, by_severity
 from captioning.errors import UserError
-from captioning.files import replacing
+from captioning.files import replacing, write_json, write_text
 from captioning.run import resolve, setup_logging
 from captioning.runs.report.check_page import Check, render_check, sample_rows
 from captioning.runs.report.numbers import numbers_of_split
 from captioning.runs.report.sample_grid import sample_grid
-from captioning.runs.run_folder import write_json, write_text
 from captioning.terminal import plain, plain_console
 from captioning.training.datamodule import CaptionDataModule
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from captioning.config.compose import absolute_paths, require_run_folder, start_of
 from captioning.errors import UserError
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder
 from captioning.training.checkpoints import Found, newest_checkpoint, read_checkpoint
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import is_restart, rank
@@ -85,7 +85,7 @@ def load_resume_point(cfg: Any) -> tuple[Any, ResumePoint | None]:
     if resume is None:
         return cfg, None
     folder = Path(cfg.output_dir)
-    saved = run_folder.read_mapping(folder / ".hydra" / "config.yaml")
+    saved = RunFolder(folder).config
     if resume != AUTO:
         _require_run(Path(resume), folder, saved)
     if saved is None:  # with auto
@@ -141,7 +141,7 @@ def _with_changes(folder: Path, saved: dict[str, Any], composed: Any) -> Any:
     What it changes is found by composing what was given before once more: so it may name groups too, and what was
     changed in conf/ meanwhile doesn't get into a run that is under way.
     """
-    earlier = run_folder.read_list(folder / ".hydra" / "overrides.yaml") or []
+    earlier = RunFolder(folder).overrides or []
     settings: Any = _lay_over(saved, OmegaConf.to_container(compose("config", earlier)), composed)
     for override in overrides_given():
         if override not in earlier:  # a value that is given now holds, even where it is conf/'s own
@@ -201,11 +201,12 @@ def require_same_data(folder: Path, datamodule: CaptionDataModule) -> None:
     Raises:
         UserError: they aren't.
     """
-    environment = run_folder.read_mapping(folder / "environment.json") or {}
+    run = RunFolder(folder)
+    environment = run.environment or {}
     if environment.get("data_fingerprint") != datamodule.fingerprint:
         raise UserError(
             f"resume={folder}: the data have changed since the run began (their fingerprint was "
             f"{environment.get('data_fingerprint')} and is {datamodule.fingerprint}); begin another run"
         )
-    if run_folder.read_mapping(folder / "splits.json") != datamodule.split_ids:
+    if run.splits != datamodule.split_ids:
         raise UserError(f"resume={folder}: the split isn't that of its splits.json any more; begin another run")

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -10,7 +9,7 @@ import lightning as L
 from captioning.errors import UserError
 from captioning.metrics.collapse import repetition, top_caption, top_share
 from captioning.metrics.corpus import words
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder
 from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.evaluator import Evaluation
 from captioning.training.module import CaptionModule
@@ -54,7 +53,7 @@ class CollapseAlarm(L.Callback):
         for name, share in limits.items():
             if not 0 <= share <= 1:
                 raise UserError(f"callbacks.collapse_alarm.{name} is a share between 0 and 1, got {share}")
-        self.path = Path(dirpath) / "alarms.jsonl"
+        self.run = RunFolder(dirpath)
         self.limits = limits
         self.min_images = min_images
         self.lines: list[dict[str, object]] = []
@@ -92,7 +91,7 @@ class CollapseAlarm(L.Callback):
                 for tracker in wandb_loggers(trainer):
                     tracker.alert(f"captions collapse: {alarm.kind}", alarm.message)
         if alarms:
-            run_folder.write_json_lines(self.path, self.lines)
+            self.run.write_json_lines("alarms.jsonl", self.lines)
 
 
 def _remedy(trainer: L.Trainer, module: CaptionModule, *, is_over: bool) -> str:

@@ -11,11 +11,9 @@ from PIL import Image
 from captioning.data.statistics import spread
 from captioning.errors import UserError
 from captioning.metrics.error_rates import nearest_first
-from captioning.runs import run_folder
-from captioning.runs.thumbnails import add_thumbnails
+from captioning.runs.run_folder import Prediction, RunFolder
 from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.evaluator import Prediction
 from captioning.training.module import CaptionModule
 
 
@@ -33,7 +31,7 @@ class Gallery(L.Callback):
     def __init__(self, *, dirpath: str, images: int = 8) -> None:
         if images < 1:
             raise UserError(f"callbacks.gallery.images must be at least 1, got {images}; callbacks.gallery=null: none")
-        self.folder = Path(dirpath)
+        self.run = RunFolder(dirpath)
         self.images = images
         self.lines: list[dict[str, object]] = []
 
@@ -57,15 +55,15 @@ class Gallery(L.Callback):
         for tracker in trackers:
             tracker.log_captions("val/gallery", trainer.global_step, predictions, images)
         if not trackers:
-            path = self.folder / "gallery" / f"step{trainer.global_step:06d}.png"
+            path = self.run.path / "gallery" / f"step{trainer.global_step:06d}.png"
             draw_captions(path, f"step {trainer.global_step}", predictions, images)
 
     def _keep(self, step: int, predictions: list[Prediction], images: list[Image.Image]) -> None:
         if not self.lines:
             named = {prediction["id"]: image for prediction, image in zip(predictions, images, strict=True)}
-            add_thumbnails(self.folder, "val", named)
+            self.run.add_thumbnails("val", named)
         self.lines += [{"step": step, **prediction} for prediction in predictions]
-        run_folder.write_json_lines(self.folder / "gallery.jsonl", self.lines)
+        self.run.write_json_lines("gallery.jsonl", self.lines)
 
 
 def draw_captions(path: Path, title: str, predictions: list[Prediction], images: list[Image.Image]) -> None:

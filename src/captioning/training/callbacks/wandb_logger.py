@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from captioning.files import write_json
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.runs.run_folder import read_mapping, write_json
-from captioning.training.evaluator import Prediction
+from captioning.runs.run_folder import Prediction, read_mapping
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
 LONGEST_SIDE = 256  # of the images in tables
