@@ -290,8 +290,8 @@ def default_precision(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
     if accelerator == "cpu" or not torch.accelerator.is_available():
-        instructions = torch.cpu.get_capabilities()
-        return "bf16-mixed" if instructions.get("avx512_bf16") or instructions.get("amx_bf16") else "32-true"
+        # torch.cpu.get_capabilities would be public, from torch 2.13 on; each CPU with AMX has the first as well.
+        return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
     return "32-true"
 
 
