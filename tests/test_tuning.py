@@ -15,7 +15,6 @@ import torch
 import yaml
 from conftest import SMALL, compose_config
 from started import wait_for
-from test_train import train
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import captioning.run
@@ -115,11 +114,11 @@ def test_after_a_search_a_run_is_to_the_last_digit_that_with_the_value_given(com
 @pytest.mark.parametrize("resume", ["resume=run", "resume=auto"])
 def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(images, tmp_path, resume):
     command = [*SMALL, "find_lr=true", f"data.path={images}", "hydra.run.dir=run"]
-    first = train(*command, folder=tmp_path)
+    first = runs.train(*command, folder=tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
     found = suggested_in(tmp_path / "run")
     more = ["trainer.max_epochs=2", resume]
-    second = train(*(more if resume == "resume=run" else [*command, *more]), folder=tmp_path)
+    second = runs.train(*(more if resume == "resume=run" else [*command, *more]), folder=tmp_path)
     assert second.returncode == 0, second.stderr[-3000:]
     assert "find_lr" not in second.stderr
     assert "model.lr" not in second.stderr  # which isn't a change
