@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import runs
 import transformers
 import yaml
-from conftest import ROOT, SMALL
+from conftest import SMALL
 from huggingface_hub import ModelCard
 
 from captioning import Captioner
@@ -22,8 +23,8 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose captions aren't chosen as by default."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     decoding = ("model.num_beams=2", "model.max_new_tokens=6", "model.min_new_tokens=3")
-    settings = (*SMALL, f"data.path={images}", f"hydra.run.dir={folder}", "logger=csv", *decoding)
-    subprocess.run([sys.executable, ROOT / "train.py", *settings], check=True, capture_output=True)
+    own = (f"data.path={images}", f"hydra.run.dir={folder}", "logger=csv", *decoding)
+    assert runs.train(*SMALL, *own, folder=folder.parent).returncode == 0
     return folder
 
 
