@@ -7,12 +7,17 @@ from io import TextIOWrapper
 from rich.console import Console
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+UNLIMITED = 1_000_000
 
 
 def plain_console() -> Console:
-    """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words."""
+    """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words.
+
+    Where standard output is no terminal, no line is cut or wrapped: what is printed can be piped to grep.
+    """
     tolerate_any_terminal()
-    return Console(markup=False, emoji=False, highlight=False)
+    width = None if sys.stdout.isatty() else UNLIMITED
+    return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 def tolerate_any_terminal() -> None:
@@ -23,7 +28,7 @@ def tolerate_any_terminal() -> None:
 
 
 def quiet_transformers() -> None:
-    """Of what transformers says, keep the errors."""
+    """Of what transformers logs, keep the errors."""
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -12,18 +12,16 @@ from captioning.config.compose import compose_settings
 from captioning.data.images import read_image
 from captioning.data.issues import Issue, by_severity
 from captioning.errors import UserError
-from captioning.files import replacing, write_json, write_text
+from captioning.files import write_json, write_text
 from captioning.run import resolve, setup_logging
-from captioning.runs.report.check_page import Check, render_check, sample_rows
+from captioning.runs.report.check_page import Check, render_check
 from captioning.runs.report.numbers import numbers_of_split
-from captioning.runs.report.sample_grid import sample_grid
 from captioning.terminal import plain, plain_console
 from captioning.training.datamodule import CaptionDataModule
 
 SAMPLES = 12
 PLACES = {
     "all of this to look at": "check.html",
-    "a few images": "samples.png",
     "all findings, all names": "check.json",
     "who is in which split": "splits.json",
 }
@@ -73,7 +71,7 @@ def _write(folder: Path, result: Check, datamodule: CaptionDataModule) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output-dir {folder}: {error.strerror}") from error
-    inspection, captions = result.inspection, result.inspection.rows.captions
+    inspection = result.inspection
     content = {
         "verdict": result.verdict,
         "ready": result.ready,
@@ -85,14 +83,9 @@ def _write(folder: Path, result: Check, datamodule: CaptionDataModule) -> None:
     }
     write_json(folder / "check.json", content)
     write_text(folder / "check.html", render_check(result))
-    for name in ("splits.json", "samples.png"):  # of an earlier check
-        (folder / name).unlink(missing_ok=True)
-    if not captions:
-        return
-    write_json(folder / "splits.json", datamodule.split_ids)
-    rows = sample_rows(inspection.splits, SAMPLES)
-    with replacing(folder / "samples.png") as part:
-        part.write_bytes(sample_grid([(result.image(row), captions[row][0]) for row in rows]))
+    (folder / "splits.json").unlink(missing_ok=True)  # of an earlier check
+    if inspection.rows.captions:
+        write_json(folder / "splits.json", datamodule.split_ids)
 
 
 def _show(folder: Path, result: Check) -> None:
@@ -129,7 +122,7 @@ def _findings(findings: Sequence[Issue], names_shown: int = 3) -> Table:
     for finding in by_severity(findings):
         if severity not in (None, finding.severity):
             table.add_section()
-        shown = [plain(name)[:60] for name in finding.names[:names_shown]]
+        shown = [plain(name) for name in finding.names[:names_shown]]
         first = "" if finding.severity == severity else finding.severity
         more = ["…"] if len(finding.names) > names_shown else []
         table.add_row(first, f"{len(finding.names):,}", plain(finding.kind), ", ".join([*shown, *more]))
