@@ -95,9 +95,9 @@ def test_the_card_does_not_tell_where_things_lay(run, card, images):
 
 
 def test_the_card_says_that_a_licence_of_the_data_is_not_known_until_it_is(run, card, tmp_path):
-    assert "Their licence wasn't stated" in card
+    assert "Their license wasn't stated" in card
     export(str(run), tmp_path / "new", samples=0, license="mit", data_license="cc0-1.0")
-    assert "Their licence: cc0-1.0." in (tmp_path / "new" / "README.md").read_text()
+    assert "Their license: cc0-1.0." in (tmp_path / "new" / "README.md").read_text()
     assert ModelCard.load(tmp_path / "new" / "README.md").data.license == "mit"
 
 

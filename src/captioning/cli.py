@@ -26,7 +26,7 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a batch; 8
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu; an accelerator by default.")]
 Samples = Annotated[int, typer.Option(min=0, help="Test images in the model card, small.")]
 License = Annotated[str | None, typer.Option(metavar="ID", help="Of the model: mit, apache-2.0, …")]
-DataLicense = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the data that it learned from.")]
+DataLicense = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the training data.")]
 
 
 def _with_decoding_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,11 +75,11 @@ def _require_writable(json: Path | None) -> None:
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is the baseline.")],
-    metric: Annotated[str, typer.Option(help="What the captions that changed most are chosen by.")] = "wer",
-    captions: Annotated[int, typer.Option(min=0, help="How many improved, and how many worsened captions.")] = 5,
+    metric: Annotated[str, typer.Option(help="The metric that ranks the changed captions.")] = "wer",
+    captions: Annotated[int, typer.Option(min=0, help="How many improved and worsened captions to show.")] = 5,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
 ) -> None:
-    """Tell whether runs differ, by the test captions in their folders."""
+    """Compare runs by the test captions in their folders: metrics, intervals, verdicts, settings, captions."""
     from dataclasses import asdict
 
     from captioning.files import write_json
@@ -97,7 +97,7 @@ def compare(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
 ) -> None:
-    """Make a run's report.html again, from its folder alone."""
+    """Write a run's report.html again, from its folder alone."""
     from captioning.runs.report import write_report
 
     typer.echo(write_report(run))
@@ -281,16 +281,16 @@ def serve(
 @app.command()
 def export(
     run: Model,
-    folder: Annotated[Path, typer.Argument(help="A new one.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
     form: Annotated[str, typer.Option("--format", help="transformers, or onnx (the extra onnx).")] = "transformers",
-    int8: Annotated[bool, typer.Option("--int8", help="Of onnx: weights in 8 bits, a quarter of the size.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX weights in 8 bits: a quarter of the size.")] = False,
     samples: Samples = 4,
     license: License = None,  # noqa: A002
     data_license: DataLicense = None,
 ) -> None:
-    """Write a Hugging Face folder with a model card: transformers alone loads it, and captions as was tested.
+    """Write a Hugging Face folder with a model card: transformers loads it without this package.
 
-    As ONNX it brings a program that needs onnxruntime, and neither torch nor transformers.
+    --format onnx adds a program, caption.py, that needs neither torch nor transformers.
     """
     from captioning.config.messages import friendly_errors
     from captioning.export.huggingface import export as export_model
@@ -298,11 +298,11 @@ def export(
 
     with friendly_errors():
         quiet_transformers()
-        card = export_model(
+        shown = export_model(
             run, folder, samples=samples, license=license, data_license=data_license, form=form, int8=int8
         )
-        for sample in card.samples:
-            typer.echo(f"in the card: {sample.caption} ({sample.file}; --samples 0 shows no images)")
+        if shown:
+            typer.echo(f"the model card shows {len(shown)} test images, in {folder}/samples; --samples 0 shows none")
         typer.echo(folder)
 
 
@@ -310,16 +310,16 @@ def export(
 def push(
     run: Model,
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Of the model on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Everybody may see it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over what another tool put there.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and upload nothing.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite what another tool uploaded.")] = False,
     samples: Samples = 4,
     license: License = None,  # noqa: A002
     data_license: DataLicense = None,
 ) -> None:
-    """Upload a run's best model with its card to the Hugging Face Hub: private, unless told otherwise.
+    """Upload a run's best model with its card to the Hugging Face Hub, private by default.
 
-    The login is that of `hf auth login` or HF_TOKEN. After an interruption the same command goes on.
+    Log in with `hf auth login` or set HF_TOKEN. After an interruption, run the same command again.
     """
     from captioning.config.messages import friendly_errors
     from captioning.export.push import push as push_model
