@@ -1,8 +1,7 @@
-"""What stops a run, what it leaves behind then, and in which cases it can't be gone on with."""
+"""What stops a run, what it leaves behind then, and in which cases it can't be resumed."""
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -105,21 +104,6 @@ def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost
     process.join(60)
     assert process.exitcode == INTERRUPTED
     assert "stopped by SIGTERM at step 0; to go on: start it again" in said(tmp_path / "run")
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_before_the_run_begins_says_try_again(tmp_path, name):
-    number = getattr(signal, name)
-    with started([*TRAIN, f"hydra.run.dir={tmp_path / 'run'}"], folder=tmp_path) as [process]:
-        while process.process.poll() is None:
-            status = Path(f"/proc/{process.process.pid}/status").read_text()
-            caught = int(re.search(r"SigCgt:\s*(\w+)", status).group(1), 16)
-            if caught >> (signal.SIGUSR1 - 1) & 1:  # which Python itself doesn't catch
-                break
-        os.kill(process.process.pid, number)
-        assert process.ended() == INTERRUPTED
-    assert process.said == f"stopped by {name}; the same command begins or goes on\n"
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_signal_does_not_disturb_the_end(settings, tmp_path):

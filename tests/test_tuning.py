@@ -168,7 +168,7 @@ def test_a_run_that_is_told_to_stop_while_it_searches_says_that_it_can_be_starte
 
 def test_a_signal_that_came_in_the_middle_of_a_message_ends_a_search_too():
     interruption = SignalHandler()
-    interruption.noted = "SIGTERM"  # the exception was raised, and logging took it for a mistake of its own
+    interruption.received = "SIGTERM"  # the exception was raised, and logging took it for a mistake of its own
     stop = GracefulShutdown(interruption, CheckpointWriter())
     trainer = L.Trainer(accelerator="cpu", callbacks=[stop], logger=False, enable_checkpointing=False)
     with pytest.raises(Interrupted, match="SIGTERM"):

@@ -158,9 +158,6 @@ def caption(
 
     The exit status is 0 where all have a caption, 2 where some failed (they are told in the end), and 75 after Ctrl-C.
     """
-    from captioning.training.signals import quit_on_signals
-
-    quit_on_signals()
     from captioning.config.messages import friendly_errors
 
     with friendly_errors():

@@ -43,7 +43,7 @@ from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.training.checkpoints import CheckpointWriter, writer_of
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.distributed.environment import rank
+from captioning.training.distributed.environment import is_rank_zero
 from captioning.training.distributed.launcher import explain_rank_failure
 from captioning.training.distributed.strategies import trainer_arguments, whole_network
 from captioning.training.memory import keep_freed_memory
@@ -76,7 +76,7 @@ def train(cfg: Config) -> dict[str, Any]:
     """
     setup_logging()
     folder = Path(cfg.output_dir)
-    with handle_signals() as interruption, nullcontext() if rank() else run_folder.locked(folder):
+    with handle_signals() as interruption, run_folder.locked(folder) if is_rank_zero() else nullcontext():
         try:
             return _train_or_tell(cfg, interruption)
         except Interrupted as interrupted:

@@ -28,7 +28,7 @@ from captioning.inference.captioner import (
 )
 from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.run import setup_logging
-from captioning.training.distributed.environment import rank
+from captioning.training.distributed.environment import is_rank_zero
 from captioning.training.distributed.strategies import trainer_arguments
 
 Opened = tuple[str, Tensor | str]  # a path, and the pixels, or why there are none
@@ -165,7 +165,7 @@ def predict(
     paths = [str(images / name) for name in ImageFolder(images).images()]
     if not paths:
         raise UserError(f"{images}: no images in it")
-    if rank() == 0 and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if is_rank_zero() and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: something is in it; name a new folder")
     writer = CaptionFiles(output)
     arguments = {

@@ -18,7 +18,7 @@ from captioning.errors import UserError
 from captioning.runs import run_folder
 from captioning.training.checkpoints import Found, newest_checkpoint, read_checkpoint
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.distributed.environment import is_restart, rank
+from captioning.training.distributed.environment import is_rank_zero, is_restart
 from captioning.training.tuning import restore_tuned
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
@@ -117,12 +117,12 @@ def overrides_given() -> list[str]:
 
 def _set_aside(damaged: Sequence[Path]) -> None:
     """Give damaged checkpoints another name: theirs will be needed when training comes to their steps."""
-    for path in damaged if rank() == 0 else ():
+    for path in damaged if is_rank_zero() else ():
         path.replace(path.with_name(path.name + ".damaged"))
 
 
 def _find(folder: Path) -> tuple[Found | None, list[Path]]:
-    if rank() and CHOSEN in os.environ:  # by the first process, which has read all of it
+    if not is_rank_zero() and CHOSEN in os.environ:  # by the first process, which has read all of it
         return read_checkpoint(Path(os.environ[CHOSEN])), []
     return newest_checkpoint(folder / "checkpoints")
 

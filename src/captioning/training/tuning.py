@@ -298,18 +298,18 @@ class _Listen(L.Callback):
     """Ends a search at once when the run is told to stop: there is nothing to be saved."""
 
     def __init__(self, of: L.Trainer) -> None:
-        self.interruptions = [stopping.interruption for stopping in callbacks_of_type(of, GracefulShutdown)]
+        self.interruptions = [stopping.signals for stopping in callbacks_of_type(of, GracefulShutdown)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for interruption in self.interruptions:
-            interruption.listen()  # again, because Lightning listens by now
+            interruption.install()  # again, because Lightning listens by now
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         for interruption in self.interruptions:
-            if interruption.noted:  # where the signal itself couldn't end it, as within a message
-                raise Interrupted(interruption.noted)
+            if interruption.received:  # where the signal itself couldn't end it, as within a message
+                raise Interrupted(interruption.received)
 
 
 def _fit(

@@ -1,11 +1,12 @@
-"""The newest state of a training, to go on from."""
+"""The newest state of a training, to resume from."""
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from torch.optim import Optimizer
 
 from captioning.errors import UserError
 from captioning.training.checkpoints import LAST, writer_of
@@ -17,13 +18,13 @@ from captioning.training.signals import Interrupted
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, and as ``previous.ckpt`` the one before it.
 
-    It is saved after each validation, every so many minutes or steps, and when the run is told to stop; always between
-    two optimizer steps, and with the curves on the disk up to it.
+    It is saved after each validation, every N minutes or steps, and when the run is interrupted; always between two
+    optimizer steps, and with the curves on the disk up to it.
 
     Args:
         dirpath: the folder of the checkpoints.
-        every_n_minutes: at least so often; null: only after validations, and by steps.
-        every_n_steps: also after every so many optimizer steps.
+        every_n_minutes: null: only after validations, and by steps.
+        every_n_steps: optimizer steps.
     """
 
     def __init__(self, *, dirpath: str, every_n_minutes: float | None = 10.0, every_n_steps: int | None = None) -> None:
@@ -35,35 +36,31 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved_at = 0.0  # seconds of the clock
         self._saved_step: int | None = None
-        self._is_owed = self._has_begun = False
+        self._is_owed = self._has_begun = False  # a validation came within a step; training has begun
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at, self._has_begun = time.monotonic(), True
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        assert isinstance(pl_module, CaptionModule)
-        if self.every_n_seconds:
-            pl_module.local_flags["save"] = time.monotonic() > self._saved_at + self.every_n_seconds
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        is_turn = self.every_n_seconds and time.monotonic() > self._saved_at + self.every_n_seconds
+        cast(CaptionModule, pl_module).local_flags["save"] = bool(is_turn)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, CaptionModule)
         if not is_between_steps(trainer):
             return
         is_turn = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        # Where a validation comes next, what it finds is saved too.
-        if (is_turn or self._is_owed or pl_module.synced_flags["save"]) and not validation_is_due(trainer):
+        is_turn = is_turn or self._is_owed or cast(CaptionModule, pl_module).synced_flags["save"]
+        if is_turn and not validation_is_due(trainer):  # else it is saved after that, with its numbers
             log_step(trainer)
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        if is_between_steps(trainer):
-            self._save(trainer)
-        else:
-            self._is_owed = True
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._is_owed = not is_between_steps(trainer)
+            if not self._is_owed:
+                self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.enable_validation:
@@ -71,8 +68,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         # Not in a test, which is of the best weights, and not before all has been restored.
-        is_under_way = self._has_begun and (trainer.training or trainer.validating)
-        if not isinstance(exception, Interrupted) or not is_under_way:
+        is_training = self._has_begun and (trainer.training or trainer.validating)
+        if not isinstance(exception, Interrupted) or not is_training:
             return
         if trainer.training:
             log_step(trainer)
