@@ -4,7 +4,6 @@ from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
-from torch.optim import Optimizer
 
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.checkpoints import CheckpointWriter
@@ -39,13 +38,11 @@ class GracefulShutdown(L.Callback):
         self.signals.install()
         self._stop_if_received(trainer)  # it may have come after the last step, too late for training to end for it
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         flags = cast(CaptionModule, pl_module).local_flags
         flags |= {"stop": bool(self.signals.received), "write_failed": self.writer.error is not None}
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         flags = cast(CaptionModule, pl_module).synced_flags
         if not is_between_steps(trainer):
             if any(timer.time_remaining() is not None for timer in callbacks_of_type(trainer, Timer)):
@@ -55,15 +52,7 @@ class GracefulShutdown(L.Callback):
         elif flags["stop"]:
             raise Interrupted(self.signals.received)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop_if_received(trainer)
 

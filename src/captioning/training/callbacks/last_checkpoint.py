@@ -6,7 +6,6 @@ from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
-from torch.optim import Optimizer
 
 from captioning.errors import UserError
 from captioning.training.checkpoints import LAST, writer_of
@@ -41,13 +40,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at, self._has_begun = time.monotonic(), True
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         is_turn = self.every_n_seconds and time.monotonic() > self._saved_at + self.every_n_seconds
         cast(CaptionModule, pl_module).local_flags["save"] = bool(is_turn)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if not is_between_steps(trainer):
             return
         is_turn = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0

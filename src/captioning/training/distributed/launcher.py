@@ -175,6 +175,7 @@ def join_workers(device: torch.device, *, timeout: timedelta) -> None:
     while store is None:
         if time.monotonic() > deadline:
             raise DistStoreError("timed out: the first process didn't come")
+        time.sleep(0.1)
         with suppress(DistStoreError, DistNetworkError):  # none there yet, or an earlier one, which is gone
             agent.wait([PORT_KEY], timedelta(seconds=1))
             store = TCPStore(host, int(agent.get(PORT_KEY)), is_master=False, timeout=timedelta(seconds=2))
@@ -204,6 +205,7 @@ def explain_rank_failure(trainer: L.Trainer, *, timeout_seconds: float) -> Itera
             raise
         if os.environ.get(LAUNCHER) == str(os.getppid()):
             raise SystemExit(1) from error
+        time.sleep(1.0)  # until the system knows how the other ended
         observer = getattr(trainer.strategy.launcher, "observer", None)
         limit = f"within {timeout_seconds:g} s (collective_timeout_seconds)"
         if observer and (failure := observer.failure()):
