@@ -197,9 +197,7 @@ def setup_logging() -> None:
     log = logging.getLogger("captioning")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
-        log.setLevel(
-            logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR
-        )  # one says what all find
+        log.setLevel(logging.INFO if is_rank_zero() else logging.ERROR)  # one says what all find
         log.propagate = False  # Hydra's handler would say it again
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -150,7 +150,7 @@ def whole_network(module: CaptionModule) -> GitForCausalLM | None:
     if isinstance(module, FSDPModule):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(module, options=options)
-        if module.trainer.global_rank:
+        if not module.trainer.is_global_zero:
             return None
     elif module.lora.rank:
         weights = module.state_dict()
