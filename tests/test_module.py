@@ -165,7 +165,7 @@ def test_validation_keeps_some_text_of_each_image_and_no_tensor(images, checkpoi
     module = CaptionModule(checkpoint=str(checkpoint))
     data = data_of(images, checkpoint, val_fraction=0.5, batch_size=2)
     trainer_of(tmp_path).validate(module, data, verbose=False)
-    assert len(json.dumps(module.judge.numbered)) < 500 * len(module.judge.numbered)
+    assert len(json.dumps(module.evaluator.numbered)) < 500 * len(module.evaluator.numbered)
 
 
 def test_validation_numbers_do_not_depend_on_the_batch_size(images, checkpoint, tmp_path):

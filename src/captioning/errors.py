@@ -1,6 +1,11 @@
 """The one kind of error that is the user's to mend."""
 
+import operator
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import annotated_types
 
 
 class UserError(ValueError):
@@ -31,3 +36,53 @@ def shown(name: str) -> str:
     if name.isprintable():
         return name or "(no name)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def check_arguments(function: Callable[..., object], arguments: Mapping[str, Any], *, section: str) -> None:
+    """Hold arguments against their annotations: the limits of ``Annotated[float, Gt(0)]``, the choices of ``Literal``.
+
+    Args:
+        function: whose annotations count.
+        arguments: their values by name; one without an annotation isn't checked, and None is what a default says.
+        section: of the configuration, for the message.
+
+    Raises:
+        UserError: a value is outside of its limits, or none of its choices.
+    """
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        value = arguments.get(name)
+        if value is None:
+            continue
+        setting = f"{section}.{name}"
+        choices, limits = constraints(hint)
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if choices and item not in choices:
+                raise UserError(f"{setting}={item}: no such choice{nearest(str(item), list(choices))}")
+        for word, fits, limit in limits:
+            if not fits(value, limit):
+                raise UserError(f"{setting} must be {word} {limit:g}, got {value}")
+
+
+def constraints(hint: Any) -> tuple[tuple[str, ...], list[tuple[str, Callable[[Any, Any], bool], float]]]:
+    """The choices and the limits in an annotation: a limit in words, how a value is compared with it, and its value."""
+    choices: tuple[str, ...] = ()
+    limits: list[tuple[str, Callable[[Any, Any], bool], float]] = []
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+    for limit in getattr(hint, "__metadata__", ()):
+        for kind, (word, fits) in _COMPARISONS.items():
+            if isinstance(limit, kind):
+                limits.append((word, fits, getattr(limit, kind.__name__.lower())))
+    for part in get_args(hint):
+        if get_origin(hint) is not Literal and not isinstance(part, annotated_types.BaseMetadata):
+            more_choices, more_limits = constraints(part)
+            choices, limits = choices + more_choices, limits + more_limits
+    return choices, limits
+
+
+_COMPARISONS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
+    annotated_types.Gt: ("above", operator.gt),
+    annotated_types.Ge: ("at least", operator.ge),
+    annotated_types.Lt: ("below", operator.lt),
+    annotated_types.Le: ("at most", operator.le),
+}

@@ -8,7 +8,7 @@ import inspect
 import os
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 import lightning as L
 from hydra.core.config_store import ConfigStore
@@ -49,6 +49,7 @@ def schema_of(target: type, *, with_target: bool = False) -> Any:
     for name, parameter in inspect.signature(target).parameters.items():
         default = MISSING if parameter.default is parameter.empty else parameter.default
         hint = hints.get(name, Any)
+        hint = str if get_origin(hint) is Literal else hint  # its choices are checked by the class
         fields.append((name, hint if _is_supported(hint) else Any, default))
     return make_dataclass(target.__name__, [(name, hint, _default(value)) for name, hint, value in fields])()
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 import transformers
+from annotated_types import Ge, Gt, Le
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
 from captioning.data.dataset import Batch
-from captioning.errors import UserError, nearest
+from captioning.errors import UserError, check_arguments
 from captioning.models.feature_cache import FeatureFile
 from captioning.models.generation import Decoding, generate_captions
 from captioning.models.git import GitForCausalLM, KVCache
@@ -39,7 +40,6 @@ from captioning.models.processor import load_processor, processor_from_files, pr
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.evaluator import CaptionEvaluator, Evaluation
 
-LR_SCHEDULES = ("linear", "cosine", "constant")
 # A step returns the summed loss over this, near the size of a mean, so that fp16 gradients stay in range. A power of
 # two, so that dividing by it and multiplying it back changes no digit.
 LOSS_SCALE = 256.0
@@ -112,10 +112,10 @@ class CaptionModule(L.LightningModule):
         *,
         checkpoint: str | None = "microsoft/git-base",
         architecture: dict[str, Any] | None = None,
-        lr: float = 5e-5,
-        weight_decay: float = 0.01,
-        warmup_fraction: float = 0.05,
-        lr_schedule: str = "linear",
+        lr: Annotated[float, Gt(0)] = 5e-5,
+        weight_decay: Annotated[float, Ge(0)] = 0.01,
+        warmup_fraction: Annotated[float, Ge(0), Le(1)] = 0.05,
+        lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
         freeze_vision: bool = False,
         lora_rank: int = Lora.rank,
         lora_alpha: int | None = Lora.alpha,
@@ -133,16 +133,7 @@ class CaptionModule(L.LightningModule):
         top_p: float = Decoding.top_p,
     ) -> None:
         super().__init__()
-        if not lr > 0:
-            raise UserError(f"model.lr must be above 0, got {lr}")
-        if weight_decay < 0:
-            raise UserError(f"model.weight_decay must be 0 or more, got {weight_decay}")
-        if not 0 <= warmup_fraction <= 1:
-            raise UserError(f"model.warmup_fraction is a share of the steps, between 0 and 1, got {warmup_fraction}")
-        if lr_schedule not in LR_SCHEDULES:
-            raise UserError(
-                f"model.lr_schedule={lr_schedule}: no such schedule{nearest(lr_schedule, list(LR_SCHEDULES))}"
-            )
+        check_arguments(type(self).__init__, locals(), section="model")
         self.save_hyperparameters(logger=False)
         self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
         self.lora = Lora(**{field.name: self.hparams[f"lora_{field.name}"] for field in fields(Lora)})
