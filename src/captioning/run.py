@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import signal
 import sys
 import warnings
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
@@ -41,7 +40,7 @@ from captioning.training.callbacks.throughput import Throughput
 from captioning.training.callbacks.validate_every import ValidateEvery
 from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
-from captioning.training.checkpoints import CheckpointWriter, writer_of
+from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import is_rank_zero
 from captioning.training.distributed.launcher import explain_rank_failure
@@ -103,10 +102,6 @@ def _train_or_tell(cfg: Config, interruption: SignalHandler) -> dict[str, Any]:
         return _train(cfg, settings, trainer, module, datamodule, active_sequences)
     except Interrupted as interrupted:
         interrupted.step = trainer.global_step or (active_sequences.found.step if active_sequences else 0)
-        if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGTERM)  # processes that it started, if they haven't heard
-        if error := writer_of(trainer).error:
-            raise error from interrupted
         raise
 
 
@@ -176,19 +171,6 @@ def _fit(
     except SystemExit:  # what Lightning makes of a second Ctrl-C
         _say(f"stopped at step {trainer.global_step}; look at what there is with `captioning report {folder}`")
         raise
-    writer = writer_of(trainer)
-    writer.wait()
-    if trainer.strategy.reduce_boolean_decision(writer.error is not None, all=False):
-        raise writer.error or SystemExit(1)  # of the process that can't write, which says why
-    timer = _callback(trainer, Timer)
-    if timer and (timer.time_remaining() or 1) < 0:
-        _say(
-            f"trainer.max_time is over at step {trainer.global_step}; to go on: python train.py resume={folder} "
-            "trainer.max_time=…"
-        )
-    stopping = _callback(trainer, EarlyStopping)
-    if stopping and stopping.stopping_reason_message:
-        _say(f"stopped early at step {trainer.global_step}: {' '.join(stopping.stopping_reason_message.split())}")
 
 
 def setup_logging() -> None:

@@ -1,15 +1,20 @@
 """An end of training from which it can be resumed."""
 
+import logging
+import signal
 from typing import cast
 
 import lightning as L
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.utilities import rank_zero_only
 
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.loop_state import is_between_steps
 from captioning.training.module import CaptionModule
 from captioning.training.signals import Interrupted, SignalHandler
+
+_log = rank_zero_only(logging.getLogger(__name__).info)
 
 
 class GracefulShutdown(L.Callback):
@@ -55,6 +60,22 @@ class GracefulShutdown(L.Callback):
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop_if_received(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have all checkpoints on the disk before the test, and say why training ended before its time."""
+        self.writer.wait()
+        if trainer.strategy.reduce_boolean_decision(self.writer.error is not None, all=False):
+            raise self.writer.error or SystemExit(1)
+        if any((timer.time_remaining() or 1) < 0 for timer in callbacks_of_type(trainer, Timer)):
+            way_on = f"python train.py resume={trainer.default_root_dir} trainer.max_time=…"
+            _log(f"trainer.max_time is over at step {trainer.global_step}; to resume: {way_on}")
+        for stopping in callbacks_of_type(trainer, EarlyStopping):
+            if why := " ".join((stopping.stopping_reason_message or "").split()):
+                _log(f"stopped early at step {trainer.global_step}: {why}")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Interrupted) and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # as in a test, of which the others don't know yet
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.signals.deferred = False

@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import lightning as L
+from annotated_types import Ge, Gt
 from lightning.pytorch.callbacks import Checkpoint
 
-from captioning.errors import UserError
+from captioning.errors import check_arguments
 from captioning.training.checkpoints import LAST, writer_of
 from captioning.training.loop_state import is_between_steps, log_step, validation_is_due
 from captioning.training.module import CaptionModule
@@ -21,16 +22,18 @@ class LastCheckpoint(Checkpoint):
     optimizer steps, and with the curves on the disk up to it.
 
     Args:
-        dirpath: the folder of the checkpoints.
         every_n_minutes: null: only after validations, and by steps.
         every_n_steps: optimizer steps.
     """
 
-    def __init__(self, *, dirpath: str, every_n_minutes: float | None = 10.0, every_n_steps: int | None = None) -> None:
-        for name, value in (("every_n_minutes", every_n_minutes), ("every_n_steps", every_n_steps)):
-            if value is not None and value <= 0:
-                raise UserError(f"callbacks.last.{name} must be above 0, got {value}; null: never for this reason")
-        self.path = Path(dirpath) / LAST
+    def __init__(
+        self,
+        *,
+        every_n_minutes: Annotated[float, Gt(0)] | None = 10.0,
+        every_n_steps: Annotated[int, Ge(1)] | None = None,
+    ) -> None:
+        given = {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}
+        check_arguments(type(self).__init__, given, section="callbacks.last")
         self.every_n_seconds = every_n_minutes and every_n_minutes * 60
         self.every_n_steps = every_n_steps
         self._saved_at = 0.0  # seconds of the clock
@@ -73,13 +76,16 @@ class LastCheckpoint(Checkpoint):
         if trainer.validating or self._saved_step != trainer.global_step:
             self._save(trainer)
         # Whoever started the processes may end them all when the first one of them ends.
-        writer_of(trainer).wait()
+        writer = writer_of(trainer)
+        writer.wait()
         trainer.strategy.barrier()
+        if writer.error:
+            raise writer.error from exception
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # which Lightning sets elsewhere
             return
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(Path(trainer.default_root_dir, "checkpoints", LAST))
         self._saved_at, self._saved_step, self._is_owed = time.monotonic(), trainer.global_step, False

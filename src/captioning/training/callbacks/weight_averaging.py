@@ -1,15 +1,16 @@
 """An average of the weights over the steps of a training, which is what is validated, kept and exported."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import lightning as L
 import torch
+from annotated_types import Gt, Lt
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from captioning.errors import UserError
+from captioning.errors import UserError, check_arguments
 from captioning.training.loop_state import State
 from captioning.training.module import CaptionModule
 
@@ -29,9 +30,8 @@ class ExponentialMovingAverage(L.Callback):
             n-th update keeps at most n / (n + 9), so that a short run isn't averaged with where it began.
     """
 
-    def __init__(self, *, decay: float = 0.999) -> None:
-        if not 0 < decay < 1:
-            raise UserError(f"callbacks.ema.decay must be between 0 and 1, got {decay}; 0.999 is usual")
+    def __init__(self, *, decay: Annotated[float, Gt(0), Lt(1)] = 0.999) -> None:
+        check_arguments(type(self).__init__, {"decay": decay}, section="callbacks.ema")
         self.decay = decay
         self._average: AveragedModel | None = None
         self._updated_at = 0  # the optimizer step
