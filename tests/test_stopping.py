@@ -139,7 +139,7 @@ def test_the_time_that_a_run_has_ends_it_between_two_steps_and_it_can_go_on(sett
     last_step = max(int(row["step"]) for row in curves_of(tmp_path / "run") if row["train/loss"])
     assert ended["global_step"] == last_step + 1  # nothing was trained that isn't saved
     assert (tmp_path / "run" / "metrics.json").exists()
-    assert f"trainer.max_time is over at step {ended['global_step']}; to go on" in said(tmp_path / "run")
+    assert f"trainer.max_time is over at step {ended['global_step']}; to resume" in said(tmp_path / "run")
     more = ["trainer.max_time={minutes:30}", f"trainer.max_steps={ended['global_step'] + 1}"]
     assert run(f"resume={tmp_path / 'run'}", *more, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
     assert checkpoint_of(tmp_path / "run")["global_step"] == ended["global_step"] + 1

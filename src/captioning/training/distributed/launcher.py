@@ -195,7 +195,8 @@ def explain_rank_failure(trainer: L.Trainer, *, timeout_seconds: float) -> Itera
     """Within, a process that loses another, or waits for it too long, ends with a line that says so.
 
     Raises:
-        UserError: that line. A process beside the one that started it leaves it to that one, and exits with status 1.
+        UserError: that line, in the first process; the others exit with status 1, without a line where the process that
+            started them is there to say it.
     """
     try:
         yield
@@ -214,4 +215,7 @@ def explain_rank_failure(trainer: L.Trainer, *, timeout_seconds: float) -> Itera
             line = f"only {joined.group(1)} of {joined.group(2)} processes came {limit}"
         else:
             line = "lost another process" if is_gone else f"another process didn't answer {limit}"
-        raise UserError(f"{line}; {ADVICE}") from error
+        if trainer.is_global_zero:
+            raise UserError(f"{line}; {ADVICE}") from error
+        print(f"error (process {trainer.global_rank}): {line}; {ADVICE}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,9 +12,16 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
 from captioning.errors import UserError
 from captioning.models.git import GitForCausalLM
@@ -22,6 +30,7 @@ from captioning.models.lora import merged
 from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.training.distributed.environment import exit_with_parent, started_processes, under_srun
 from captioning.training.distributed.launcher import LaunchedDDPStrategy, LaunchedFSDPStrategy, StepEnvironment
+from captioning.training.loop_state import State
 from captioning.training.module import CaptionModule
 
 
@@ -119,6 +128,41 @@ class ShardedStrategy(LaunchedFSDPStrategy):
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
+
+    # Lightning numbers parameters as the module does, an optimizer of any other strategy by its groups.
+
+    def optimizer_state(self, optimizer: Optimizer) -> State:
+        """The whole state, on the first process, with parameters numbered as an optimizer numbers them itself."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        by_name: State = get_optimizer_state_dict(self._module, optimizer, options=options)
+        if not self.is_global_zero:
+            return {}
+        groups: list[State] = by_name["param_groups"]
+        numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
+        return {
+            "state": {numbers[name]: state for name, state in by_name["state"].items()},
+            "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in groups],
+        }
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> State:
+        """Load any strategy's checkpoint, each process its own part of it."""
+        path = self.broadcast(checkpoint_path)
+        checkpoint: State = self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self._module, checkpoint["state_dict"], options=options)
+        names = {parameter: name for name, parameter in self._module.named_parameters()}
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+            groups = [
+                {**group, "params": [names[parameter] for parameter in own["params"]]}
+                for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+            ]
+            numbers = [number for group in saved["param_groups"] for number in group["params"]]
+            named = [name for group in groups for name in group["params"]]
+            state = {name: saved["state"][number] for name, number in zip(named, numbers, strict=True)}
+            by_name: Any = {"state": state, "param_groups": groups}
+            set_optimizer_state_dict(self._module, optimizer, optim_state_dict=by_name, options=options)
+        return checkpoint
 
     @property
     def _module(self) -> CaptionModule:
