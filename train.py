@@ -1,10 +1,5 @@
 """Train a captioner: python train.py model=git-base trainer.devices=2"""
 
-from captioning.training.signals import quit_on_signals
-
-if __name__ == "__main__":
-    quit_on_signals()  # now, for what is imported next takes seconds
-
 import hydra
 
 from captioning.config.messages import run_main

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lightning as L
 from conftest import ROOT
+from runs import free_port
 
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -23,7 +24,7 @@ class Started:
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str | None]) -> None:
         self.file = folder / f"said-{time.monotonic_ns()}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        kept["PYTHONPATH"] = str(Path(__file__).parent)  # for SeenImages
+        kept["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         kept |= {name: value for name, value in environment.items() if value is not None}
         with self.file.open("w") as file:
             self.process = subprocess.Popen(
@@ -82,21 +83,15 @@ def srun(*overrides: Sequence[str], folder: Path, nodes: int = 1, **variables: s
             "SLURM_PROCID": str(task),
             "SLURM_LOCALID": str(task % (tasks // nodes)),
             "SLURM_NODEID": str(task // (tasks // nodes)),
-            "MASTER_PORT": str(free_port),
+            "MASTER_PORT": str(port),
             **variables,
         }
-        for free_port in [_free_port()]
+        for port in [free_port()]
         for task in range(tasks)
     ]
     commands = [[*TRAIN, *own, "trainer.devices=auto"] for own in overrides]
     with started(*commands, folder=folder, environments=environments) as processes:
         yield processes
-
-
-def _free_port() -> int:
-    from lightning.fabric.plugins.environments.lightning import find_free_network_port
-
-    return find_free_network_port()
 
 
 def descendants(process: int) -> list[int]:

@@ -1,8 +1,7 @@
-"""What stops a run, what it leaves behind then, and in which cases it can't be gone on with."""
+"""What stops a run, what it leaves behind then, and in which cases it can't be resumed."""
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -107,21 +106,6 @@ def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost
     assert "stopped by SIGTERM at step 0; to go on: start it again" in said(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_before_the_run_begins_says_try_again(tmp_path, name):
-    number = getattr(signal, name)
-    with started([*TRAIN, f"hydra.run.dir={tmp_path / 'run'}"], folder=tmp_path) as [process]:
-        while process.process.poll() is None:
-            status = Path(f"/proc/{process.process.pid}/status").read_text()
-            caught = int(re.search(r"SigCgt:\s*(\w+)", status).group(1), 16)
-            if caught >> (signal.SIGUSR1 - 1) & 1:  # which Python itself doesn't catch
-                break
-        os.kill(process.process.pid, number)
-        assert process.ended() == INTERRUPTED
-    assert process.said == f"stopped by {name}; the same command begins or goes on\n"
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_second_signal_does_not_disturb_the_end(settings, tmp_path):
     (process,) = start(*settings, "data.source=creatures", "data.creatures=3000", folder=tmp_path / "run")
     while not (tmp_path / "run" / ".lock").exists():
@@ -155,7 +139,7 @@ def test_the_time_that_a_run_has_ends_it_between_two_steps_and_it_can_go_on(sett
     last_step = max(int(row["step"]) for row in curves_of(tmp_path / "run") if row["train/loss"])
     assert ended["global_step"] == last_step + 1  # nothing was trained that isn't saved
     assert (tmp_path / "run" / "metrics.json").exists()
-    assert f"trainer.max_time is over at step {ended['global_step']}; to go on" in said(tmp_path / "run")
+    assert f"trainer.max_time is over at step {ended['global_step']}; to resume" in said(tmp_path / "run")
     more = ["trainer.max_time={minutes:30}", f"trainer.max_steps={ended['global_step'] + 1}"]
     assert run(f"resume={tmp_path / 'run'}", *more, folder=tmp_path / "run") == [0], said(tmp_path / "run")[-2000:]
     assert checkpoint_of(tmp_path / "run")["global_step"] == ended["global_step"] + 1

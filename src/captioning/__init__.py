@@ -1,5 +1,6 @@
 """Fine-tune GIT to caption images."""
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,9 @@ if TYPE_CHECKING:
     from captioning.inference.captioner import Captioner
     from captioning.training.datamodule import CaptionDataModule
     from captioning.training.module import CaptionModule
+
+# Before torch is imported: threads that wait by spinning make all of it many times slower on a CPU that others share.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __all__ = ["CaptionDataModule", "CaptionModule", "Captioner"]
 __version__ = version("captioning")

@@ -41,7 +41,7 @@ from captioning.training.callbacks.push_to_hub import PushToHub
 from captioning.training.callbacks.validate_every import ValidateEvery
 from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.distributed.environment import rank
+from captioning.training.distributed.environment import is_rank_zero
 from captioning.training.distributed.launcher import explain_rank_failure
 from captioning.training.distributed.strategies import trainer_arguments
 from captioning.training.memory import keep_freed_memory
@@ -71,10 +71,10 @@ def train(cfg: Any) -> dict[str, Any]:
     With ``cfg.resume`` a run is resumed; of one that is finished the numbers are returned. A run that a signal stops
     saves a checkpoint and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
     """
-    setup_logging(is_rank_zero=rank() == 0)
+    setup_logging(is_rank_zero=is_rank_zero())
     cfg.data.update(absolute_paths(cfg.data))  # the run may be resumed from another folder
     settings, run = resolve(cfg), RunFolder(cfg.output_dir)
-    with nullcontext() if rank() else run.lock(), _resumable(run) as signals:
+    with run.lock() if is_rank_zero() else nullcontext(), _resumable(run) as signals:
         resume = load_resume_point(run, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
         if resume and not resume.changes and run.metrics is not None:
             return artifacts.report_finished(run)
@@ -124,7 +124,8 @@ def _resumable(run: RunFolder) -> Iterator[SignalHandler]:
         except Interrupted as interrupted:
             has_checkpoint = any(run.path.glob("checkpoints/*.ckpt"))
             way_on = f"python train.py resume={run.path}" if has_checkpoint else "start it again"
-            _log(f"stopped by {interrupted}; to resume: {way_on}")
+            step = f" at step {interrupted.step}" if interrupted.step else ""
+            _log(f"stopped by {interrupted}{step}; to resume: {way_on}")
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:  # the second one
             sys.exit(1)
@@ -211,7 +212,7 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
     Raises:
         UserError: the model or the data can't be used.
     """
-    setup_logging(is_rank_zero=rank() == 0)
+    setup_logging(is_rank_zero=is_rank_zero())
     run = RunFolder(folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S")))
     found = find_model(model)
     source = Path(model).expanduser()

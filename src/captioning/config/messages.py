@@ -13,7 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from captioning.config.compose import resume_arguments
 from captioning.errors import UserError, nearest
-from captioning.training.distributed.environment import rank, speaks
+from captioning.training.distributed.environment import prints_errors, process_name
 
 ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
 TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
@@ -52,8 +52,9 @@ def friendly_errors() -> Iterator[None]:
         sys.exit(1)
     except MISTAKES as error:
         line = explain(error)
-        if speaks(line):
-            print(f"error{f' (process {rank()})' if rank() else ''}: {line}", file=sys.stderr)
+        if prints_errors():
+            name = process_name()
+            print(f"error{f' ({name})' if name else ''}: {line}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -5,14 +5,14 @@ import os
 import sys
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
 import torch
@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from captioning.errors import UserError, reason
 from captioning.files import replacing
+from captioning.training.loop_state import State
 
+T = TypeVar("T")
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 SUFFIX = ".ckpt"
@@ -33,14 +35,14 @@ KEYS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks",
 
 
 class CheckpointWriter(TorchCheckpointIO):
-    """Writes checkpoints while training goes on, one after the other.
+    """Writes checkpoints while training continues, one after the other.
 
     Training waits for a copy of the state in memory, and for the writing only when the next checkpoint comes before it
-    is done. A file takes its name once it is on the disk as a whole. Files are removed in turn with that, so an old
-    best checkpoint is there until the new one is; after a write that failed nothing is written or removed any more.
-    What is saved twice, as the newest state that is the best one too, is written once and has two names.
+    is done. A file takes its name once all of it is on the disk. Files are removed in turn with that, so an old best
+    checkpoint is there until the new one is; after a write that failed nothing is written or removed any more. A state
+    that is saved twice, as the newest that is the best one too, is written once and has two names.
 
-    The memory for the copy, of a checkpoint's size, is kept for the next one: to be given it anew by the system takes
+    The memory for the copy, of a checkpoint's size, is kept for the next one: to get it anew from the system takes
     longer than to copy. The writing gives way to all else: training on all cores, a step takes as long as the core that
     does two things.
     """
@@ -48,73 +50,75 @@ class CheckpointWriter(TorchCheckpointIO):
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._newest: Future[None] | None = None
-        self._failure: Exception | None = None
-        self._copied: Any = None  # the newest copy
+        self._copied: State | None = None  # the newest copy
         self._path: Path | None = None  # where it went
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: State, path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint, unless an earlier one couldn't be written; ``error`` says so."""
         path = Path(path)
-        if self._path and self._path != path and _is_equal(checkpoint, self._copied):
-            self._do(partial(_link, self._copied, self._path, path))
+        if self._copied is not None and self._path != path and _is_equal(checkpoint, self._copied):
+            self._do(partial(_write, self._copied, path, same_as=self._path))
         else:
             self.wait()
             self._copied, self._path = self._copy(checkpoint), path
             self._do(partial(_write, self._copied, path))
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         self._do(partial(Path(path).unlink, missing_ok=True))
 
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None) -> State:
         self.wait()
         # Mapped, because most of it is copied into tensors that are there already; and no pickle of more than data.
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+        loaded: State = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
         return loaded
 
     @property
     def error(self) -> UserError | None:
         """Why a checkpoint couldn't be written, once that is known."""
-        if self._failure is not None and not isinstance(self._failure, UserError):
-            raise self._failure
-        return self._failure
+        error = self._newest.exception() if self._newest and self._newest.done() else None
+        if error is not None and not isinstance(error, UserError):
+            raise error
+        return error
 
     def wait(self) -> None:
         """Wait until all is written, or ``error`` says why not."""
-        if self._newest:
-            self._newest.result()
+        wait([self._newest] if self._newest else [])
 
     def teardown(self) -> None:
         if self._thread:
             self._thread.shutdown(wait=True)
         self._thread = self._copied = self._path = None
 
-    def _copy(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    def _copy(self, checkpoint: State) -> State:
         """A copy that training doesn't change."""
         free = defaultdict(list)
         for buffer in tree_leaves(self._copied):
             if isinstance(buffer, torch.Tensor):
                 free[buffer.shape, buffer.dtype].append(buffer)
 
-        def copied(value: Any) -> Any:
+        def copied(value: object) -> object:
             if not isinstance(value, torch.Tensor):
                 return deepcopy(value)
             fitting = free[value.shape, value.dtype]
             buffer = fitting.pop() if fitting else torch.empty(value.shape, dtype=value.dtype)
             return buffer.copy_(value.detach())
 
-        copy: dict[str, Any] = tree_map(copied, checkpoint)
+        copy: State = tree_map(copied, checkpoint)
         return copy
 
     def _do(self, work: Callable[[], object]) -> None:
-        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
-        self._newest = self._thread.submit(self._unless_failed, work)
+        before = self._newest
 
-    def _unless_failed(self, work: Callable[[], object]) -> None:
-        try:
-            if self._failure is None:
-                work()
-        except Exception as failure:  # told by `error`, to whoever asks
-            self._failure = failure
+        def after() -> None:
+            if before:
+                before.result()  # an earlier failure is that of all that comes after it
+            work()
+
+        if self._thread is None:
+            # At the lowest priority, on Linux, where that is of a thread; elsewhere it is of the whole process.
+            give_way = partial(os.nice, 19) if sys.platform == "linux" else None
+            self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=give_way)
+        self._newest = self._thread.submit(after)
 
 
 def writer_of(trainer: L.Trainer) -> CheckpointWriter:
@@ -124,72 +128,46 @@ def writer_of(trainer: L.Trainer) -> CheckpointWriter:
     return writer
 
 
-def _give_way() -> None:
-    if sys.platform == "linux":  # where it is of a thread; elsewhere, of the whole process
-        os.nice(19)
-
-
-def _is_equal(checkpoint: dict[str, Any], copy: dict[str, Any]) -> bool:
-    """Whether a checkpoint has the state of a copy. Only the clock went on."""
+def _is_equal(checkpoint: State, copy: State) -> bool:
+    """Whether a checkpoint has the state of a copy, but for the clock."""
     (values, structure), (others, other_structure) = (
         tree_flatten({**one, "callbacks": {**one.get("callbacks", {}), Timer.__name__: None}})
         for one in (checkpoint, copy)
     )
-    pairs = list(zip(values, others, strict=False))
-    plain = [pair for pair in pairs if not isinstance(pair[0], torch.Tensor)]
-    tensors = [pair for pair in pairs if isinstance(pair[0], torch.Tensor)]
-    return (  # what is read soonest comes first
-        structure == other_structure
-        and all(value == other for value, other in plain)
-        and all(
-            isinstance(other, torch.Tensor) and value.dtype == other.dtype and torch.equal(value.cpu(), other)
-            for value, other in tensors
+    return structure == other_structure and all(
+        torch.is_tensor(value) == torch.is_tensor(other)
+        and (
+            value.dtype == other.dtype and torch.equal(value.cpu(), other) if torch.is_tensor(value) else value == other
         )
+        for value, other in zip(values, others, strict=True)
     )
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    with _placed(path) as part, part.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _link(checkpoint: dict[str, Any], old: Path, path: Path) -> None:
-    """Give a file that holds the checkpoint another name, or write it again where a disk can't."""
-    try:
-        with _placed(path) as part:
-            part.hardlink_to(old)
-    except UserError:
-        _write(checkpoint, path)
-
-
-@contextmanager
-def _placed(path: Path) -> Iterator[Path]:
-    """A file to write or link that takes the place of a checkpoint once it is whole."""
+def _write(checkpoint: State, path: Path, *, same_as: Path | None = None) -> None:
+    """Write a checkpoint, or give a file that holds it another name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            yield part
+            with suppress(OSError):  # of a disk without links
+                if same_as:
+                    part.hardlink_to(same_as)
+            if not part.exists():
+                with part.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
             if path.name == LAST and path.exists():
                 path.replace(path.with_name(PREVIOUS))  # should the disk spoil the new one later
-        _sync(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # or the disk may not know the file's name
+        os.close(folder)
     except (OSError, RuntimeError) as error:  # the latter is how torch says that not all could be written
         cause = error if isinstance(error, OSError) else error.__context__
         why = reason(cause) if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise UserError(f"{path}: the checkpoint can't be written ({why}); those before it are whole") from error
 
 
-def _sync(folder: Path) -> None:
-    """Have the disk know the names in a folder."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-# ------------------------------------------------------------ finding one to go on from
+# ------------------------------------------------------------ finding one to resume from
 
 
 class Found(NamedTuple):
@@ -207,25 +185,24 @@ class DamagedError(UserError):
 def newest_checkpoint(folder: Path) -> tuple[Found | None, list[Path]]:
     """The checkpoint of the latest step in a folder that is whole, if there is one, and those that are damaged.
 
-    All of it is read and held against its checksums, which torch doesn't: a file may have the right length and wrong
-    bytes. It is said of each that is passed over.
+    All of it is read and compared with its checksums, which torch doesn't: a file may have the right length and wrong
+    bytes. A warning names each one that is passed over.
     """
-    readable, damaged = [], []
-    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name != LAST):  # the last before its equals
-        try:
-            readable.append(read_checkpoint(path))
-        except UserError as error:
-            damaged += [path] if isinstance(error, DamagedError) else []
-            _warn(f"passed over: {error}")
-    for found in sorted(readable, key=lambda found: found.step, reverse=True):
-        try:
-            _require_sums(found.path)
-        except DamagedError as error:
-            damaged.append(found.path)
-            _warn(f"passed over: {error}")
-        else:
-            return found, damaged
-    return None, damaged
+    damaged: list[Path] = []
+
+    def passing_over(read: Callable[[Path], T], paths: Iterable[Path]) -> Iterator[T]:
+        for path in paths:
+            try:
+                yield read(path)
+            except UserError as error:
+                damaged.extend([path] if isinstance(error, DamagedError) else [])
+                _warn(f"passed over: {error}")
+
+    paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name != LAST)  # the last before its equals
+    readable = {found.path: found for found in passing_over(read_checkpoint, paths)}
+    by_step = sorted(readable, key=lambda path: readable[path].step, reverse=True)
+    whole = next(passing_over(_require_checksums, by_step), None)
+    return readable[whole] if whole else None, damaged
 
 
 def read_checkpoint(path: Path) -> Found:
@@ -234,10 +211,8 @@ def read_checkpoint(path: Path) -> Found:
     Raises:
         UserError: it isn't one of a training, or damaged.
     """
-    try:
+    with _as_damage(path):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise DamagedError(f"{path}: damaged, or no checkpoint ({reason(error)[:100]})") from error
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise UserError(f"{path}: no checkpoint of a training of this project")
     if not content["is_between_steps"]:
@@ -245,11 +220,16 @@ def read_checkpoint(path: Path) -> Found:
     return Found(path, content["global_step"], content)
 
 
-def _require_sums(path: Path) -> None:
+def _require_checksums(path: Path) -> Path:
+    with _as_damage(path), zipfile.ZipFile(path) as archive:
+        if part := archive.testzip():
+            raise zipfile.BadZipFile(f"in {part}")
+    return path
+
+
+@contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DamagedError(f"{path}: damaged ({reason(error)})") from error
-    if damaged:
-        raise DamagedError(f"{path}: damaged (in {damaged})")
+        yield
+    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DamagedError(f"{path}: damaged, or no checkpoint ({reason(error)[:100]})") from error

@@ -37,7 +37,7 @@ from captioning.errors import UserError, nearest, reason
 from captioning.metrics import normalize
 from captioning.models.processor import FITS, fit_images, load_processor, make_image_processor, make_processor
 from captioning.terminal import plain
-from captioning.training.loop_state import place_of
+from captioning.training.loop_state import position
 
 # Every process reads the data; one says what it found.
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
@@ -466,9 +466,8 @@ class CaptionDataModule(L.LightningDataModule):
         """How far a training is. Lightning keeps it in checkpoints and gives it back before it asks for batches."""
         if self.trainer is None or not (self.trainer.training or self.trainer.validating):
             return {}
-        epoch, batches = place_of(self.trainer)
-        visits = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready * self._global_batch
-        return Start(epoch, batches * self._global_batch, visits)._asdict()
+        epoch, batches, total_batches = position(self.trainer)
+        return Start(epoch, batches * self._global_batch, total_batches * self._global_batch)._asdict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._start = Start(**state_dict)

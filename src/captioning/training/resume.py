@@ -14,7 +14,7 @@ from captioning.errors import UserError
 from captioning.runs.run_folder import RunFolder
 from captioning.training.checkpoints import Found, newest_checkpoint, read_checkpoint
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.distributed.environment import rank
+from captioning.training.distributed.environment import is_rank_zero
 
 _log = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -64,7 +64,7 @@ def load_resume_point(run: RunFolder, config: Mapping[str, Any]) -> ResumePoint 
         return None
     found: Found | None
     damaged: list[Path] = []
-    if rank() and RESUME_CKPT_ENV in os.environ:  # by the first process, which has read all of it
+    if not is_rank_zero() and RESUME_CKPT_ENV in os.environ:  # by the first process, which has read all of it
         found = read_checkpoint(Path(os.environ[RESUME_CKPT_ENV]))
     else:
         found, damaged = newest_checkpoint(run.path / "checkpoints")
@@ -88,7 +88,7 @@ def load_resume_point(run: RunFolder, config: Mapping[str, Any]) -> ResumePoint 
 
 def quarantine(damaged: Sequence[Path]) -> None:
     """Give damaged checkpoints another name: theirs will be needed when training comes to their steps."""
-    for path in damaged if rank() == 0 else ():
+    for path in damaged if is_rank_zero() else ():
         path.replace(path.with_name(path.name + ".damaged"))
 
 

@@ -1,83 +1,79 @@
-"""How a run is stopped from outside."""
+"""How a run is stopped from outside. Until a run installs its handler, a signal does what the system does with it."""
 
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 INTERRUPTED = 75  # exit status of a run that can be resumed: sysexits.h's EX_TEMPFAIL, "try again"
 # Ctrl-C; what schedulers send before they kill; and what SLURM (`--signal=USR1@120`) and submitit (USR2) warn with.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
-class Interrupted(BaseException):  # no Exception, which logging would take for an error of its own and go on
-    """The run was told to stop, by the signal of this name or, where that is empty, by one to another process."""
+class Interrupted(BaseException):  # no Exception, which logging would take for an error of its own and continue
+    """The run was stopped by the signal of this name or, where that is empty, by one to another process."""
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", *, step: int = 0) -> None:
         super().__init__(name or "a signal to another process")
-        self.step = 0  # that it came to
+        self.step = step  # that it came to, where that is known
 
 
 class SignalHandler:
-    """Listens for signals.
+    """Raises :class:`Interrupted` at the first signal.
 
-    While something is under way that must end first (``is_deferred``), a signal is only noted, but a second Ctrl-C ends
-    it at once. Otherwise the first signal raises :class:`Interrupted` where the process is.
+    While ``deferred``, as between two optimizer steps, a signal is only ``received``; a second Ctrl-C ends the run at
+    once.
     """
 
     def __init__(self) -> None:
-        self.noted = ""  # the name of the signal that was received
-        self._noted_at = 0.0
-        self.is_deferred = False
-        self._before: dict[int, Any] = {}
+        self.received = ""  # the name of the signal
+        self.deferred = False
+        self._received_at = 0.0
+        self._replaced: dict[int, object] = {}
 
-    def listen(self) -> None:
+    def install(self) -> None:
         """Take over the signals, from whoever has them."""
         if threading.current_thread() is threading.main_thread():  # Python allows no other
             for number in SIGNALS:
-                before = signal.signal(number, self._on_signal)
-                self._before.setdefault(number, before)
+                self._replaced.setdefault(number, signal.signal(number, self._receive))
 
-    def stop_listening(self) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before.clear()
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what it returned
+        self._replaced.clear()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        now = time.monotonic()
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        name, now = signal.Signals(number).name, time.monotonic()
         # Sooner than after a second it is the same Ctrl-C, from the terminal and passed on by a sweep.
-        if self.is_deferred and name == self.noted == "SIGINT" and now > self._noted_at + 1:
+        if self.deferred and name == self.received == "SIGINT" and now > self._received_at + 1:
             raise KeyboardInterrupt
-        self.noted, self._noted_at = name, now
-        if not self.is_deferred:
-            self.is_deferred = True  # a second one, which is usual, mustn't disturb the end
+        self.received, self._received_at = name, now
+        if not self.deferred:
+            self.deferred = True  # a second one, which is usual, mustn't disturb the end
             raise Interrupted(name)
-
-
-def quit_on_signals() -> None:
-    """Let a signal end this process with :data:`INTERRUPTED` until a run listens: nothing has begun yet."""
-    for number in SIGNALS:
-        signal.signal(number, _quit)
-
-
-def _quit(number: int, frame: FrameType | None) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one says what all hear
-        print(f"stopped by {signal.Signals(number).name}; the same command begins or goes on", file=sys.stderr)
-    os._exit(INTERRUPTED)
 
 
 @contextmanager
 def handle_signals() -> Iterator[SignalHandler]:
-    """Listen for signals meanwhile."""
-    interruption = SignalHandler()
-    interruption.listen()
+    """Within, a signal raises :class:`Interrupted`."""
+    handler = SignalHandler()
+    handler.install()
     try:
-        yield interruption
+        yield handler
     finally:
-        interruption.stop_listening()
+        handler.restore()
+
+
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """Within, a signal ends the process: Python's handlers don't run while a library waits for other processes."""
+    is_main = threading.current_thread() is threading.main_thread()
+    replaced = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS if is_main}
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ import lightning as L
 
 from captioning.errors import UserError
 from captioning.export.push import push, require_ready
-from captioning.training.distributed.environment import rank
+from captioning.training.distributed.environment import is_rank_zero
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class PushToHub(L.Callback):
         if push and name is None:
             raise UserError("hub.push=true: where to? hub.name=USER/NAME says it")
         self.name, self.public = str(name), public
-        if push and rank() == 0:
+        if push and is_rank_zero():
             require_ready(self.name, public=public)
 
     def upload(self, run: Path) -> None:

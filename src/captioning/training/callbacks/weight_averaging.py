@@ -1,16 +1,17 @@
 """An average of the weights over the steps of a training, which is what is validated, kept and exported."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from annotated_types import Gt, Lt
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from captioning.errors import UserError
+from captioning.errors import UserError, check_arguments
+from captioning.training.loop_state import State
 from captioning.training.module import CaptionModule
 
 NETWORK = "model."  # what the network's weights begin with in a checkpoint
@@ -19,45 +20,30 @@ NETWORK = "model."  # what the network's weights begin with in a checkpoint
 class ExponentialMovingAverage(L.Callback):
     """Keeps an exponential moving average (EMA) of the weights, updated after each optimizer step.
 
-    Steps are taken on the raw weights. Validation, the choice of the best checkpoint, the test and the model folder are
-    of the average. A checkpoint's ``state_dict`` is the average too, so that it loads as any other; ``resume`` finds
-    the raw weights beside it, in ``current_model_state``, and the count of updates in ``averaging_state``, as in the
-    checkpoints of Lightning's ``WeightAveraging``.
-
-    That one isn't used because, from the checkpoint that it is given, it tests the raw weights; and because it copies
-    the whole module, with the tokenizer and the captions in it, before there is a network in a module that loads it
-    late. This copies the network alone: 4 bytes a weight.
+    Steps are taken on the raw weights; validation, the best checkpoint, the test and the model folder are of the
+    average. So is a checkpoint's ``state_dict``, which loads as any other; the raw weights are beside it, in
+    ``current_model_state``, as in Lightning's ``WeightAveraging``. That one isn't used because it tests the raw weights
+    of a checkpoint, and copies the whole module before its network is there. This copies the network, 4 bytes a weight.
 
     Args:
-        decay: how much of the average is kept at an update: 0.999 is an average over about the last thousand steps. The
-            n-th update keeps no more than n / (n + 9), so that a short run isn't averaged with where it began.
+        decay: how much of the average is kept at an update: 0.999 averages over about the last thousand steps. The
+            n-th update keeps at most n / (n + 9), so that a short run isn't averaged with where it began.
     """
 
-    def __init__(self, *, decay: float = 0.999) -> None:
-        if not 0 < decay < 1:
-            raise UserError(f"callbacks.ema.decay must be between 0 and 1, got {decay}; 0.999 is usual")
+    def __init__(self, *, decay: Annotated[float, Gt(0), Lt(1)] = 0.999) -> None:
+        check_arguments(type(self).__init__, {"decay": decay}, section="callbacks.ema")
         self.decay = decay
         self._average: AveragedModel | None = None
         self._updated_at = 0  # the optimizer step
         self._is_swapped = False  # whether the module has the average, and the average's place the raw weights
 
-    # ------------------------------------------------------------ in a training
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._average, self._is_swapped = None, False  # of an earlier training; a test has no use for it
-        has_whole_weights = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
-        if stage == "fit" and (not has_whole_weights or isinstance(trainer.strategy, DeepSpeedStrategy)):
+        if stage == "fit" and any(getattr(one, "save_weights_only", False) for one in trainer.checkpoint_callbacks):
             raise UserError(
-                f"callbacks=ema averages whole weights, and {type(trainer.strategy).__name__} may give a process only "
-                "parts of them; train without callbacks=ema, or with trainer.strategy=ddp"
+                "callbacks.checkpoint.save_weights_only=true and callbacks=ema: such a checkpoint would hold the raw "
+                "weights, which nothing was validated with; leave one of them out"
             )
-
-        for callback in trainer.checkpoint_callbacks:
-            if stage == "fit" and getattr(callback, "save_weights_only", False):
-                raise UserError(
-                    "callbacks.checkpoint.save_weights_only=true and callbacks=ema: such a checkpoint would hold the "
-                    "raw weights, which nothing was validated with; leave one of them out"
-                )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._average is None:  # else it came from a checkpoint
@@ -65,9 +51,7 @@ class ExponentialMovingAverage(L.Callback):
         else:
             self._average.to(pl_module.device)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._update(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,8 +68,7 @@ class ExponentialMovingAverage(L.Callback):
         self._swap(pl_module, average=True)
 
     def _start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> AveragedModel:
-        assert isinstance(pl_module, CaptionModule)
-        network = pl_module.network
+        network = cast(CaptionModule, pl_module).network
         if any(parameter.dtype != torch.float32 for parameter in network.parameters()):
             raise UserError(
                 f"trainer.precision={trainer.precision} and callbacks=ema: an average over many steps needs weights of "
@@ -102,24 +85,21 @@ class ExponentialMovingAverage(L.Callback):
 
     def _update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Once for each optimizer step, whoever asks first: this or a checkpoint that is written after the step."""
-        assert isinstance(pl_module, CaptionModule)
         if self._average is not None and not self._is_swapped and trainer.global_step > self._updated_at:
-            self._average.update_parameters(pl_module.network)
+            self._average.update_parameters(cast(CaptionModule, pl_module).network)
             self._updated_at = trainer.global_step
 
     def _swap(self, pl_module: L.LightningModule, *, average: bool) -> None:
         """Give the module the average, or else the raw weights, by exchanging storage: nothing is copied."""
         if self._average is None or self._is_swapped == average:
             return
-        assert isinstance(pl_module, CaptionModule)
+        network = cast(CaptionModule, pl_module).network
         with torch.inference_mode(False):
-            for one, other in zip(pl_module.network.parameters(), self._average.module.parameters(), strict=True):
+            for one, other in zip(network.parameters(), self._average.module.parameters(), strict=True):
                 one.data, other.data = other.data, one.data
         self._is_swapped = average
 
-    # ------------------------------------------------------------ in checkpoints
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: State) -> None:
         if self._average is None:
             return
         self._update(trainer, pl_module)
@@ -129,7 +109,7 @@ class ExponentialMovingAverage(L.Callback):
         checkpoint["state_dict"], checkpoint["current_model_state"] = average, raw
         checkpoint["averaging_state"] = {"n_averaged": self._average.n_averaged}
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: State) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return  # a test is of the average, which the module has from the checkpoint's state_dict
         average = self._start(trainer, pl_module)  # of what the module has just loaded

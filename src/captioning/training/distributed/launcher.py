@@ -1,4 +1,4 @@
-"""How the processes of a run are started and meet, and what becomes of the others when one of them is lost."""
+"""All that leans on the inside of Lightning's launching, and what becomes of a run that loses one of its processes."""
 
 import atexit
 import os
@@ -6,33 +6,36 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed import DistNetworkError, DistStoreError
 
-from captioning.config.compose import literal
-from captioning.data.cache import available_cores
 from captioning.errors import UserError
-from captioning.sweeps.share import threads_of_a_process
-from captioning.training.distributed.environment import GRACE, LAUNCHER, POLL, named, torchruns_store
-from captioning.training.signals import INTERRUPTED
+from captioning.training.distributed.environment import LAUNCHER, torchrun_store
+from captioning.training.signals import INTERRUPTED, default_signals
 
-ADVICE = "go on from the last checkpoint with resume=RUN_FOLDER"
-MEETING_POLL = 0.05  # seconds between looks into the store while processes come
-MARKS = 3.0  # seconds in which all processes that lost another come to know it
+T = TypeVar("T")
+GRACE_S = 20.0  # for this process to notice by itself that another is lost, and to end in good order
+ADVICE = "the others can't continue without it; resume from the last checkpoint with resume=RUN_FOLDER"
+END_S = 5.0  # for the others to end by themselves after the last thing that they do together
+PORT_KEY = "captioning/port"
 PORTS = range(15000, 30000)  # below those that a system hands out by itself
+# What gloo, NCCL and the store say when a process is gone, and when it didn't come in time.
+GONE = r"Connection (closed|reset|refused)|Broken pipe|Socket closed|remote process|ncclRemoteError"
+STALLED = r"[Tt]imed out|[Tt]imeout|clients joined"
 
 
 class StepEnvironment(SLURMEnvironment):
@@ -43,7 +46,7 @@ class StepEnvironment(SLURMEnvironment):
 
     @staticmethod
     def _validate_srun_variables() -> None:
-        """Nothing: ``--ntasks=2`` is as good as ``--ntasks-per-node=2``; `_as_started` compares the numbers."""
+        """Nothing: ``--ntasks=2`` is as good as ``--ntasks-per-node=2``, which Lightning insists on."""
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Nothing, for the same reason."""
@@ -51,113 +54,135 @@ class StepEnvironment(SLURMEnvironment):
     @property
     def main_port(self) -> int:
         """Another one for each step: two of them may run at once."""
-        if "MASTER_PORT" not in os.environ:
-            job, step = (int(os.environ.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
-            os.environ["MASTER_PORT"] = str(PORTS[(job + 1009 * step) % len(PORTS)])
-        return int(os.environ["MASTER_PORT"])
+        job, step = (int(os.environ.get(f"SLURM_{name}_ID") or 0) for name in ("JOB", "STEP"))
+        return int(os.environ.setdefault("MASTER_PORT", str(PORTS[(job + 1009 * step) % len(PORTS)])))
+
+
+class LaunchedDDPStrategy(DDPStrategy):
+    """Lightning's DDP with :class:`Launcher`."""
+
+    def _configure_launcher(self) -> None:
+        self._launcher = _make_launcher(self)
+
+    def setup_environment(self) -> None:
+        with _waiting_for_others(self):
+            super().setup_environment()
+
+
+class LaunchedFSDPStrategy(ModelParallelStrategy):
+    """Lightning's strategy for FSDP with :class:`Launcher`, and a mesh of all processes."""
+
+    def _configure_launcher(self) -> None:
+        self._launcher = _make_launcher(self)
+
+    def setup_environment(self) -> None:
+        # As many as there are is known only now, and Lightning takes the processes of a machine for tensor parallel.
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        with _waiting_for_others(self):
+            super().setup_environment()
+
+
+def _make_launcher(strategy: DDPStrategy | ModelParallelStrategy) -> "Launcher":
+    assert strategy.cluster_environment is not None
+    return Launcher(strategy.cluster_environment, strategy.num_processes, strategy.num_nodes)
+
+
+@contextmanager
+def _waiting_for_others(strategy: DDPStrategy | ModelParallelStrategy) -> Iterator[None]:
+    assert strategy._timeout is not None
+    with default_signals():  # or a process that waits for the others couldn't be ended
+        join_workers(strategy.root_device, timeout=strategy._timeout)
+        yield
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Lightning's launcher, with three differences.
+    """Lightning's launcher, with :class:`RankObserver` beside it; no process that it started outlives this one."""
 
-    The other processes are given the run folder itself; Lightning would compose its name anew. One of them that was
-    interrupted may end before this one has, without its being killed. And when one is lost, this process says which,
-    and no process is left over.
-    """
+    observer: "RankObserver | None" = None
 
-    procs: list["subprocess.Popen[bytes]"]
-
-    def launch(self, function: Any, *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
+    def launch(
+        self, function: Callable[..., T], *args: object, trainer: L.Trainer | None = None, **kwargs: object
+    ) -> T:
         if not self.cluster_environment.creates_processes_externally:
+            os.environ[LAUNCHER] = str(os.getpid())
             self._call_children_scripts()
+            first_rank = self.cluster_environment.node_rank() * self.num_processes
+            self.observer = RankObserver(self.procs, first_rank=first_rank)
+            self.observer.start()
             atexit.register(self._end_others)
-            threading.Thread(target=self._watch, daemon=True).start()
+        _set_num_threads_if_needed(self.num_processes)
         return function(*args, **kwargs)
 
-    def _call_children_scripts(self) -> None:
-        environment = {
-            "MASTER_ADDR": self.cluster_environment.main_address,
-            "MASTER_PORT": str(self.cluster_environment.main_port),
-            "NODE_RANK": str(self.cluster_environment.node_rank()),
-            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
-        }
-        os.environ.update(environment, LOCAL_RANK="0")
-        command, folder = _command_of_this_process()
-        threads = threads_of_a_process(cores=available_cores(), jobs_at_once=1, processes=self.num_processes)
-        for local_rank in range(1, self.num_processes):
-            own = {"LOCAL_RANK": str(local_rank), LAUNCHER: str(os.getpid())}
-            self.procs.append(
-                subprocess.Popen(command, env={"OMP_NUM_THREADS": str(threads), **os.environ, **own}, cwd=folder)
-            )
-        if "OMP_NUM_THREADS" not in os.environ and self.num_processes > 1:
-            torch.set_num_threads(threads)
-
-    def lost(self) -> str | None:
-        """Which of the other processes is gone that shouldn't be, and how; None: none is."""
-        for local_rank, process in enumerate(self.procs, start=1):
-            status = process.poll()
-            if status not in (None, 0, INTERRUPTED):
-                rank = self.cluster_environment.node_rank() * self.num_processes + local_rank
-                return f"process {rank} {_manner(status)}"
-        return None
-
-    def _watch(self) -> None:
-        while any(process.poll() is None for process in self.procs) and not self.lost():
-            time.sleep(POLL)
-        if line := self.lost():
-            # This process has most likely noticed, and says it itself. If the other ended by a mistake of its own, this
-            # one may have made the same, and have much to put away.
-            was_killed = any((process.poll() or 0) < 0 for process in self.procs)
-            time.sleep(GRACE if was_killed else 3 * GRACE)
-            print(f"error: {line}, and the others can't go on without it; {ADVICE}", file=sys.stderr, flush=True)
-            self.kill(signal.SIGKILL)
-            os._exit(1)  # the main thread waits in a collective, and hears nothing
-
     def _end_others(self) -> None:
-        """Leave no process behind, whatever this one ends of."""
-        deadline = time.monotonic() + GRACE
-        for process in self.procs:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+        deadline = time.monotonic() + END_S
+        while time.monotonic() < deadline and any(process.poll() is None for process in self.procs):
+            time.sleep(0.1)
         self.kill(signal.SIGKILL)
 
 
-def _manner(status: int) -> str:
-    if status >= 0:
-        return f"ended with status {status}"
-    name = signal.Signals(-status).name
-    return f"was ended by {name}" + (", as it is done when memory runs out" if name == "SIGKILL" else "")
+class RankObserver(_ChildProcessObserver):
+    """Lightning's observer of the processes that this one started.
 
-
-def _command_of_this_process() -> tuple[list[str], str | None]:
-    """What runs this program once more, for the same run folder, and where."""
-    from __main__ import __spec__ as module
-
-    program = ["-m", module.name] if module else [os.path.abspath(sys.argv[0])]  # noqa: PTH100  as it was given
-    command = [sys.executable, *program, *sys.argv[1:]]
-    if not HydraConfig.initialized():
-        return command, None
-    hydra = HydraConfig.get()
-    given = [f"hydra.run.dir={literal(hydra.runtime.output_dir)}", "hydra.output_subdir=null"]
-    return [*command, *given], hydra.runtime.cwd
-
-
-def meet(device: torch.device, *, timeout: timedelta) -> None:
-    """Join the process group of torchrun's workers; of other launchers' processes Lightning does it.
-
-    When torchrun starts its workers again, its store holds still under which addresses the earlier ones were found, and
-    some would wait for those. So they meet in a part of the store that the first of them names for this time alone. The
-    number of restarts wouldn't do for its name: it differs between machines.
+    Lightning's would end this process by SIGKILL at once. This one says which process was lost, lets this process save
+    and say what it has to say first, and takes one that was interrupted for one that ended well.
     """
-    store = torchruns_store(timeout)
-    if store is None or distributed.is_initialized():
+
+    def __init__(self, processes: list["subprocess.Popen[bytes]"], *, first_rank: int) -> None:
+        super().__init__(os.getpid(), processes, sleep_period=1)
+        self.first_rank = first_rank
+
+    def failure(self) -> str | None:
+        """Which process is lost, and how; None: none is."""
+        for rank, process in enumerate(self._child_processes, start=self.first_rank + 1):
+            status = process.poll()
+            if status and status > 0 and status != INTERRUPTED:
+                return f"process {rank} ended with status {status}"
+            if status and status < 0:
+                name = signal.Signals(-status).name
+                hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+                return f"process {rank} was ended by {name}{hint}"
+        return None
+
+    def _run(self) -> bool:
+        if line := self.failure():
+            time.sleep(GRACE_S)
+            print(f"error: {line}; {ADVICE}", file=sys.stderr, flush=True)
+            for process in self._child_processes:
+                process.kill()
+            os._exit(1)  # the main thread waits for the others, where no exception reaches it
+        return all(process.poll() is not None for process in self._child_processes)
+
+
+def join_workers(device: torch.device, *, timeout: timedelta) -> None:
+    """Let torchrun's workers find each other; those of other launchers do it by Lightning's means.
+
+    torchrun's store outlives its workers. When they are started again, it still holds the addresses of the earlier
+    ones, and some would connect to those and fail. So each time the first worker opens a store of its own, and the
+    others look for its port until one answers.
+
+    Raises:
+        DistStoreError: the first worker, or torchrun's store, wasn't there in time.
+    """
+    agent = torchrun_store(timeout)
+    if agent is None or distributed.is_initialized():
         return
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, rank, world_size = os.environ["MASTER_ADDR"], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     deadline = time.monotonic() + timeout.total_seconds()
-    name = _welcome(store, world_size, deadline) if rank == 0 else _welcomed(store, rank, deadline)
+    store: Store | None = None
+    if rank == 0:
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+        agent.set(PORT_KEY, str(store.port))
+    while store is None:
+        if time.monotonic() > deadline:
+            raise DistStoreError("timed out: the first process didn't come")
+        time.sleep(0.1)
+        with suppress(DistStoreError, DistNetworkError):  # none there yet, or an earlier one, which is gone
+            agent.wait([PORT_KEY], timedelta(seconds=1))
+            store = TCPStore(host, int(agent.get(PORT_KEY)), is_master=False, timeout=timedelta(seconds=2))
+            store.set_timeout(timeout)
     distributed.init_process_group(
         distributed.Backend.default_device_backend_map.get(device.type, "gloo"),
-        store=PrefixStore(f"captioning/group/{name}", store),
+        store=store,
         rank=rank,
         world_size=world_size,
         timeout=timeout,
@@ -165,90 +190,32 @@ def meet(device: torch.device, *, timeout: timedelta) -> None:
     )
 
 
-def _welcome(store: Store, world_size: int, deadline: float) -> str:
-    """Name the group, and tell every worker that asks, until all have answered; one of an earlier time won't."""
-    name = uuid.uuid4().hex
-    while True:
-        answered = sum(store.check([f"captioning/here/{name}/{rank}"]) for rank in range(1, world_size))
-        if answered == world_size - 1:
-            return name
-        for rank in range(1, world_size):
-            if store.check([f"captioning/asks/{rank}"]):
-                store.set(f"captioning/told/{store.get(f'captioning/asks/{rank}').decode()}", name)
-        if time.monotonic() > deadline:
-            raise distributed.DistStoreError(f"timed out: {answered + 1}/{world_size} clients joined")
-        time.sleep(MEETING_POLL)
-
-
-def _welcomed(store: Store, rank: int, deadline: float) -> str:
-    question = uuid.uuid4().hex
-    store.set(f"captioning/asks/{rank}", question)
-    while not store.check([f"captioning/told/{question}"]):
-        if time.monotonic() > deadline:
-            raise distributed.DistStoreError("timed out: the first process of the group didn't come")
-        time.sleep(MEETING_POLL)
-    name: str = store.get(f"captioning/told/{question}").decode()
-    store.set(f"captioning/here/{name}/{rank}", "yes")
-    return name
-
-
 @contextmanager
 def explain_rank_failure(trainer: L.Trainer, *, timeout_seconds: float) -> Iterator[None]:
     """Within, a process that loses another, or waits for it too long, ends with a line that says so.
 
-    All that lost one tell each other through the store by which they met, and the first of them speaks.
-
     Raises:
-        UserError: of the process that speaks, where that is the first; the others exit with status 1.
+        UserError: that line, in the first process; the others exit with status 1, without a line where the process that
+            started them is there to say it.
     """
     try:
         yield
     except RuntimeError as error:
-        if trainer.world_size == 1 or not (how := _lost_connection(str(error))):
+        is_gone, is_stalled = re.search(GONE, str(error)), re.search(STALLED, str(error))
+        if trainer.world_size == 1 or not (is_gone or is_stalled):
             raise
-        present = _present(trainer)
-        line = _obituary(trainer, str(error), how, present, timeout_seconds)
-        line = f"{line}, and the others can't go on without it; {ADVICE}"
-        if trainer.global_rank == 0:
-            raise UserError(line) from error
-        if trainer.global_rank == min(present, default=trainer.global_rank):
-            print(f"error (process {trainer.global_rank}): {line}", file=sys.stderr, flush=True)
+        if os.environ.get(LAUNCHER) == str(os.getppid()):
+            raise SystemExit(1) from error
+        time.sleep(1.0)  # until the system knows how the other ended
+        observer = getattr(trainer.strategy.launcher, "observer", None)
+        limit = f"within {timeout_seconds:g} s (collective_timeout_seconds)"
+        if observer and (failure := observer.failure()):
+            line = failure
+        elif joined := re.search(r"(\d+)/(\d+) clients joined", str(error)):
+            line = f"only {joined.group(1)} of {joined.group(2)} processes came {limit}"
+        else:
+            line = "lost another process" if is_gone else f"another process didn't answer {limit}"
+        if trainer.is_global_zero:
+            raise UserError(f"{line}; {ADVICE}") from error
+        print(f"error (process {trainer.global_rank}): {line}; {ADVICE}", file=sys.stderr, flush=True)
         raise SystemExit(1) from error
-
-
-def _obituary(trainer: L.Trainer, message: str, how: str, present: list[int], timeout_seconds: float) -> str:
-    """Which process is lost, and how, as far as it can be known."""
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, Launcher) and (lost := launcher.lost()):
-        return lost
-    limit = f"within {timeout_seconds:g} s (collective_timeout_seconds)"
-    if joined := re.search(r"(\d+)/(\d+) clients joined", message):
-        return f"only {joined.group(1)} of {joined.group(2)} processes came {limit}"
-    missing = [rank for rank in range(trainer.world_size) if rank not in present] if present else [0]
-    if not missing and how == "stalled":
-        return f"all {trainer.world_size} processes wait for each other, and nothing came {limit}"
-    who = f"{named(missing)} of {trainer.world_size}" if missing else "another process"
-    return f"{who} didn't come {limit}" if how == "stalled" else f"lost {who}"
-
-
-def _lost_connection(message: str) -> str:
-    """Whether an error of gloo, NCCL or the store tells of a process that's ``gone`` or ``stalled``; else empty."""
-    stalled = ("Timed out waiting", "timed out", "Timeout", "timeout", "clients joined")
-    gone = (
-        *("Connection closed by peer", "Connection reset", "Connection refused", "Broken pipe", "Socket closed"),
-        *("remote process", "ncclRemoteError"),
-    )
-    if any(text in message for text in gone):
-        return "gone"
-    return "stalled" if any(text in message for text in stalled) else ""
-
-
-def _present(trainer: L.Trainer) -> list[int]:
-    """The processes that lost another as this one did; none where the first is gone, which keeps the store."""
-    try:
-        store = _get_default_store()
-        store.set(f"captioning/present/{trainer.global_rank}", "yes")
-        time.sleep(MARKS)
-        return [rank for rank in range(trainer.world_size) if store.check([f"captioning/present/{rank}"])]
-    except (RuntimeError, ValueError):
-        return []
