@@ -27,8 +27,7 @@ from captioning.config.messages import friendly_errors
 from captioning.config.schema import Config, schema_of
 from captioning.errors import UserError, nearest
 from captioning.runs import run_folder
-from captioning.sweeps.jobs import train_job
-from captioning.sweeps.process import supervised
+from captioning.sweeps.jobs import end_with_sweep
 from captioning.terminal import quiet_transformers, tolerate_any_terminal
 from captioning.training import artifacts as record
 from captioning.training.callbacks import callbacks_of_type
@@ -57,14 +56,12 @@ _say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 def run(cfg: Config) -> float | None:
-    """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        with friendly_errors():
-            _require_no_push(cfg)
-        metrics = train_job(cfg)
-    else:
-        with friendly_errors(), supervised():
-            metrics = train(cfg)
+    """Train once. Returns the best monitored score."""
+    with friendly_errors():
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise UserError("hydra/launcher: jobs of a sweep are started by hydra/launcher=local, joblib or slurm")
+        end_with_sweep()
+        metrics = train(cfg)
     return metrics.get(cfg.monitor)
 
 
@@ -317,14 +314,6 @@ def final_metrics(trainer: L.Trainer, module: CaptionModule, best: str | None) -
 
 def _callback(trainer: L.Trainer, kind: type[C]) -> C | None:
     return next(iter(callbacks_of_type(trainer, kind)), None)
-
-
-def _require_no_push(cfg: Config) -> None:
-    if cfg.hub.push:
-        raise UserError(
-            "hub.push=true: every job of a sweep would upload to the same name; leave it out, and upload the best job "
-            "with `captioning push JOB_FOLDER USER/NAME`"
-        )
 
 
 def _require_no_weights(folder: Path) -> None:

@@ -180,3 +180,8 @@ def _end_without(launcher: int) -> None:
     line = f"process {launcher}, which started this one, is gone, so this one ends too"
     print(f"error (process {rank()}): {line}", file=sys.stderr, flush=True)
     os._exit(1)  # the main thread may be waiting for the other processes, and hear nothing
+
+
+def threads_of_a_process(*, cores: int, jobs_at_once: int, processes: int) -> int:
+    """The threads of each process with which all processes of all jobs on a machine, together, have a core each."""
+    return max(cores // (max(jobs_at_once, 1) * max(processes, 1)), 1)

@@ -25,8 +25,14 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_
 from captioning.config.compose import literal
 from captioning.data.cache import available_cores
 from captioning.errors import UserError
-from captioning.sweeps.share import threads_of_a_process
-from captioning.training.distributed.environment import GRACE, LAUNCHER, POLL, named, torchruns_store
+from captioning.training.distributed.environment import (
+    GRACE,
+    LAUNCHER,
+    POLL,
+    named,
+    threads_of_a_process,
+    torchruns_store,
+)
 from captioning.training.signals import INTERRUPTED
 
 ADVICE = "go on from the last checkpoint with resume=RUN_FOLDER"
