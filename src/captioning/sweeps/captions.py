@@ -43,8 +43,7 @@ class CaptionedImage(NamedTuple):
 class SideBySide(NamedTuple):
     """The best jobs and a few test images with their captions.
 
-    ``common`` counts the test images of all these jobs, ``differing`` those whose captions differ in more than case and
-    punctuation. ``notes`` says which jobs are left out and why.
+    ``common`` counts the test images of all these jobs, ``differing`` those whose normalized captions differ.
     """
 
     jobs: list[JobResult]
@@ -55,11 +54,7 @@ class SideBySide(NamedTuple):
 
 
 def side_by_side(ranked: Sequence[JobResult]) -> SideBySide | None:
-    """The captions of the best jobs; None if no job has any.
-
-    Args:
-        ranked: jobs, best first.
-    """
+    """The captions of the best of ``ranked`` jobs; None if no job has any."""
     predictions: dict[str, dict[str, Prediction]] = {}
     thumbnails: dict[str, str] = {}
     notes = []

@@ -20,13 +20,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpus_per_job(accelerator: str, devices: object, *, gpus: int, n_jobs: int) -> int:
-    """How many GPUs a job gets; 0 if it trains on something else or names its GPUs itself.
-
-    Args:
-        accelerator: ``trainer.accelerator``.
-        devices: ``trainer.devices``.
-        gpus: how many GPUs there are.
-        n_jobs: how many jobs run side by side.
+    """How many of ``gpus`` GPUs a job gets; 0 if it trains on something else or names its GPUs itself.
 
     Raises:
         UserError: the job needs more GPUs than there are.

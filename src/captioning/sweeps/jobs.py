@@ -41,20 +41,10 @@ OUTPUT_TIMEOUT_S = 10.0  # seconds for the output of processes that outlive thei
 
 @dataclass
 class Job:
-    """A run of a sweep.
+    """A run of a sweep: what trains it, and how that ended.
 
-    Attributes:
-        number: its number in the sweep, from 0.
-        overrides: its part of the command line.
-        folder: its run folder.
-        command: what trains it.
-        environment: variables for its process, beside those of this one.
-        monitor: the metric that it is ranked by.
-        accelerator: its ``trainer.accelerator``.
-        devices: its ``trainer.devices``.
-        status: ``FINISHED``, ``FAILED``, ``INTERRUPTED`` or ``NOT_STARTED``.
-        error: why it failed.
-        stop_signal: the signal that it was sent.
+    ``accelerator`` and ``devices`` are its ``trainer`` settings, ``environment`` has variables beside those of this
+    process, and ``status`` is ``FINISHED``, ``FAILED``, ``INTERRUPTED`` or ``NOT_STARTED``.
     """
 
     number: int
@@ -95,10 +85,10 @@ class Job:
         )
 
     def run(self, *, in_terminal: bool = False) -> None:
-        """Train in a process of its own, and set ``status`` and ``error``. Never raises for a job that fails.
+        """Train in a process of its own, and set ``status`` and ``error``. Errors are also in ``job.log``.
 
         Args:
-            in_terminal: show its output here; else it is in its ``job.log`` alone. Errors are in ``job.log`` always.
+            in_terminal: show the output here, rather than write it into ``job.log``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("ab", buffering=0) as log:
@@ -181,11 +171,7 @@ class Sweep:
         Sweep.current = self
 
     def launch(self, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[Job]:
-        """Run a batch of jobs.
-
-        Args:
-            job_overrides: the overrides of each job.
-            numbers: of the jobs.
+        """Run a batch of jobs, each with its overrides and its number.
 
         Raises:
             UserError: the settings of a job are refused.
@@ -288,7 +274,7 @@ class Sweep:
 
 
 class SweepCallback(Callback):
-    """Ends a sweep: prints its results, and exits with the status that says how it went."""
+    """Prints a sweep's results at its end, and exits with its status."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         if Sweep.current and (status := Sweep.current.finish()):
@@ -296,12 +282,7 @@ class SweepCallback(Callback):
 
 
 def run_locally(sweep: Sweep, jobs: list[Job], n_jobs: int) -> None:
-    """Run jobs on this machine.
-
-    Args:
-        sweep: of the jobs.
-        jobs: those to run.
-        n_jobs: how many run side by side; -1 is one for each core, -2 one less, and so on.
+    """Run jobs on this machine, ``n_jobs`` side by side; -1 is one for each core, -2 one less, and so on.
 
     Raises:
         UserError: a job needs more GPUs than there are.

@@ -46,15 +46,15 @@ def search(
     Args:
         sweeper: Hydra's, set up.
         arguments: the overrides of the command line, those that vary and those that don't.
-        n_trials: trials that the study shall have in the end, failed ones counted.
-        n_jobs: trials at once, which the launcher runs beside each other if it can; they know nothing of each other.
+        n_trials: total number of trials, failed ones included.
+        n_jobs: trials sampled at once.
         sampler: a node with ``_target_`` for one of Optuna's samplers; seeded from ``seed`` unless it has one.
-        storage: an URL for Optuna's storage; by default a journal in the sweep's folder.
+        storage: a URL for Optuna's storage; by default a journal in the sweep's folder.
         study_name: the study's name in the storage.
-        params: overrides as ``arguments``, from a file; the command line's stand above them.
+        params: overrides like ``arguments``, from a file; those on the command line win.
 
     Raises:
-        UserError: a setting can't be what it is, or there is nothing left to try and no trial has a number.
+        UserError: a setting is refused, or nothing is left to try and no trial has a score.
     """
     config = sweeper.config
     for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):

@@ -17,14 +17,7 @@ LONG_SPAN = 20  # largest / smallest value from which an axis is logarithmic
 
 
 def scores_over(name: str, values: Sequence[Any], jobs: Sequence[JobResult], *, monitor: str) -> Plot:
-    """A dot for each job, the best of which has another color and marker.
-
-    Args:
-        name: the setting.
-        values: its value in each job.
-        jobs: jobs with a score, best first.
-        monitor: what the score is called.
-    """
+    """A dot for each job, over its value of a setting; the best one, the first, has another color and marker."""
     scores = [job.score or 0.0 for job in jobs]
     with rc_context(style("scores over", name)):
         figure, axes = new_figure("small")

@@ -37,15 +37,12 @@ class JobResult:
 
     Attributes:
         name: its folder, relative to the sweep's.
-        folder: where it is.
         status: one of ``STATUSES``.
-        note: what is known of a job that didn't finish, or has no score.
+        note: why it failed, how far it came, or why it has no score.
         settings: the values of the settings that vary; an unknown one is missing.
         score: the monitored metric of validation; None if there is none, or it isn't finite.
         step: the optimizer step of the checkpoint that has the score.
-        metrics: all of ``metrics.json``.
         seconds: from its start to its metrics.
-        overrides: its part of the command line.
     """
 
     name: str
@@ -64,15 +61,8 @@ class JobResult:
 class SweepResults:
     """Jobs, best first and those without a score last.
 
-    Attributes:
-        folder: the sweep's.
-        monitor: the metric that jobs are ranked by, such as ``val/wer``.
-        higher_is_better: its direction.
-        jobs: all of them.
-        settings: the dotted keys of what varies.
-        importance: of each setting of an Optuna search, from 0 to 1, highest first.
-        notes: warnings about all this.
-        command: what resumes the sweep, if its folder says.
+    ``settings`` has the dotted keys of what varies, ``importance`` is of each setting of an Optuna search, from 0 to 1,
+    and ``command`` resumes the sweep.
     """
 
     folder: Path
@@ -93,11 +83,6 @@ class SweepResults:
     def best(self) -> JobResult | None:
         """The best job; None if no job has a score."""
         return next(iter(self.ranked), None)
-
-    @property
-    def ties(self) -> list[JobResult]:
-        """The other jobs with the best job's score."""
-        return [job for job in self.ranked[1:] if job.score == self.ranked[0].score]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -133,8 +118,14 @@ def read_sweep(folder: Path) -> SweepResults:
 
     keys = dict.fromkeys(key_of(text) for job in jobs for text in job.overrides)
     values = [{key: _value(key, job, config) for key in keys} for job, config in zip(jobs, configs, strict=True)]
-    known = [of_job for of_job, job, config in zip(values, jobs, configs, strict=True) if config or job.overrides]
-    varying = [key for key in keys if len({_comparable(of_job[key]) for of_job in known}) > 1]
+    given = [{key_of(text): text for text in job.overrides} for job in jobs]
+    known = [index for index, job in enumerate(jobs) if configs[index] or job.overrides]
+    varying = [
+        key
+        for key in keys
+        if len({given[index].get(key) for index in known}) > 1  # as text first, in which Hydra escapes what it must
+        and len({_comparable(values[index][key]) for index in known}) > 1
+    ]
     for job, of_job in zip(jobs, values, strict=True):
         job.settings = {key: of_job[key] for key in varying if of_job[key] is not None}
         if job.status == FINISHED:
@@ -319,9 +310,8 @@ def _progress(folder: Path, monitor: str) -> str:
     if not curves:
         return "no step was logged"
     last = max(series.steps[-1] for series in curves.values())
-    if monitor not in curves:
-        return f"{last:,.0f} steps were logged, and no {monitor}"
-    return f"{last:,.0f} steps were logged, and {monitor} was {curves[monitor].values[-1]:.3f} when last measured"
+    measured = f", and {monitor} was {curves[monitor].values[-1]:.3f} when last measured" if monitor in curves else ""
+    return f"{last:,.0f} steps were logged{measured}"
 
 
 def _origin(folder: Path) -> tuple[list[str] | None, dict[str, float], list[str]]:

@@ -47,12 +47,7 @@ class SlurmJob:
 
 
 def run_on_slurm(sweep: Sweep, jobs: list[Job], settings: Mapping[str, Any]) -> None:
-    """Submit jobs as one array, and wait for all of them.
-
-    Args:
-        sweep: of the jobs.
-        jobs: those to run.
-        settings: of ``hydra.launcher``, for submitit.
+    """Submit jobs as one array with the ``settings`` of ``hydra.launcher``, and wait for all of them.
 
     Raises:
         UserError: there is no SLURM here.

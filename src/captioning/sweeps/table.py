@@ -48,7 +48,5 @@ def print_sweep(sweep: SweepResults) -> None:
     if sweep.importance:
         shares = ", ".join(f"{key} {share:.0%}" for key, share in sweep.importance.items())
         console.print(plain(f"\nWhat matters, by Optuna: {shares}"), soft_wrap=True)
-    if sweep.ties:
-        console.print(f"\nWith the best job's {sweep.monitor}: {plain(', '.join(job.name for job in sweep.ties))}")
     if sweep.best:
         console.print(f"\nThe best is job {plain(sweep.best.name)}: {sweep.best.folder}", soft_wrap=True)

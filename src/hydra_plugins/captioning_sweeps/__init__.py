@@ -44,7 +44,7 @@ class LocalLauncher(Launcher):
         return self.sweep.launch(job_overrides, range(initial_job_idx, initial_job_idx + len(job_overrides)))
 
 
-class SlurmLauncher(Launcher):
+class SlurmLauncher(LocalLauncher):
     """``hydra/launcher=slurm``: a job of SLURM for each job of the sweep."""
 
     def __init__(self, **settings: Any) -> None:
@@ -58,6 +58,3 @@ class SlurmLauncher(Launcher):
         except ModuleNotFoundError as error:
             raise UserError(f"hydra/launcher=slurm: no {error.name} here; pip install -e '.[slurm]'") from error
         self.sweep = Sweep(config, hydra_context.config_loader, partial(run_on_slurm, settings=self.settings))
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        return self.sweep.launch(job_overrides, range(initial_job_idx, initial_job_idx + len(job_overrides)))
