@@ -92,7 +92,7 @@ class Job:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("ab", buffering=0) as log:
-            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            log.write(f"$ {' '.join(shlex.join(self.command).splitlines())}\n".encode())
             self.process = subprocess.Popen(
                 self.command,
                 env={**os.environ, **self.environment, PARENT: str(os.getpid())},
