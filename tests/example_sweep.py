@@ -2,7 +2,7 @@
 
 import json
 import os
-import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -49,20 +49,11 @@ def write_numbers(folder: Path, metrics: Mapping[str, Any], *, seconds: float = 
     os.utime(folder / "metrics.json", (ended, ended))
 
 
-def write_record(folder: Path, status: str, **values: Any) -> None:
-    """Write the ``job.json`` that a sweep keeps of a job."""
+def write_failure(folder: Path, error: str, *overrides: str) -> Path:
+    """Write the log of a job that failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "job": int(folder.name) if folder.name.isdecimal() else 0,
-        "overrides": [],
-        "folder": str(folder),
-        "status": status,
-        "started": STARTED,
-        "host": platform.node(),
-        "pid": os.getpid(),
-        **values,
-    }
-    (folder / "job.json").write_text(json.dumps(record))
+    (folder / "job.log").write_text(f"$ {shlex.join(['python', 'train.py', *overrides])}\nTraceback:\nerror: {error}\n")
+    return folder
 
 
 def write_grid(folder: Path, scores: Mapping[str, Sequence[Any]], score: Any) -> Path:
@@ -87,6 +78,6 @@ def write_example_sweep(folder: Path, values: Sequence[Mapping[str, Any]], skill
         (job / "report.html").write_text("<!doctype html><title>A run</title>")
     task = [f"{key}={','.join(str(one[key]) for one in values)}" for key in values[0]]
     origin = {"overrides": {"hydra": ["hydra.mode=MULTIRUN", "hydra.sweep.dir=elsewhere"], "task": task}}
-    origin["sweeper"] = {"_target_": "captioning.sweeps.optuna.OptunaSweeper"}  # type: ignore[dict-item]
+    origin["sweeper"] = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}  # type: ignore[dict-item]
     (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": origin}))
     return folder

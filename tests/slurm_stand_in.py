@@ -91,11 +91,10 @@ def sacct(*_: str) -> None:
         print(f"{path.stem}|{path.read_text().split()[0]}|here")
 
 
-def scancel(job: str, *_: str) -> None:
-    set_state(job, "CANCELLED")
-    state = (STATE / f"{job}.state").read_text().split()
-    if len(state) > 1:
-        os.killpg(int(state[1]), signal.SIGTERM)
+def scancel(option: str, *jobs: str) -> None:
+    """`--state=PENDING` does nothing, for no job ever waits; `--signal=TERM` reaches each job's step."""
+    for job in jobs if option == "--signal=TERM" else ():
+        os.kill(int((STATE / f"{job}.step").read_text()), signal.SIGTERM)
 
 
 def scontrol(action: str, job: str) -> None:

@@ -1,4 +1,4 @@
-"""Searching with Optuna: the command line's grammar, and a study that goes on."""
+"""Searching with Optuna: the command line's grammar, and a study that is resumed."""
 
 import signal
 
@@ -65,7 +65,7 @@ def test_a_range_that_nothing_can_be_drawn_from_is_refused_by_name(override):
 
 
 @pytest.mark.parametrize("name", ["TPESampler", "RandomSampler"])
-def test_a_search_that_was_broken_off_draws_what_it_would_have_drawn(name):
+def test_a_search_that_was_stopped_draws_what_it_would_have_drawn(name):
     space, _ = split_overrides(["a=interval(0,1)", "b=choice(1,2,3)"])
     node = {"_target_": f"optuna.samplers.{name}"}
 
@@ -153,7 +153,7 @@ def test_the_best_trial_is_left_in_a_file(searched):
 
 
 @pytest.mark.slow
-def test_a_search_stopped_in_a_trial_goes_on_with_it_and_counts_all_trials(images, tmp_path):
+def test_a_search_stopped_in_a_trial_resumes_it_and_counts_all_trials(images, tmp_path):
     values = ["model.lr=tag(log,interval(1e-4,1e-2))", "trainer.max_epochs=40", *WITNESS]
     sweep = Sweep(tmp_path, f"data.path={images}", *OPTUNA, *values)
     process = sweep.start()
@@ -179,4 +179,4 @@ def test_a_study_of_failed_trials_alone_is_no_success_when_it_is_started_again(i
     sweep = Sweep(tmp_path, f"data.path={images}", "hydra/sweeper=optuna", *values)
     assert sweep.run() == 1
     assert sweep.run() == 1
-    assert "no trial of its study has a number" in sweep.said
+    assert "no trial of its study has a score" in sweep.said

@@ -108,7 +108,7 @@ def sweep_report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a sweep, or any folder with runs in it.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
 ) -> None:
-    """Show the jobs of a sweep beside each other: which is best, and which settings matter. Writes its sweep.html."""
+    """Show the jobs of a sweep side by side, best first, and write its sweep.html."""
     from captioning.files import write_json
     from captioning.sweeps.report import as_json, read_sweep
     from captioning.sweeps.table import print_sweep

@@ -29,8 +29,7 @@ from captioning.errors import UserError
 from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
 from captioning.runs.run_folder import RunFolder, write_model
-from captioning.sweeps.jobs import train_job
-from captioning.sweeps.process import supervised
+from captioning.sweeps.jobs import end_with_sweep
 from captioning.terminal import setup_logging
 from captioning.training import artifacts
 from captioning.training.callbacks.consistency import ConsistencyCheck
@@ -55,13 +54,12 @@ _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 def run(cfg: Config) -> float | None:
-    """Train once, or, in a sweep, train this job in a process of its own. Returns the best monitored score."""
+    """Train once; a job of a sweep is a process of its own. Returns the best monitored score."""
     with friendly_errors():
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            metrics = train_job(cfg)
-        else:
-            with supervised():
-                metrics = train(cfg)
+            raise UserError("hydra/launcher: jobs of a sweep are started by hydra/launcher=local, joblib or slurm")
+        end_with_sweep()
+        metrics = train(cfg)
     return metrics.get(cfg.monitor)
 
 

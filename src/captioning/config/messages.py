@@ -17,7 +17,6 @@ from captioning.training.distributed.environment import prints_errors, process_n
 
 ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
 TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
-LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # the extras that bring them
 # Settings of the release before, with what they are called now; without a name, what to do.
 RENAMED: dict[str, str | None] = {
     "data.augment_colour": "data.augment_color_jitter",
@@ -67,11 +66,6 @@ def run_main(main: Callable[[], Any]) -> None:
         main()
 
 
-def environment_of_a_job() -> dict[str, str]:
-    """The environment for a process that answers its own mistakes."""
-    return {name: value for name, value in os.environ.items() if TRACEBACK_WANTED or name != ENVIRONMENT_VARIABLE}
-
-
 def explain(error: Exception) -> str:
     """The line for an error."""
     if isinstance(error, UserError):
@@ -80,8 +74,6 @@ def explain(error: Exception) -> str:
         return message.strip().splitlines()[-1].partition(": ")[2] if message.startswith("Caught ") else message
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        if group == "hydra/launcher" and choice in LAUNCHERS:
-            return f"hydra/launcher={choice}: not installed; pip install -e '.[{LAUNCHERS[choice]}]'"
         # Of one in a list Hydra doesn't say which there are.
         there_are = "" if error.options is None else nearest(choice, list(error.options))
         return f"{group}={choice}: no such choice{there_are}"

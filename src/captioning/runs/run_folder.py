@@ -191,6 +191,16 @@ class RunFolder:
                 shutil.rmtree(self.path)  # before the lock is let go, or it might be another's by then
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a process is at work in the folder."""
+        if not (self.path / LOCK).exists():
+            return False
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the folder, whole; what was read before is read again."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)

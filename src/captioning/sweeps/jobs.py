@@ -1,428 +1,336 @@
-"""Sweeps: each job is a run of its own, in a process and a folder of its own, whoever launches it.
+"""Sweeps: each job is a run of its own, in a process and a folder of its own.
 
-Lightning starts the further processes of a run by running the command line again. In a sweep that line is the whole
-sweep, and a sweeper that samples would hand every process other values. So a job's values are settled here, and it is
-trained by a process that was given them.
+A job is the same command with its own overrides. Its run folder is all the state there is: a job is finished if its
+``metrics.json`` exists, and was trained with the values in its ``.hydra/overrides.yaml``.
 """
 
 import os
+import shlex
 import signal
+import subprocess
 import sys
+import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, ClassVar
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from captioning.config.compose import CONF, literal
-from captioning.config.messages import ENVIRONMENT_VARIABLE, MISTAKES, TRACEBACK_WANTED, environment_of_a_job, explain
+from captioning.config.messages import ENVIRONMENT_VARIABLE, TRACEBACK_WANTED
 from captioning.data.cache import available_cores
 from captioning.errors import UserError
-from captioning.runs.run_folder import read_mapping
-from captioning.sweeps import share
-from captioning.sweeps.folder import (
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    NOT_STARTED,
-    JobRecord,
-    SweepFolder,
-    is_running,
-    read_record,
-)
-from captioning.sweeps.process import REASON_FILE, Signals, run_process
+from captioning.runs.run_folder import RunFolder
+from captioning.sweeps.gpus import GpuPool, gpus_per_job, visible_gpus
+from captioning.sweeps.report import FAILED, FINISHED, LOG, key_of, log_lines, read_sweep, value_text
 from captioning.training.distributed.environment import under_srun, under_torchrun
 from captioning.training.signals import INTERRUPTED as RESUMABLE
+from captioning.training.signals import SIGNALS
 
-JOBS_AT_ONCE = "CAPTIONING_JOBS_AT_ONCE"  # set by a launcher that knows
-# What a launcher's workers set for themselves, and jobs shall have as the sweep has it.
-INHERITED_ENV = (
-    ENVIRONMENT_VARIABLE,
-    *(f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "BLIS", "VECLIB", "NUMBA", "NUMEXPR")),
-    "VECLIB_MAXIMUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-)
-# Overrides that say how a job runs and not what it computes: they may differ when a sweep is gone on with.
-RUNTIME_KEYS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "logger")
-ORPHAN_TIMEOUT_S = 60.0  # seconds for the process of a sweep that was killed, which is saving what it has
+INTERRUPTED, NOT_STARTED = "interrupted", "not started"
+# Overrides that say how a job runs and not what it computes: they may change when a sweep is resumed.
+RUNTIME_KEYS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "logger", "resume")
+PARENT = "CAPTIONING_SWEEP_PID"
+OUTPUT_TIMEOUT_S = 10.0  # seconds for the output of processes that outlive their job
+
+
+@dataclass
+class Job:
+    """A run of a sweep: what trains it, and how that ended.
+
+    ``accelerator`` and ``devices`` are its ``trainer`` settings, ``environment`` has variables beside those of this
+    process, and ``status`` is ``FINISHED``, ``FAILED``, ``INTERRUPTED`` or ``NOT_STARTED``.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: Path
+    command: list[str]
+    environment: dict[str, str]
+    monitor: str
+    accelerator: str
+    devices: object
+    status: str = NOT_STARTED
+    error: str = ""
+    stop_signal: int | None = None
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def return_value(self) -> float | None:
+        """The monitored number, by the name that Hydra's sweepers read; None unless the job finished."""
+        return (RunFolder(self.folder).metrics or {}).get(self.monitor) if self.status == FINISHED else None
+
+    def conflict(self) -> str:
+        """Why the job can't train in its folder: there is a run with other values. Empty if it can."""
+        trained_with = RunFolder(self.folder).overrides
+        if trained_with is None:
+            if any((self.folder / name).exists() for name in ("metrics.json", "checkpoints")):
+                return f"{self.folder}: holds a run with unknown settings; choose another hydra.sweep.dir"
+            return ""
+        before, now = (
+            {text for text in texts if key_of(text) not in RUNTIME_KEYS} for texts in (trained_with, self.overrides)
+        )
+        if before == now:
+            return ""
+        was, wanted = (" ".join(sorted(texts)) or "nothing" for texts in (before - now, now - before))
+        return (
+            f"{self.folder}: was trained with {was} and not {wanted}; give the same values in the same order to resume "
+            "the sweep, or choose another hydra.sweep.dir"
+        )
+
+    def run(self, *, in_terminal: bool = False) -> None:
+        """Train in a process of its own, and set ``status`` and ``error``. Errors are also in ``job.log``.
+
+        Args:
+            in_terminal: show the output here, rather than write it into ``job.log``.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("ab", buffering=0) as log:
+            log.write(f"$ {' '.join(shlex.join(self.command).splitlines())}\n".encode())
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.environment, PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=None if in_terminal else log,
+                stderr=subprocess.PIPE if in_terminal else log,
+                start_new_session=True,  # a Ctrl-C reaches it once, through this process
+            )
+
+            def copy() -> None:
+                for line in self.process.stderr if self.process and self.process.stderr else ():
+                    log.write(line)
+                    sys.stderr.buffer.write(line)
+                    sys.stderr.flush()
+
+            copying = threading.Thread(target=copy, daemon=True)
+            copying.start()
+            if self.stop_signal:  # it came while the process was started
+                self.process.send_signal(self.stop_signal)
+            code = self.process.wait()
+            if code not in (0, RESUMABLE):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.process.pid, signal.SIGKILL)  # its other processes
+            copying.join(OUTPUT_TIMEOUT_S)
+            if code == 0 and (self.folder / "metrics.json").exists():
+                self.status = FINISHED
+            elif code == RESUMABLE or (self.stop_signal and code == -self.stop_signal):
+                self.status = INTERRUPTED
+            else:
+                self.status = FAILED
+                lines = log_lines(self.folder)
+                said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
+                if code < 0:
+                    hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+                    self.error = f"killed by {signal.Signals(-code).name}{hint}"
+                else:
+                    self.error = "it left no metrics.json" if code == 0 else said[-1] if said else f"exit status {code}"
+                if lines[-1:] != [f"error: {self.error}"]:
+                    log.write(f"error: {self.error}\n".encode())
+
+    def stop(self, number: int) -> None:
+        """Send its process a signal, now or as soon as it starts."""
+        self.stop_signal = number
+        if self.process:
+            self.process.send_signal(number)
+
+
+class Sweep:
+    """The jobs that this process starts, and how they end.
+
+    Args:
+        config: Hydra's, of the sweep.
+        config_loader: Hydra's, which composes the jobs' configurations.
+        run_jobs: runs a batch of jobs to their ends.
+
+    Raises:
+        UserError: torchrun or srun started this process, or another process runs a sweep in the same folder.
+    """
+
+    current: ClassVar["Sweep | None"] = None
+
+    def __init__(self, config: Any, config_loader: Any, run_jobs: Callable[["Sweep", list[Job]], None]) -> None:
+        if under_torchrun() or under_srun():
+            raise UserError(
+                "a sweep is started once, and not by torchrun or by srun with several tasks; each of its jobs starts "
+                "the processes that trainer.devices=N asks for"
+            )
+        self.config, self._config_loader, self._run_jobs = config, config_loader, run_jobs
+        self.folder = Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
+        self.jobs: dict[int, Job] = {}
+        self.stop_signal: int | None = None
+        self._lock = RunFolder(self.folder).lock()
+        self._lock.__enter__()  # until this process ends
+        for number in SIGNALS:
+            signal.signal(number, self.stop)
+        Sweep.current = self
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[Job]:
+        """Run a batch of jobs, each with its overrides and its number.
+
+        Raises:
+            UserError: the settings of a job are refused.
+        """
+        jobs = [self._job(number, list(given)) for number, given in zip(numbers, job_overrides, strict=True)]
+        self.jobs |= {job.number: job for job in jobs}
+        due = []
+        for job in jobs:
+            if error := job.conflict():
+                job.status, job.error = FAILED, error
+                self.report(job)
+            elif (job.folder / "metrics.json").exists():
+                job.status = FINISHED
+                say(f"job {job.number}: finished already")
+            else:
+                due.append(job)
+        if due and not self.stop_signal:
+            self._run_jobs(self, due)
+        return jobs
+
+    def _job(self, number: int, overrides: list[str]) -> Job:
+        config = self._config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        if config.hub.push:
+            raise UserError(
+                "hub.push=true: every job of a sweep would upload to the same name; leave it out, and upload the best "
+                "job with `captioning push JOB_FOLDER USER/NAME`"
+            )
+        hydra, folder = self.config.hydra, self.folder / config.hydra.sweep.subdir
+        command = [sys.executable, str(Path(sys.argv[0]).resolve())]
+        for source in hydra.runtime.config_sources:
+            if source.provider == "command-line":
+                command += ["--config-dir", source.path]
+            elif source.provider == "main" and source.schema == "file" and Path(source.path) != CONF:
+                command += ["--config-path", source.path]
+        if hydra.job.config_name != "config":
+            command += ["--config-name", hydra.job.config_name]
+        return Job(
+            number=number,
+            overrides=overrides,
+            folder=folder,
+            command=[*command, *overrides, f"hydra.run.dir={literal(str(folder))}", "hydra.mode=RUN", "resume=auto"],
+            environment={
+                ENVIRONMENT_VARIABLE: "1" if TRACEBACK_WANTED else "0",  # not what run_main set for this process
+                "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", hydra.sweep.dir),
+            },
+            monitor=config.monitor,
+            accelerator=config.trainer.accelerator,
+            devices=config.trainer.devices,
+        )
+
+    def stop(self, number: int, _frame: object = None) -> None:
+        """Send all running jobs a signal, and start no other."""
+        self.stop_signal = number
+        for job in self.jobs.values():
+            job.stop(number)
+
+    def report(self, job: Job) -> None:
+        """Print how a job ended."""
+        if job.status != NOT_STARTED:
+            say(f"job {job.number}: {job.status}{': ' if job.error else ''}{job.error}")
+
+    def values_of(self, job: Job) -> str:
+        """The overrides of a job that not all jobs have."""
+        common = set.intersection(*(set(other.overrides) for other in self.jobs.values()))
+        return " ".join(text for text in job.overrides if text not in common or len(self.jobs) == 1)
+
+    def finish(self) -> int:
+        """Write ``sweep.html``, and print what became of the jobs. Returns the exit status of the sweep."""
+        folder, jobs = _relative(self.folder), list(self.jobs.values())
+        finished = [job for job in jobs if job.status == FINISHED]
+        failed = [job for job in jobs if job.status == FAILED]
+        for job in failed:
+            values = self.values_of(job)
+            where = f"its folder is {_relative(job.folder)}"
+            say(f"error: job {job.number}{f' ({values})' if values else ''} failed: {job.error}; {where}")
+        try:
+            from captioning.sweeps.page import write_sweep_page  # draws, which takes seconds to import
+
+            sweep = read_sweep(self.folder)
+            if best := sweep.best:
+                values = " ".join(f"{key}={value_text(value)}" for key, value in best.settings.items())
+                say(f"best: job {best.name}{f' ({values})' if values else ''} with {sweep.monitor} {best.score:.4f}")
+            say(f"all jobs side by side: {_relative(write_sweep_page(sweep))}")
+        except Exception as error:  # a defect here must not cost the sweep its exit status
+            line = " ".join(str(error).split()) or type(error).__name__
+            say(f"no sweep.html: {line}; try again with `captioning sweep-report {folder}`")
+        if self.stop_signal or len(finished) + len(failed) < len(jobs):
+            say(
+                f"stopped: {len(finished)} of {len(jobs)} jobs are finished; the same command with "
+                f"hydra.sweep.dir={folder} resumes the sweep"
+            )
+            return RESUMABLE
+        if failed:
+            say(f"error: {len(failed)} of {len(jobs)} jobs failed, in {folder}")
+            return 1
+        say(f"all {len(jobs)} jobs are finished: {folder}" if jobs else f"nothing is left to train: {folder}")
+        return 0
 
 
 class SweepCallback(Callback):
-    """Hydra tells it when a sweep begins and ends; what is in between is in :func:`train_job`."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with _answered():
-            if under_torchrun() or under_srun():
-                raise UserError(
-                    "a sweep is started once, and not by torchrun or by srun with several tasks; each of its jobs "
-                    "starts the processes that trainer.devices=N asks for"
-                )
-            HydraConfig.instance().set_config(config)
-            sweep = SweepFolder(sweep_dir(config.hydra))
-            environment = environment_of_a_job()
-            sweep.begin(
-                command=_command(config),
-                environment={name: environment[name] for name in INHERITED_ENV if name in environment},
-                kill_jobs_on_exit=not _is_slurm(config.hydra),
-            )
-            _sweeps.append((sweep, Signals(sweep.ask_to_stop).hold()))
+    """Prints a sweep's results at its end, and exits with its status."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        sweep, signals = _sweeps.pop()
-        with _answered():
-            status = _summarize(sweep)
-            sweep.end()
-            signals.release()
-        if status:
+        if Sweep.current and (status := Sweep.current.finish()):
             sys.exit(status)
 
 
-@contextmanager
-def _answered() -> Iterator[None]:
-    """Answer a mistake where Hydra would make a warning of it, as it does of any exception of a callback."""
-    try:
-        yield
-    except MISTAKES as error:
-        if TRACEBACK_WANTED:
-            traceback.print_exc()
-        _say(f"error: {explain(error)}")
-        sys.exit(1)
-
-
-_sweeps: list[tuple[SweepFolder, Signals]] = []  # that this process has begun and not ended
-
-
-def sweep_dir(hydra: Any) -> Path:
-    """The sweep's folder; Hydra has it as it was given."""
-    return Path(hydra.runtime.cwd, hydra.sweep.dir)
-
-
-def is_stopped(hydra: Any) -> bool:
-    """Whether no further job is to be started: the sweep was told to stop, or one of its jobs was."""
-    sweep = SweepFolder(sweep_dir(hydra))
-    return sweep.stop_asked(sweep.read()) is not None
-
-
-def status_of_job(hydra: Any, number: int) -> str | None:
-    """How a job of this sweep ended; None where that isn't known."""
-    record = SweepFolder(sweep_dir(hydra)).told().get(number)
-    return record.status if record else None
-
-
-# ------------------------------------------------------------ one job
-
-
-def train_job(cfg: Any) -> dict[str, Any]:
-    """Train a job of a sweep in a process of its own.
-
-    A job that another start of the same sweep has finished isn't trained again; one that was interrupted or failed is
-    gone on with. One that fails doesn't raise: the sweep goes on, and tells at its end.
-
-    Returns:
-        The final numbers; none where it failed, was interrupted or wasn't started.
-    """
-    hydra = HydraConfig.get()
-    sweep = SweepFolder(sweep_dir(hydra))
-    folder = Path(cfg.output_dir)
-    record = JobRecord(int(hydra.job.num), list(map(str, hydra.overrides.task)), str(folder), pid=os.getpid())
-    try:
-        return _train_job(cfg, hydra, sweep, folder, record)
-    except UserError as error:
-        told = read_record(folder)
-        is_ours = told is None or _identity_overrides(told.overrides) == _identity_overrides(record.overrides)
-        _tell(sweep, record.end(FAILED, error=str(error)), in_its_folder=is_ours)
-        return {}
-
-
-def _train_job(cfg: Any, hydra: Any, sweep: SweepFolder, folder: Path, record: JobRecord) -> dict[str, Any]:
-    about = sweep.read()
-    earlier = _earlier(folder, record)
-    if earlier and earlier.status == FINISHED and (metrics := _metrics(folder)):
-        _write(sweep, earlier)
-        _say(f"job {record.job}: finished already")
-        return metrics
-    if sweep.stop_asked(about) is not None:
-        _tell(sweep, record.end(NOT_STARTED), in_its_folder=False)
-        return {}
-    if earlier:
-        record.seconds = earlier.seconds
-    with _signals() as signals, _environment(cfg, hydra, about, lambda: _must_stop(sweep, about, signals)) as variables:
-        if _must_stop(sweep, about, signals):
-            _tell(sweep, record.end(NOT_STARTED), in_its_folder=False)
-            return {}
-        status = _run(cfg, hydra, sweep, record, signals, about, variables)
-        requeue = _requeue(signals) if status == RESUMABLE else None
-        _end(sweep, record, folder, status, is_for_all=requeue is None)
-        if requeue:
-            requeue()
-    _leave_with_the_sweep(sweep, about)
-    return (_metrics(folder) or {}) if record.status == FINISHED else {}
-
-
-def _must_stop(sweep: SweepFolder, about: Mapping[str, Any], signals: Signals) -> bool:
-    return bool(signals.received) or sweep.stop_asked(about) is not None
-
-
-def _run(
-    cfg: Any,
-    hydra: Any,
-    sweep: SweepFolder,
-    record: JobRecord,
-    signals: Signals,
-    about: Mapping[str, Any],
-    variables: Mapping[str, str],
-) -> int:
-    folder = Path(record.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _error_file(folder).unlink(missing_ok=True)
-
-    def started(pid: int) -> None:
-        record.pid = pid
-        _write(sweep, record)
-
-    command = [*about["command"], *record.overrides, f"hydra.run.dir={literal(str(folder))}"]
-    command += ["hydra.mode=RUN", "resume=auto"]
-    with _output(hydra, folder) as output:
-        return run_process(
-            command,
-            environment={**variables, REASON_FILE: str(_error_file(folder))},
-            folder=Path(hydra.runtime.cwd),
-            output=output,
-            signals=signals,
-            stop_asked=lambda: sweep.stop_asked(about),
-            started=started,
-        )
-
-
-def _error_file(folder: Path) -> Path:
-    return folder / ".error"
-
-
-def _end(sweep: SweepFolder, record: JobRecord, folder: Path, status: int, *, is_for_all: bool) -> None:
-    """Tell how a job's process ended; what interrupted it is meant for all jobs, or for this one alone."""
-    error = None
-    with suppress(OSError):
-        error = _error_file(folder).read_text()
-        _error_file(folder).unlink()
-    if status == RESUMABLE:
-        record.end(INTERRUPTED, exit_status=status)
-        if is_for_all:  # those that run beside it, and those that would come next
-            sweep.ask_to_stop(signal.SIGTERM)
-    elif status == 0 and _metrics(folder):
-        record.end(FINISHED, exit_status=status)
-    elif status == 0:
-        record.end(FAILED, exit_status=status, error="it left no metrics.json")
-    else:
-        record.end(FAILED, exit_status=status, error=error or _meaning(status))
-    _tell(sweep, record)
-
-
-def _meaning(status: int) -> str:
-    if status > 0:
-        return f"exit status {status}"
-    hint = ", as the system does where memory runs out" if status == -signal.SIGKILL else ""
-    return f"killed by {signal.Signals(-status).name}{hint}"
-
-
-def _earlier(folder: Path, record: JobRecord) -> JobRecord | None:
-    """What is known of the same job from another start of this sweep.
+def run_locally(sweep: Sweep, jobs: list[Job], n_jobs: int) -> None:
+    """Run jobs on this machine, ``n_jobs`` side by side; -1 is one for each core, -2 one less, and so on.
 
     Raises:
-        UserError: the folder holds another run, or this one still runs.
+        UserError: a job needs more GPUs than there are.
     """
-    told = read_record(folder)
-    if told is None:
-        if (folder / "metrics.json").exists() or (folder / "checkpoints").exists():
-            raise UserError(f"{folder}: holds a run that no sweep has left there; take another hydra.sweep.dir")
-        return None
-    before, now = _identity_overrides(told.overrides), _identity_overrides(record.overrides)
-    if before != now:
-        was, shall = sorted(before - now) or ["nothing"], sorted(now - before) or ["nothing"]
-        raise UserError(
-            f"{folder}: was trained with {' '.join(was)} and not {' '.join(shall)}; give the same values in the same "
-            "order to go on with a sweep, or take another hydra.sweep.dir"
-        )
-    _wait_for(told)
-    return told
+    cores = available_cores()
+    n_jobs = n_jobs if n_jobs > 0 else max(cores + 1 + n_jobs, 1)
+    gpus = visible_gpus() if n_jobs > 1 and any(job.accelerator != "cpu" for job in jobs) else []
+    pool = GpuPool(gpus)
+    wanted = {job.number: gpus_per_job(job.accelerator, job.devices, gpus=len(gpus), n_jobs=n_jobs) for job in jobs}
+    if n_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        for job in jobs:
+            processes = wanted[job.number] or (int(str(job.devices)) if str(job.devices).isdecimal() else 1)
+            job.environment["OMP_NUM_THREADS"] = str(max(cores // (n_jobs * processes), 1))
+
+    def run(job: Job) -> None:
+        with pool.take(wanted[job.number]) as own:
+            if sweep.stop_signal:
+                return
+            if own:
+                job.environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            say(f"job {job.number}: {sweep.values_of(job)}")
+            job.run(in_terminal=n_jobs == 1)
+        if job.status == INTERRUPTED and not sweep.stop_signal:
+            sweep.stop(signal.SIGTERM)  # what stopped one job is meant for all
+        sweep.report(job)
+
+    with ThreadPoolExecutor(n_jobs) as threads_of_jobs:
+        list(threads_of_jobs.map(run, jobs))
 
 
-def _identity_overrides(overrides: list[str]) -> set[str]:
-    return {text for text in overrides if text.lstrip("+").partition("=")[0] not in RUNTIME_KEYS}
+def end_with_sweep() -> None:
+    """Stop this run when the sweep that started it is gone, however that ended. Nothing outside of a sweep."""
+    # Taken out of the environment: the further processes of a run have this one for their parent.
+    parent = int(os.environ.pop(PARENT, 0))
+
+    def watch() -> None:
+        while os.getppid() == parent:  # it becomes another's when the parent dies
+            time.sleep(1)
+        print(f"the sweep, process {parent}, is gone: stopping", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
-def _wait_for(told: JobRecord) -> None:
-    """Wait for a process whose sweep was killed: it is told, too, and saves what it has."""
-    deadline = time.monotonic() + ORPHAN_TIMEOUT_S
-    while told.ended is None and is_running(told.host, told.pid, elsewhere=False):
-        if time.monotonic() > deadline:
-            raise UserError(f"{told.folder}: process {told.pid} still trains there; wait for its end, or end it")
-        time.sleep(1)
-
-
-def _metrics(folder: Path) -> dict[str, Any] | None:
-    try:
-        return read_mapping(folder / "metrics.json")
-    except UserError:  # damaged
-        return None
-
-
-# ------------------------------------------------------------ what it runs with
-
-
-@contextmanager
-def _signals() -> Iterator[Signals]:
-    """The sweep's own where this process has begun it; in a launcher's worker, held from the first job on."""
-    if _sweeps:
-        yield _sweeps[-1][1]
-        return
-    signals = Signals().hold()
-    try:
-        yield signals
-    finally:
-        if _is_submitit():  # whose own handlers are due between jobs; joblib's workers would die of what they're sent
-            signals.release()
-
-
-def _requeue(signals: Signals) -> Callable[[], Any] | None:
-    """What has submitit ask SLURM to start this job again, where SLURM has said that its time is over; else None."""
-    warning = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", signal.SIGTERM)
-    handler = signals.replaced.get(warning)
-    if _is_submitit() and warning in signals.received and callable(handler):
-        return lambda: handler(warning, None)
-    return None
-
-
-def _leave_with_the_sweep(sweep: SweepFolder, about: Mapping[str, Any]) -> None:
-    """End a launcher's worker whose sweep was killed: joblib's would wait for work for five minutes more."""
-    if about["kill_jobs_on_exit"] and not sweep.is_run_by(about):
-        os._exit(RESUMABLE)
-
-
-def _is_submitit() -> bool:
-    return "SUBMITIT_EXECUTOR" in os.environ
-
-
-def _is_slurm(hydra: Any) -> bool:
-    return "slurm" in str(hydra.launcher.get("_target_")).lower() and "Local" not in str(hydra.launcher._target_)
-
-
-@contextmanager
-def _environment(cfg: Any, hydra: Any, about: Mapping[str, Any], stop_asked: Any) -> Iterator[dict[str, str]]:
-    """The variables of a job's process; GPUs among them are its own until the end of the context."""
-    variables = {name: value for name, value in os.environ.items() if name not in INHERITED_ENV or _is_slurm(hydra)}
-    variables |= about["environment"]
-    variables["WANDB_RUN_GROUP"] = os.environ.get("WANDB_RUN_GROUP", hydra.sweep.dir)
-    at_once = _jobs_at_once(hydra)
-    if at_once == 1:
-        yield variables
-        return
-    trainer: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
-    gpus = share.visible_gpus(variables) if trainer["accelerator"] in share.ON_GPUS else []
-    wanted = share.gpus_wanted(trainer, gpus=len(gpus), jobs_at_once=at_once)
-    if "OMP_NUM_THREADS" not in variables:
-        threads = share.threads_of_a_process(
-            cores=available_cores(), jobs_at_once=at_once, processes=_processes(trainer, wanted)
-        )
-        variables["OMP_NUM_THREADS"] = str(threads)
-    with share.own_gpus(gpus, wanted, stop_asked=stop_asked) as own:
-        yield {**variables, "CUDA_VISIBLE_DEVICES": ",".join(own)} if wanted else variables
-
-
-def _processes(trainer: Mapping[str, Any], gpus: int) -> int:
-    devices = trainer["devices"]
-    return gpus or (int(devices) if str(devices).isdecimal() else 1)
-
-
-def _jobs_at_once(hydra: Any) -> int:
-    """How many jobs share this machine."""
-    if JOBS_AT_ONCE in os.environ:
-        return int(os.environ[JOBS_AT_ONCE])
-    if "joblib" in str(hydra.launcher.get("_target_")).lower():
-        n_jobs = int(hydra.launcher.n_jobs)
-        return n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
-    return 1
-
-
-@contextmanager
-def _output(hydra: Any, folder: Path) -> Iterator[IO[bytes] | None]:
-    """The terminal where jobs run in turn, else a log in the job's folder."""
-    if "basic_launcher" in str(hydra.launcher.get("_target_")):
-        yield None
-        return
-    with (folder / "job.log").open("ab") as file:
-        yield file
-
-
-def _command(config: Any) -> list[str]:
-    """What starts one job, without its overrides: the program, and where it finds its configuration."""
-    hydra = config.hydra
-    command = [sys.executable, str(Path(sys.argv[0]).resolve())]
-    for source in hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            command += ["--config-dir", source.path]
-        elif source.provider == "main" and source.schema == "file" and Path(source.path) != CONF:
-            command += ["--config-path", source.path]
-    return command if hydra.job.config_name == "config" else [*command, "--config-name", hydra.job.config_name]
-
-
-# ------------------------------------------------------------ what is said
-
-
-def _write(sweep: SweepFolder, record: JobRecord, *, in_its_folder: bool = True) -> None:
-    if int(os.environ.get("SLURM_PROCID") or 0) == 0:  # one tells for all tasks of a SLURM job
-        sweep.tell(record, in_its_folder=in_its_folder)
-
-
-def _tell(sweep: SweepFolder, record: JobRecord, *, in_its_folder: bool = True) -> None:
-    _write(sweep, record, in_its_folder=in_its_folder)
-    if record.status != NOT_STARTED:
-        _say(f"job {record.job}: {record.status}{': ' if record.error else ''}{record.error or ''}")
-
-
-def _summarize(sweep: SweepFolder) -> int:
-    """Say what became of the jobs, and write the sweep's report. Returns the sweep's exit status."""
-    records = list(sweep.told().values())
-    given = [set(record.overrides) for record in records]
-    common = set.intersection(*given) if given else set()
-    by_status = {status: [r for r in records if r.status == status] for status in (FINISHED, FAILED, INTERRUPTED)}
-    _write_report(sweep.path)
-    for record in by_status[FAILED]:
-        values = " ".join(text for text in record.overrides if text not in common)
-        which = f"job {record.job} ({values})" if values else f"job {record.job}"
-        _say(f"error: {which} failed: {record.error}; its folder is {_shown(Path(record.folder))}")
-    left = len(records) - len(by_status[FINISHED]) - len(by_status[FAILED])
-    is_stopped = bool(left) or sweep.stop_asked(sweep.read()) is not None
-    if is_stopped:
-        _say(
-            f"stopped: {len(by_status[FINISHED])} of {len(records)} jobs are finished; the same command with "
-            f"hydra.sweep.dir={_shown(sweep.path)} goes on"
-        )
-    elif by_status[FAILED]:
-        _say(f"error: {len(by_status[FAILED])} of {len(records)} jobs failed, in {_shown(sweep.path)}")
-    elif records:
-        _say(f"all {len(records)} jobs are finished: {_shown(sweep.path)}")
-    else:
-        _say(f"nothing is left to train: {_shown(sweep.path)}")
-    return RESUMABLE if is_stopped else 1 if by_status[FAILED] else 0
-
-
-def _shown(path: Path) -> str:
-    with suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
-
-
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line for the user of a sweep."""
     print(line, file=sys.stderr, flush=True)
 
 
-def _write_report(folder: Path) -> None:
-    """By a program of its own, which needs no torch, and can't cost the sweep its exit status."""
-    from captioning.sweeps.report import write_sweep_report
-
-    write_sweep_report(folder)
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

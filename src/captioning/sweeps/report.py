@@ -1,105 +1,86 @@
 """What a folder of runs holds: its jobs, the settings that vary between them, and which one is best.
 
-Everything is read from the files of the run folders, so that grids, Optuna sweeps and any other runs will do.
+All of it is read from the run folders, so that grids, Optuna searches and any other runs will do.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
 from captioning.runs.report.numbers import finite
-from captioning.runs.run_folder import flat, read_mapping
-from captioning.sweeps.folder import FINISHED, RUNNING
-from captioning.sweeps.importance import METHOD, Importance, as_number, importances
-from captioning.sweeps.job_folder import MISSING, STATUSES, JobFolder, is_ignored, is_run, job_folders
+from captioning.runs.run_folder import RunFolder, read_mapping
 
-_log = logging.getLogger(__name__)
+FINISHED, RUNNING, UNFINISHED, FAILED = STATUSES = ("finished", "running", "unfinished", "failed")
+LOG = "job.log"  # of a job: the command and its errors, or all of its output
+LOG_TAIL = 20_000  # bytes at its end in which its error is
+RUN_ARTIFACTS = (".hydra", "environment.json", "metrics.json", "checkpoints", LOG)  # one of them makes a run folder
+IGNORED_KEYS = ("resume", "output_dir", "hydra")  # say where and how a job ran, and not what it was
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run of the sweep.
+@dataclass
+class JobResult:
+    """A run of the sweep, as its folder has it.
 
     Attributes:
-        name: its folder, as seen from the sweep's.
-        folder: where it is.
-        status: one of :data:`captioning.sweeps.job_folder.STATUSES`.
-        why: what is known of a job that didn't finish, or has no number.
-        settings: the values of the settings that vary; one that isn't known is missing.
-        score: the monitored number, of validation; None where there is none, or it isn't finite.
-        step: the optimizer step of the checkpoint that has it.
-        metrics: all numbers, as in its ``metrics.json``.
-        seconds: how long it took.
-        overrides: what was given on its command line.
+        name: its folder, relative to the sweep's.
+        status: one of ``STATUSES``.
+        note: why it failed, how far it came, or why it has no score.
+        settings: the values of the settings that vary; an unknown one is missing.
+        score: the monitored metric of validation; None if there is none, or it isn't finite.
+        step: the optimizer step of the checkpoint that has the score.
+        seconds: from its start to its metrics.
     """
 
     name: str
     folder: Path
-    status: str
-    why: str
-    settings: dict[str, Any]
-    score: float | None
-    step: int | None
-    metrics: dict[str, Any]
-    seconds: float | None
-    overrides: list[str]
-
-    @property
-    def report(self) -> Path | None:
-        """Its own report, where it has one."""
-        path = self.folder / "report.html"
-        return path if path.is_file() else None
+    status: str = UNFINISHED
+    note: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    score: float | None = None
+    step: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Jobs, the best first and those without a number last.
+class SweepResults:
+    """Jobs, best first and those without a score last.
 
-    Attributes:
-        folder: the sweep's.
-        monitor: the number that jobs are ranked by, such as ``val/wer``.
-        higher_is_better: which way of it is better.
-        jobs: all of them.
-        settings: the dotted keys of what varies.
-        importance: how much each setting matters, the most important first.
-        notes: what has to be said about all this.
-        command: what was asked for, where the sweep says.
-        sweeper: what chose the values, where the sweep says.
+    ``settings`` has the dotted keys of what varies, ``importance`` is of each setting of an Optuna search, from 0 to 1,
+    and ``command`` resumes the sweep.
     """
 
     folder: Path
     monitor: str
     higher_is_better: bool
-    jobs: list[Job]
+    jobs: list[JobResult]
     settings: list[str]
-    importance: list[Importance]
+    importance: dict[str, float]
     notes: list[str]
     command: list[str] | None
-    sweeper: str | None
 
     @property
-    def ranked(self) -> list[Job]:
-        """The jobs with a number, the best first."""
+    def ranked(self) -> list[JobResult]:
+        """The jobs with a score, best first."""
         return [job for job in self.jobs if job.score is not None]
 
     @property
-    def best(self) -> Job | None:
-        """The best job; None where no job has a number."""
+    def best(self) -> JobResult | None:
+        """The best job; None if no job has a score."""
         return next(iter(self.ranked), None)
-
-    @property
-    def equals(self) -> list[Job]:
-        """The other jobs with the best job's number."""
-        return [job for job in self.ranked[1:] if job.score == self.ranked[0].score]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -108,21 +89,7 @@ class Sweep:
         return {status: counts[status] for status in STATUSES if counts[status]}
 
 
-def write_sweep_report(folder: Path) -> Path | None:
-    """Write ``sweep.html`` at the end of a sweep; whatever is wrong is said in a line, and never fails the sweep."""
-    try:
-        from captioning.sweeps.page import write_sweep_page
-
-        path = write_sweep_page(read_sweep(folder))
-    except Exception as error:  # a defect here must not cost the numbers of hours of training
-        line = " ".join(str(error).split()) or type(error).__name__
-        _log.warning(f"no sweep.html: {line}; try again with `captioning sweep-report {folder}`")
-        return None
-    _log.info(f"all jobs beside each other: {path}")
-    return path
-
-
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path) -> SweepResults:
     """Read all runs below a folder.
 
     Raises:
@@ -130,49 +97,74 @@ def read_sweep(folder: Path) -> Sweep:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a sweep, such as multirun/DATE/TIME")
-    if is_run(folder):
+    if _is_run(folder):
         raise UserError(f"{folder}: is one run; look at it with `captioning report {folder}`, or give the folder above")
-    folders = job_folders(folder)
-    if not folders:
+    paths = sorted(_run_folders(folder), key=_natural)
+    if not paths:
         raise UserError(f"{folder}: holds no run; give the folder of a sweep, such as multirun/DATE/TIME")
-    monitor, notes = _monitor(folders)
-    settings = _varying(folders)
+    jobs, configs = [], []
+    for path in paths:
+        job, config = _read_job(path, path.relative_to(folder).as_posix())
+        jobs.append(job)
+        configs.append(config)
+
+    monitors = Counter(str(config["monitor"]) for config in configs if "monitor" in config)
+    monitor = monitors.most_common(1)[0][0] if monitors else "val/wer"
+    notes = []
+    if others := sorted(set(monitors) - {monitor}):
+        notes = [f"Not all jobs have the same monitor ({', '.join(others)}); they are ranked by {monitor}."]
+
+    keys = dict.fromkeys(key_of(text) for job in jobs for text in job.overrides)
+    values = [{key: _value(key, job, config) for key in keys} for job, config in zip(jobs, configs, strict=True)]
+    given = [{key_of(text): text for text in job.overrides} for job in jobs]
+    known = [index for index, job in enumerate(jobs) if configs[index] or job.overrides]
+    varying = [
+        key
+        for key in keys
+        if len({given[index].get(key) for index in known}) > 1  # as text first, in which Hydra escapes what it must
+        and len({_comparable(values[index][key]) for index in known}) > 1
+    ]
+    for job, of_job in zip(jobs, values, strict=True):
+        job.settings = {key: of_job[key] for key in varying if of_job[key] is not None}
+        if job.status == FINISHED:
+            job.score = finite(job.metrics.get(monitor))
+            if job.score is None:
+                job.note = f"no {monitor}: {job.metrics.get('notes', {}).get(monitor, 'it was never measured')}"
+        elif not job.note:
+            job.note = _progress(job.folder, monitor)
     higher = bool(HIGHER_IS_BETTER.get(monitor.partition("/")[2]))
-    jobs = _best_first([_job(job, monitor, settings) for job in folders], higher)
-    command, sweeper = _origin(folder)
-    return Sweep(
+    jobs.sort(
+        key=lambda job: (job.score is None, (job.score or 0.0) * (-1 if higher else 1), STATUSES.index(job.status))
+    )
+    command, importance, note = _origin(folder)
+    return SweepResults(
         folder=folder,
         monitor=monitor,
         higher_is_better=higher,
         jobs=jobs,
-        settings=settings,
-        importance=_importance(jobs, settings),
-        notes=notes,
+        settings=varying,
+        importance=importance,
+        notes=[*notes, *note],
         command=command,
-        sweeper=sweeper,
     )
 
 
-def as_json(sweep: Sweep) -> dict[str, Any]:
+def as_json(sweep: SweepResults) -> dict[str, Any]:
     """All of it as plain values."""
-    best = sweep.best
-    jobs = [asdict(job) | {"report": job.report} for job in sweep.jobs]
-    return {
+    content = {
         "folder": str(sweep.folder),
         "monitor": sweep.monitor,
         "direction": "max" if sweep.higher_is_better else "min",
-        "best": best.name if best else None,
+        "best": sweep.best.name if sweep.best else None,
         "counts": sweep.counts,
         "settings": sweep.settings,
-        "importance": {"method": METHOD, "of": [asdict(one) for one in sweep.importance]},
-        "jobs": _json_ready(jobs),
+        "importance": sweep.importance,
+        "jobs": [asdict(job) for job in sweep.jobs],
         "notes": sweep.notes,
     }
-
-
-def _json_ready(content: Any) -> Any:
-    """The same with text for what JSON hasn't: a path, a date in YAML, a number that isn't finite."""
-    return json.loads(json.dumps(content, default=str), parse_constant=str)
+    # Text for what JSON lacks: a path, a date in YAML, a number that isn't finite.
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=str), parse_constant=str)
+    return plain
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -190,95 +182,140 @@ def value_text(value: Any) -> str:
     """A setting's value as the command line has it, in few digits."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _origin(folder: Path) -> tuple[list[str] | None, str | None]:
-    """The sweep's command and its sweeper, as Hydra's multirun.yaml has them."""
+def is_number(value: object) -> bool:
+    """Whether a setting's value is a number, which a bool isn't."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def key_of(override: str) -> str:
+    """The setting that an override of the command line sets."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def log_lines(folder: Path) -> list[str]:
+    """The last lines of a job's log since its last start, without empty ones."""
+    if not (folder / LOG).is_file():
+        return []
+    with (folder / LOG).open("rb") as log:
+        log.seek(max(log.seek(0, os.SEEK_END) - LOG_TAIL, 0))
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
+    return lines[starts[-1] + 1 :] if starts else lines
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    """Run folders below a folder. What is within a run, behind a link or in a hidden folder isn't looked at."""
+    for parent, names, _ in os.walk(folder):
+        path = Path(parent)
+        if path != folder and _is_run(path):
+            names.clear()
+            yield path
+        names[:] = [name for name in names if not name.startswith(".")]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in RUN_ARTIFACTS)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts 10 after 9."""
+    pieces = re.findall(r"\d+|\D+", str(path))
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
+
+
+def _read_job(path: Path, name: str) -> tuple[JobResult, dict[str, Any]]:
+    """A job with its status, and its configuration."""
+    job, run = JobResult(name, path), RunFolder(path)
+    config: dict[str, Any] = {}
+    try:
+        overrides = run.overrides
+        if overrides is None and (path / LOG).is_file():  # it failed before its training began
+            overrides = _logged_overrides(path / LOG)
+        job.overrides = [
+            text for text in overrides or [] if re.split(r"[./@]", key_of(text), maxsplit=1)[0] not in IGNORED_KEYS
+        ]
+        config = run.config or {}
+        metrics = run.metrics
+        started = (run.environment or {}).get("started")
+    except (UserError, OSError) as error:  # of one job; the others can be shown
+        job.note = str(error)
+        return job, config
+    errors = [line.removeprefix("error: ") for line in log_lines(path)[-1:] if line.startswith("error: ")]
+    if metrics is not None:
+        job.status, job.metrics, job.step = FINISHED, metrics, metrics.get("tested_step")
+        if started:
+            seconds = (path / "metrics.json").stat().st_mtime - datetime.fromisoformat(str(started)).timestamp()
+            job.seconds = seconds if seconds >= 0 else None
+    elif run.is_locked():
+        job.status = RUNNING
+    elif errors:
+        job.status, job.note = FAILED, errors[0]
+    return job, config
+
+
+def _logged_overrides(log: Path) -> list[str]:
+    """The overrides in the command that a job's log begins with."""
+    import shlex
+
+    with log.open(encoding="utf-8", errors="replace") as file:
+        words = shlex.split(file.readline())
+    return [word for word in words if re.match(r"[+~]*[a-z][\w./@]*=", word)]
+
+
+def _value(key: str, job: JobResult, config: dict[str, Any]) -> Any:
+    """A setting's value in the configuration, or as it was given; None if it is in neither."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if node is not None and not isinstance(node, dict):
+        return node
+    given = {key_of(text): text.partition("=")[2] for text in job.overrides}
+    if (text := given.get(key)) is None:
+        return None
+    try:
+        return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _comparable(value: Any) -> str:
+    """1 is 1.0, and true is neither."""
+    return json.dumps(float(value) if type(value) is int else value, default=str)
+
+
+def _progress(folder: Path, monitor: str) -> str:
+    """How far an unfinished run came."""
+    try:
+        curves = RunFolder(folder).curves or {}
+    except (UserError, OSError):
+        curves = {}
+    if not curves:
+        return "no step was logged"
+    last = max(series.steps[-1] for series in curves.values())
+    measured = f", and {monitor} was {curves[monitor].values[-1]:.3f} when last measured" if monitor in curves else ""
+    return f"{last:,.0f} steps were logged{measured}"
+
+
+def _origin(folder: Path) -> tuple[list[str] | None, dict[str, float], list[str]]:
+    """The sweep's command, the importance of its settings, and a note if Optuna can't say that."""
     try:
         hydra = (read_mapping(folder / "multirun.yaml") or {})["hydra"]
         given = [*hydra["overrides"]["hydra"], *hydra["overrides"]["task"]]
-        how = [text for text in given if not text.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-        # With its folder, or it would be another sweep and not what is missing of this one.
-        command = ["python", "train.py", "-m", *how, f"hydra.sweep.dir={folder}"]
-        return command, str(hydra["sweeper"]["_target_"])
-    except (UserError, OSError, KeyError, TypeError):
-        return None, None
+        sweeper = hydra["sweeper"]
+        is_search = str(sweeper["_target_"]).endswith("OptunaSweeper")
+    except (UserError, KeyError, TypeError):
+        return None, {}, []
+    how = [text for text in given if not text.startswith(("hydra.mode=", "hydra.sweep.dir="))]
+    # With its folder, or it would be another sweep and not what is missing of this one.
+    command = ["python", "train.py", "-m", *how, f"hydra.sweep.dir={folder}"]
+    if not is_search:
+        return command, {}, []
+    try:
+        from captioning.sweeps.importance import importance_of_settings
 
-
-def _monitor(folders: Sequence[JobFolder]) -> tuple[str, list[str]]:
-    """The number that most jobs are monitored by, and what to say where others have another."""
-    counts = Counter(str(job.config["monitor"]) for job in folders if job.config and "monitor" in job.config)
-    monitor = counts.most_common(1)[0][0] if counts else "val/wer"
-    others = sorted(set(counts) - {monitor})
-    note = f"Not all jobs have the same monitor ({', '.join(others)}); they are ranked by {monitor}, which most have."
-    return monitor, [note] if others else []
-
-
-def _varying(folders: Sequence[JobFolder]) -> list[str]:
-    """The dotted keys of what the jobs were given different values of, in the order of the command line.
-
-    What differs without having been given follows from a choice (``model=…``), and is only counted where there is none,
-    as between runs of different versions of the code.
-    """
-    given = list(dict.fromkeys(key for job in folders for key in job.given))
-    varying = [key for key in given if len({_text(job.value(key)) for job in folders if _knows(job)}) > 1]
-    flats = [flat(job.config) for job in folders if job.config]
-    every = dict.fromkeys(key for one in flats for key in one)
-    differing = [key for key in every if len({one.get(key) for one in flats}) > 1 and not is_ignored(key)]
-    return varying + [key for key in differing if not any(_follows(key, cause) for cause in varying)]
-
-
-def _follows(key: str, cause: str) -> bool:
-    """Whether a setting is, or is chosen by, what was given."""
-    return cause == "experiment" or key == cause or key.startswith(f"{re.split('[/@]', cause)[0]}.")
-
-
-def _knows(job: JobFolder) -> bool:
-    return job.config is not None or bool(job.given)
-
-
-def _text(value: Any) -> str:
-    """What values are compared by: 1 is 1.0, and true is neither."""
-    number = as_number(value)
-    return "" if value is MISSING else json.dumps(value if number is None else number, default=str)
-
-
-def _job(job: JobFolder, monitor: str, settings: Sequence[str]) -> Job:
-    status, why = job.status(monitor)
-    metrics = job.metrics or {}
-    values = {key: job.value(key) for key in settings}
-    score = finite(metrics.get(monitor)) if status == FINISHED else None
-    if status == FINISHED and score is None:
-        reason = metrics.get("notes", {}).get(monitor, "it was never measured")
-        why = f"no {monitor}: {reason}"
-    return Job(
-        name=job.name,
-        folder=job.folder,
-        status=status,
-        why=why,
-        settings={key: value for key, value in values.items() if value is not MISSING},
-        score=score,
-        step=metrics.get("tested_step"),
-        metrics=metrics,
-        seconds=job.seconds(is_on=status == RUNNING),
-        overrides=job.overrides,
-    )
-
-
-def _best_first(jobs: list[Job], higher: bool) -> list[Job]:
-    def place(job: Job) -> tuple[bool, float, int]:
-        return job.score is None, (job.score or 0.0) * (-1 if higher else 1), STATUSES.index(job.status)
-
-    return sorted(jobs, key=place)
-
-
-def _importance(jobs: Sequence[Job], settings: Sequence[str]) -> list[Importance]:
-    ranked = [job for job in jobs if job.score is not None]
-    if not ranked:
-        return []
-    values = {key: [job.settings.get(key) for job in ranked] for key in settings}
-    values = {key: column for key, column in values.items() if len(set(map(_text, column))) > 1}
-    return importances(values, [job.score for job in ranked if job.score is not None])
+        return command, importance_of_settings(folder, sweeper.get("storage"), sweeper.get("study_name")), []
+    except Exception as error:  # of Optuna, which may be missing, or of a database's driver
+        return command, {}, [f"Optuna doesn't say which settings matter: {' '.join(str(error).split())}"]

@@ -1,93 +1,77 @@
-"""Jobs through submitit: each tells how it ended, whatever becomes of the others.
+"""Jobs of a sweep as jobs of SLURM, through submitit."""
 
-Hydra's plugin ends the whole sweep at the first job that SLURM killed, and leaves the others alone.
-"""
-
-import logging
 import os
+import shutil
+import signal
+import subprocess
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import submitit
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from omegaconf import OmegaConf
+from submitit.helpers import DelayedSubmission
 
-from captioning.sweeps.folder import FAILED, INTERRUPTED, RUNNING, JobRecord, SweepFolder
-from captioning.sweeps.jobs import JOBS_AT_ONCE, sweep_dir
+from captioning.errors import UserError
+from captioning.sweeps.jobs import INTERRUPTED, NOT_STARTED, Job, Sweep
+from captioning.sweeps.report import FAILED
+from captioning.training.signals import SIGNALS
 
-_log = logging.getLogger(__name__)
 POLL = 1.0  # seconds between looks at the jobs
+OF_ALL_CLUSTERS = (
+    "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"
+)  # fmt: skip
 
 
-def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-    """Submit a batch of jobs as one array, and wait for all of them.
+class SlurmJob:
+    """What a job of SLURM runs; submitit pickles it."""
 
-    Args:
-        launcher: Hydra's, set up; each job calls it.
-        job_overrides: of each job.
-        initial_job_idx: the first one's number.
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self) -> tuple[str, str]:
+        for number in SIGNALS:
+            if number != signal.SIGUSR2:  # submitit's, which calls checkpoint()
+                signal.signal(number, lambda number, _frame: self.job.stop(number))
+        self.job.run()
+        return self.job.status, self.job.error
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Save and stop, for SLURM has warned that the job's time is over; submitit then has it queued again."""
+        again = SlurmJob(replace(self.job, process=None))
+        if self.job.process:
+            self.job.process.send_signal(signal.SIGUSR2)
+            # Popen.wait() is interrupted by this very signal, and can't be called twice.
+            os.waitid(os.P_PID, self.job.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(again)
+
+
+def run_on_slurm(sweep: Sweep, jobs: list[Job], settings: Mapping[str, Any]) -> None:
+    """Submit jobs as one array with the ``settings`` of ``hydra.launcher``, and wait for all of them.
+
+    Raises:
+        UserError: there is no SLURM here.
     """
-    hydra = launcher.config.hydra
-    sweep = SweepFolder(sweep_dir(hydra))
-    numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-    for number, overrides in zip(numbers, job_overrides, strict=True):
-        _log.info(f"#{number}: {' '.join(filter_overrides(overrides))}")
-    if launcher._EXECUTOR == "local":
-        os.environ[JOBS_AT_ONCE] = str(len(job_overrides))
-    state = Singleton.get_state()
-    arguments = [
-        (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", state)
-        for number, overrides in zip(numbers, job_overrides, strict=True)
-    ]
-    jobs = _executor(launcher).map_array(launcher, *zip(*arguments, strict=True))
-    _wait(sweep, dict(zip(numbers, jobs, strict=True)))
-    return [_returned(sweep, number, job, overrides)
-            for number, job, overrides in zip(numbers, jobs, job_overrides, strict=True)]  # fmt: skip
-
-
-def _executor(launcher: Any) -> submitit.AutoExecutor:
-    """An executor with the settings of ``hydra.launcher``; those it shares with all kinds have no prefix."""
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-
-    kind, settings = launcher._EXECUTOR, dict(launcher.params)
-    folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout", None)
-    limit = {} if timeouts is None else {f"{kind}_max_num_timeout": timeouts}
-    executor = submitit.AutoExecutor(folder=folder, cluster=kind, **limit)
-    shared = set(OmegaConf.structured(BaseQueueConf).keys())
-    executor.update_parameters(**{k if k in shared else f"{kind}_{k}": value for k, value in settings.items()})
-    return executor
-
-
-def _wait(sweep: SweepFolder, jobs: dict[int, Any]) -> None:
-    """Wait for all jobs; when the sweep is stopped, take those that haven't begun out of SLURM's queue."""
-    about, is_stopped = sweep.read(), False
-    while not all(job.done() for job in jobs.values()):
-        if not is_stopped and sweep.stop_asked(about) is not None:
-            is_stopped, told = True, sweep.told()
-            for job in (job for number, job in jobs.items() if number not in told):
-                job.cancel(check=False)
+    if not shutil.which("sbatch"):
+        raise UserError("hydra/launcher=slurm: no sbatch here; run it where SLURM is, or with hydra/launcher=joblib")
+    given = dict(settings)
+    executor = submitit.AutoExecutor(
+        folder=given.pop("submitit_folder"), cluster="slurm", slurm_max_num_timeout=given.pop("max_num_timeout")
+    )
+    executor.update_parameters(**{k if k in OF_ALL_CLUSTERS else f"slurm_{k}": value for k, value in given.items()})
+    submitted = executor.submit_array([SlurmJob(job) for job in jobs])
+    is_stopped = False
+    while not all(task.done() for task in submitted):
+        if sweep.stop_signal and not is_stopped:
+            is_stopped, ids = True, [str(task.job_id) for task in submitted]
+            subprocess.run(["scancel", "--state=PENDING", *ids], check=False)
+            subprocess.run(["scancel", "--signal=TERM", *ids], check=False)
         time.sleep(POLL)
-
-
-def _returned(sweep: SweepFolder, number: int, job: Any, overrides: Sequence[str]) -> JobReturn:
-    """What a job returned; nothing where it was killed, which is then told for it."""
-    try:
-        returned: JobReturn = job.results()[0]
-        return returned
-    except (submitit.core.utils.UncompletedJobError, RuntimeError, OSError):
-        nothing = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-    record = sweep.told().get(number)
-    if record is None and sweep.stop_asked(sweep.read()) is not None:
-        return nothing  # it waited in the queue
-    if record is None or record.status == RUNNING:
-        record = record or JobRecord(number, list(overrides), str(sweep.path / str(number)))
-        sweep.tell(
-            record.end(FAILED, error=f"submitit: no result, state {job.state}; its log is {job.paths.stderr}"),
-            in_its_folder=Path(record.folder).is_dir(),
-        )
-    elif record.status != INTERRUPTED:
-        sweep.tell(record.end(FAILED, error=f"submitit: state {job.state}; its log is {job.paths.stderr}"))
-    return nothing
+    for job, task in zip(jobs, submitted, strict=True):
+        if task.exception() is None:
+            job.status, job.error = task.result()
+        elif not sweep.stop_signal:
+            job.status, job.error = FAILED, f"SLURM: state {task.state}; its log is {task.paths.stderr}"
+        if job.status in (INTERRUPTED, NOT_STARTED) and not sweep.stop_signal:
+            sweep.stop(signal.SIGTERM)
+        sweep.report(job)

@@ -1,10 +1,10 @@
 """The project's sweeper and launchers, where Hydra looks for them; it imports this at every start."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -13,44 +13,48 @@ from captioning.errors import UserError
 
 
 class OptunaSweeper(Sweeper):
-    """``hydra/sweeper=optuna``; its settings are those of :class:`captioning.sweeps.optuna.OptunaSearch`."""
+    """``hydra/sweeper=optuna``; its settings are the arguments of :func:`captioning.sweeps.optuna.search`."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
-        self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=hydra_context, task_function=task_function
-        )
+        self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         try:
             from captioning.sweeps.optuna import search
         except ModuleNotFoundError as error:
             raise UserError(f"hydra/sweeper=optuna: no {error.name} here; pip install -e '.[optuna]'") from error
-        return search(self, arguments, **self.settings)
+        search(self, arguments, **self.settings)
 
 
-try:
-    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLauncher, SlurmLauncher
-except ImportError:
-    pass
-else:
+class LocalLauncher(Launcher):
+    """``hydra/launcher=local`` and ``joblib``: jobs on this machine."""
 
-    class CaptioningLocalLauncher(LocalLauncher):  # type: ignore[misc]
-        """``hydra/launcher=slurm-local``: SLURM's way on this machine, all jobs at once."""
+    def __init__(self, n_jobs: int, **_: Any) -> None:  # more settings where hydra-joblib-launcher is installed too
+        self.n_jobs = n_jobs
 
-        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            from captioning.sweeps.submitit import launch
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from captioning.sweeps.jobs import Sweep, run_locally
 
-            return launch(self, job_overrides, initial_job_idx)
+        self.sweep = Sweep(config, hydra_context.config_loader, partial(run_locally, n_jobs=self.n_jobs))
 
-    class CaptioningSlurmLauncher(SlurmLauncher):  # type: ignore[misc]
-        """``hydra/launcher=slurm``: a job of SLURM for each job of the sweep."""
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        return self.sweep.launch(job_overrides, range(initial_job_idx, initial_job_idx + len(job_overrides)))
 
-        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            from captioning.sweeps.submitit import launch
 
-            return launch(self, job_overrides, initial_job_idx)
+class SlurmLauncher(LocalLauncher):
+    """``hydra/launcher=slurm``: a job of SLURM for each job of the sweep."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from captioning.sweeps.jobs import Sweep
+
+        try:
+            from captioning.sweeps.submitit import run_on_slurm
+        except ModuleNotFoundError as error:
+            raise UserError(f"hydra/launcher=slurm: no {error.name} here; pip install -e '.[slurm]'") from error
+        self.sweep = Sweep(config, hydra_context.config_loader, partial(run_on_slurm, settings=self.settings))
