@@ -243,6 +243,7 @@ def test_no_job_goes_on_training_when_its_sweep_is_killed(images, tmp_path):
     assert (sweep.path / "0" / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_is_told_of_and_the_next_one_begins(images, tmp_path):
     sweep = Sweep(tmp_path, f"data.path={images}", "trainer.max_epochs=1000,1")
     process = sweep.start()
@@ -308,6 +309,7 @@ def test_slurm_trains_a_job_on_two_devices_and_tells_of_one_that_failed_and_one_
     assert "job 2 (model.lr=0.002) failed: SLURM: state FAILED" in sweep.said
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_at_slurm_is_over_is_queued_again_and_goes_on(images, tmp_path, slurm):
     one = ["hydra/launcher=slurm", "trainer.max_epochs=40", *WITNESS, "model.lr=0.001"]
     sweep = Sweep(tmp_path, f"data.path={images}", *one, **slurm)
@@ -325,7 +327,11 @@ def test_a_job_whose_time_at_slurm_is_over_is_queued_again_and_goes_on(images, t
 @pytest.mark.parametrize(
     ("overrides", "environment", "line"),
     [
-        (["model.lr=0.001,0.002"], {"TORCHELASTIC_RUN_ID": "1"}, "error: a sweep is started once, and not by torchrun"),
+        (
+            ["model.lr=0.001,0.002"],
+            {"TORCHELASTIC_RUN_ID": "1", "RANK": "0"},
+            "error: a sweep is started once, and not by torchrun",
+        ),
         (
             ["hydra/sweeper=optuna", "model.lr=0.001"],
             {},

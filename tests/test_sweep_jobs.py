@@ -51,7 +51,7 @@ def make_job(sweep: Sweep) -> Callable[..., Job]:
 
 
 def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not holds():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
