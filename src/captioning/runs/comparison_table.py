@@ -33,7 +33,7 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(
         f"\n[…] are 95 % bootstrap intervals and p is two-sided, from {comparison.resamples:,} resamples of the test "
         "images, the same for every run. They don't cover the variation between trainings: for that, train with "
-        "several seeds. At this level one verdict in twenty is a chance finding."
+        "several seeds. Where runs don't differ, about one verdict in twenty still finds a difference by chance."
     )
     for heading, rows in (("setting", comparison.settings), ("environment", comparison.environment)):
         if rows:

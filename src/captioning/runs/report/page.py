@@ -117,7 +117,7 @@ def _head(run: RunFolder) -> dict[str, str]:
         "Experiment": choices.get("experiment"),
         "Images": ", ".join(f"{len(ids):,} {split}" for split, ids in (run.splits or {}).items()),
         "Evaluated": None if split == "test" else f"split {split}",
-        "Checkpoint": f"step {step:,}, the best by {config.get('monitor')}" if step else None,
+        "Checkpoint": f"step {step:,}, the best by {config.get('monitor', 'its monitor')}" if step else None,
         "Started": f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M}" if started else None,
         "Devices": environment.get("devices"),
         "Code": f"commit {git['commit'][:10]}{changed}" if git.get("commit") else None,
@@ -152,12 +152,14 @@ def _curves(run: RunFolder) -> dict[str, list[Figure]]:
     curves, tested = run.curves or {}, (run.metrics or {}).get("tested_step")
 
     def figures(names: Iterable[str]) -> list[Figure]:
-        known = {name: name.partition("/")[2] for name in names if name in curves}
-        titles = {
-            column: METRIC_INFO[name].label if name in METRIC_INFO else TITLES.get(name, name.replace("_", " ").title())
-            for column, name in known.items()
-        }
-        return [Figure(titles[name], plots.curves({name: curves[name]}, tested=tested)) for name in known]
+        shown = []
+        for column in names:
+            name = column.partition("/")[2]
+            info = METRIC_INFO.get(name)
+            label = info.label if info else TITLES.get(name, name.replace("_", " ").capitalize())
+            if column in curves:
+                shown.append(Figure(label, plots.curves({column: curves[column]}, tested=tested)))
+        return shown
 
     order = [f"val/{name}" for name in METRIC_INFO if name != "loss"]
     main = [f"val/{name}" for name in (*HEADLINES, "cer", "rouge_l")]
