@@ -381,8 +381,8 @@ def test_two_processes_of_torchrun_take_a_share_each_and_a_failed_image_ends_nei
     parts = parts_of(tmp_path / "a.jsonl")
     assert [len(rows) for rows in parts.values()] == [3, 3]
     assert sorted(row for rows in parts.values() for row in rows) == sorted(expected.items())
-    (errors,) = tmp_path.glob("errors-*.jsonl")
-    assert json.loads(errors.read_text())["path"] == f"{folder}/bad.png"
+    errors = "".join(file.read_text() for file in tmp_path.glob("errors-0000?-of-00002.jsonl"))
+    assert json.loads(errors) == {"path": f"{folder}/bad.png", "error": "not an image"}
 
 
 def test_a_task_of_srun_takes_its_share(checkpoint, folder, expected, tmp_path, monkeypatch):

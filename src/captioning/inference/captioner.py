@@ -54,13 +54,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class CaptionResult:
-    """An image of a stream.
-
-    Args:
-        image: as it was given.
-        captions: best first; none if there is an error.
-        error: why the image has no captions.
-    """
+    """An image of a stream, as it was given, with its captions, best first, or why it has none."""
 
     image: Any
     captions: list[Caption]
@@ -116,8 +110,8 @@ class Captioner:
         Args:
             source: the folder of a run, which is captioned with as it was tested; a checkpoint (``.ckpt``) of one; a
                 Hugging Face folder; or a name on the Hub.
-            device: as for the class.
-            dtype: as for the class.
+            device: as for the class, like ``dtype``.
+            dtype: likewise.
 
         Raises:
             UserError: there is no such model, or it can't be used, or there is no such device.
@@ -140,7 +134,7 @@ class Captioner:
             images: one, or several.
             prefix: what each caption begins with; the model continues it.
             batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
-            **decoding: settings of :class:`captioning.models.generation.Decoding`, such as ``num_beams=4``.
+            **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``num_beams=4``.
 
         Raises:
             ImageError: an image can't be opened.
@@ -164,15 +158,11 @@ class Captioner:
 
         Args:
             images: one, or several; the result is a list either way.
-            num_captions: of each image. They are the ends of as many beams, or samples where there is a
+            num_captions: for each image. They are the ends of as many beams, or samples where there is a
                 ``temperature``, of which some may be equal.
-            prefix: as when called, like the others.
-            batch_size: images at once.
-            **decoding: settings.
-
-        Raises:
-            ImageError: an image can't be opened.
-            UserError: a setting that there isn't, or a wrong value.
+            prefix: as when called, like the others, and the errors.
+            batch_size: likewise.
+            **decoding: likewise.
         """
         given: Any = [images] if _is_one(images) else images
         result = []
@@ -201,10 +191,10 @@ class Captioner:
         Args:
             images: taken as they are needed, up to four batches ahead.
             num_captions: as for :meth:`candidates`, like the others.
-            prefix: what each caption begins with.
-            batch_size: images at once.
+            prefix: likewise.
+            batch_size: likewise.
             workers: threads; by default as many as there are cores, 16 at most.
-            **decoding: settings.
+            **decoding: likewise.
 
         Raises:
             UserError: a setting that there isn't, or a wrong value; at once, and not when the first is asked for.
@@ -260,11 +250,8 @@ class Captioner:
     ) -> list[list[Caption]]:
         """Captions of a batch, best first for each image.
 
-        Args:
-            pixels: (batch, 3, height, width), from 0 to 255, as :meth:`prepare` makes them.
-            decoding: how captions are chosen; by default as ``self.decoding`` says.
-            num_captions: of each image.
-            prefix: what each caption begins with.
+        ``pixels`` are (batch, 3, height, width), from 0 to 255, as :meth:`prepare` makes them. A batch that doesn't fit
+        into memory is halved.
 
         Raises:
             UserError: prefix and caption may be longer than the model can write.

@@ -23,31 +23,19 @@ NO_CAPTION = "the model's caption is empty; --min-new-tokens 2 makes one"
 
 @dataclass
 class Summary:
-    """What came of the images.
-
-    Args:
-        total: how many there are.
-        failed: those that have no caption, and why.
-        skipped: how many had a caption before.
-        captioned: how many have one since.
-    """
+    """What became of the images."""
 
     total: int
-    failed: dict[str, str]
-    skipped: int = 0
+    failed: dict[str, str]  # images without a caption, and why
+    skipped: int = 0  # had a caption before
     captioned: int = 0
 
 
 @dataclass(frozen=True)
 class CaptionTemplate:
-    """What is written around the captions of a model.
+    """What is written around the captions of a model."""
 
-    Args:
-        trigger: a word before each caption, with a comma.
-        suffix: what comes after each.
-    """
-
-    trigger: str = ""
+    trigger: str = ""  # a word before each caption, with a comma
     suffix: str = ""
 
     def __call__(self, caption: str) -> str:
@@ -69,19 +57,10 @@ def caption_images(
 ) -> None:
     """Caption all images that have no caption yet. Whatever ends it early, what was captioned is stored.
 
-    Args:
-        model: as for :meth:`Captioner.from_pretrained`.
-        images: paths and URLs.
-        output: where captions go.
-        summary: updated as images are captioned.
-        template: what is written around captions.
-        overwrite: caption again what has a caption.
-        device: as for the Captioner.
-        **options: as for :meth:`Captioner.stream`.
+    ``summary`` is updated meanwhile; the options are those of :meth:`Captioner.stream`.
 
     Raises:
         UserError: there is no such model, a wrong setting, or captions can't be written there.
-        OSError: the disk is full, or the like.
     """
     tolerate_any_terminal()
     quiet_transformers()
@@ -125,14 +104,7 @@ def with_progress(stream: Iterator[CaptionResult], total: int, summary: Summary)
 
 
 def report(summary: Summary, output: Output, *, errors: Path | None = None, stopped_by: str = "") -> None:
-    """Say on standard error what came of the images.
-
-    Args:
-        summary: of the images.
-        output: where the captions are.
-        errors: a JSONL file for all that failed, with ``path`` and ``error``.
-        stopped_by: the signal that ended it early.
-    """
+    """Print the summary to standard error, and write all images that failed to ``errors`` as JSON Lines."""
     failed = summary.failed
     if errors is not None:
         write_json_lines(errors, ({"path": shown(path), "error": issue} for path, issue in failed.items()))

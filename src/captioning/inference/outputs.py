@@ -203,14 +203,7 @@ def make_output(
     form: str | None = None,
     shard: Shard | None = None,
 ) -> Output:
-    """Where a user wants captions.
-
-    Args:
-        images: all of them, also those of other shards.
-        file: its suffix says the format; None: standard output.
-        sidecars: beside the images instead.
-        form: the format, where the suffix doesn't say it.
-        shard: which part this process writes.
+    """Where a user wants the captions of ``images``, those of other shards among them.
 
     Raises:
         UserError: both a file and sidecars, no such format, or the captions can't be there.

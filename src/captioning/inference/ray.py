@@ -34,7 +34,7 @@ class CaptionBatch:
         batch_size: images that the model sees at once.
         device: as for the Captioner; likewise ``dtype``.
         dtype: what it computes in.
-        **decoding: settings of :class:`captioning.models.generation.Decoding`.
+        **decoding: settings of :class:`captioning.models.decoding.Decoding`.
 
     A call adds the columns ``caption`` (string), ``score`` (float32) and ``error`` (string): why an image has none.
     """
@@ -79,7 +79,7 @@ def caption_with_ray(
 
     Args:
         model: as for :class:`CaptionBatch`.
-        images: a folder or a URI (``s3://BUCKET/FOLDER``, ``gs://…``), read with all folders in it.
+        images: a folder or a URI (``s3://BUCKET/FOLDER``), read with all folders in it.
         output: a folder or a URI for the Parquet files, where nothing is yet.
         captioners: how many at once, at most; by default one for each GPU, or for some cores.
         **settings: others of :class:`CaptionBatch`.
@@ -92,7 +92,7 @@ def caption_with_ray(
     """
     if find_spec("ray") is None:
         raise UserError("captioning with Ray needs Ray Data, which isn't installed: pip install -e '.[ray]'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unless the user says so
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless the user wants it
     import ray
 
     found = find_model(model)  # here, where a mistake is one line

@@ -35,16 +35,6 @@ def serve(
 ) -> None:
     """Print the address, and serve until a signal; requests under way are answered then.
 
-    Args:
-        model: as :meth:`captioning.Captioner.from_pretrained` takes it.
-        host: an address of this machine, or its name.
-        port: 0 takes a free one.
-        limits: of requests.
-        batch_size: images in a batch, at most.
-        allow_urls: fetch images from public addresses.
-        token: that requests must bring.
-        device: by default an accelerator.
-
     Raises:
         UserError: there is no such model or device, or the address can't be used.
     """
@@ -90,11 +80,7 @@ def require_packages() -> None:
 
 
 def read_token(file: Path | None) -> str | None:
-    """The token in a file, or else in the environment; None where there is none.
-
-    Raises:
-        UserError: the file can't be read, or a header can't hold the token.
-    """
+    """The token in a file, or else in the environment. Raises UserError where a header can't hold it."""
     source = f"--token-file {file}" if file else TOKEN_VARIABLE
     try:
         token = file.read_text("utf-8").strip() if file else os.environ.get(TOKEN_VARIABLE)

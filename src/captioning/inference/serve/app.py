@@ -113,16 +113,7 @@ class ModelOut(BaseModel):
 
 
 class Server:
-    """A captioner with its queue.
-
-    Args:
-        captioner: captions.
-        name: of the model.
-        limits: of requests.
-        batch_size: images in a batch, at most.
-        allow_urls: fetch images that requests name, from public addresses.
-        fetch: how that is done.
-    """
+    """A captioner with its queue; ``fetch`` gets images from URLs, where that is allowed."""
 
     def __init__(
         self,
@@ -209,13 +200,7 @@ class Server:
 
 
 def make_app(server: Server, *, token: str | None = None, hosts: list[str] | None = None) -> RequestLimiter:
-    """The ASGI app: the page, the API, and what guards them.
-
-    Args:
-        server: answers.
-        token: that requests must bring, unless they are for public paths.
-        hosts: names that a request may call this server by; by default any.
-    """
+    """The ASGI app: the page, the API, and their limits. ``hosts`` are the names that a request may call it by."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -29,23 +29,14 @@ DISCARDED_BODIES = 4  # times the largest body: how much of a rejected one is re
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may be, and how many there may be at once.
+    """What a request may be, and how many there may be at once."""
 
-    Args:
-        body: bytes of a request.
-        bodies: bytes of all requests that are being worked on.
-        pixels: of an image, width times height, as its file says.
-        images: of a request.
-        queue: images that are being opened, wait, or are captioned.
-        seconds: for a request to arrive, and then for its answer.
-    """
-
-    body: int = 20_000_000
-    bodies: int = 200_000_000
-    pixels: int = 50_000_000
-    images: int = 32
-    queue: int = 256
-    seconds: float = 60
+    body: int = 20_000_000  # bytes of a request
+    bodies: int = 200_000_000  # bytes of all requests that are being worked on
+    pixels: int = 50_000_000  # of an image, width times height, as its file says
+    images: int = 32  # of a request
+    queue: int = 256  # images that are being opened, wait, or are captioned
+    seconds: float = 60  # for a request to arrive, and then for its answer
 
 
 class RequestRejected(HTTPException):
@@ -56,13 +47,7 @@ class RequestRejected(HTTPException):
 
 
 class RequestLimiter:
-    """Lets a request through to the app, whole, once all of it has arrived; or answers why not.
-
-    Args:
-        app: gets requests whose body is in memory.
-        limits: of size and time.
-        token: that a request must bring; None asks for none.
-    """
+    """Lets a request through to the app, whole, once all of it has arrived; or answers why not."""
 
     def __init__(self, app: App, limits: Limits, token: str | None) -> None:
         self._app, self._limits, self._token = app, limits, token
