@@ -407,7 +407,7 @@ class CaptionModule(L.LightningModule):
             labels=batch["labels"],
             position_ids=batch.get("position_ids"),
             caption_index=batch.get("caption_index"),
-            images=images,
+            kv_cache=images,
         )
 
     # ------------------------------------------------------------ validation and test
