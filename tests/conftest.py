@@ -37,12 +37,13 @@ SMALL = (
 )
 
 
-# Minutes each; begun first, so that two processes end at about the same time.
-LONG = ("test_sweep.py", "test_processes.py", "test_resume.py", "test_train.py", "test_optuna_sweeper.py")
+# Half a minute to minutes each; begun first, so that all processes end at about the same time.
+LONG = ("sweep", "distributed", "stopping", "resume", "train", "notebook", "benchmarks", "lora", "caption_command")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

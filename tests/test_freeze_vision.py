@@ -85,7 +85,7 @@ def test_a_disk_that_is_full_costs_time_and_nothing_else(tmp_path, said):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert torch.equal(found, images.flatten(2))
     assert torch.equal(features.of([3], images[3:], lambda pixels: -pixels.flatten(2)), -images[3:].flatten(2))
-    assert said.text.count("can't be kept in") == 1
+    assert said.text.count("can't be cached in") == 1
 
 
 def test_under_autocast_features_take_half_and_the_loss_is_the_same(checkpoint):

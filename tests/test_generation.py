@@ -70,7 +70,7 @@ def test_captions_are_the_same_from_images_that_the_loss_has_read(model, tokeniz
     text = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": input_ids}
     images = KVCache()
     with torch.inference_mode():
-        caption_loss(model, pixel_values=pixel_values, **text, images=images)
+        caption_loss(model, pixel_values=pixel_values, **text, kv_cache=images)
     captions = generate_captions(model, tokenizer, images, decoding)
     assert captions == captions_of_transformers(model, tokenizer, pixel_values, decoding)
 
@@ -82,7 +82,7 @@ def test_a_image_is_read_once_for_its_loss_and_all_its_beams(model, tokenizer, p
     images = KVCache()
     with torch.inference_mode():
         caption_loss(
-            model, pixel_values=pixel_values, input_ids=ids, attention_mask=ids * 0 + 1, labels=ids, images=images
+            model, pixel_values=pixel_values, input_ids=ids, attention_mask=ids * 0 + 1, labels=ids, kv_cache=images
         )
     generate_captions(model, tokenizer, images, Decoding(max_new_tokens=4, num_beams=3))
     hook.remove()
@@ -118,7 +118,7 @@ def test_the_loss_is_the_same_where_the_images_are_kept(model, pixel_values):
     ids = torch.randint(5, model.config.vocab_size, (ROWS, 6), generator=torch.Generator().manual_seed(2))
     batch = {"pixel_values": pixel_values, "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     with torch.inference_mode():
-        kept = caption_loss(model, **batch, images=KVCache())
+        kept = caption_loss(model, **batch, kv_cache=KVCache())
         assert torch.equal(kept.loss, caption_loss(model, **batch).loss)
 
 

@@ -61,7 +61,7 @@ def answers_of(network: GitForCausalLM, batch: Batch, checkpoint: Path) -> tuple
     network.eval()
     inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask", "labels")}
     images = KVCache()
-    loss = caption_loss(network, **inputs, images=images)
+    loss = caption_loss(network, **inputs, kv_cache=images)
     tokenizer = load_processor(str(checkpoint)).tokenizer
     captions = generate_captions(network, tokenizer, images, Decoding(max_new_tokens=8))
     for part, training in was_training:

@@ -256,7 +256,7 @@ def test_under_autocast_packed_and_separate_captions_are_equal_but_for_rounding(
 def test_the_images_of_packed_captions_are_kept_as_those_of_any(lively, tokenizer):
     kept = KVCache()
     batch = packed(tokenizer, [["a red square", "red on blue"], ["green"]])
-    caption_loss(lively, **batch, images=kept)
+    caption_loss(lively, **batch, kv_cache=kept)
     for ours, expected in zip(kept.images, prefill(lively, batch["pixel_values"]).images, strict=True):
         torch.testing.assert_close(ours, expected)
 

@@ -1,4 +1,4 @@
-"""What a frozen vision tower makes of images: computed once, and kept on the disk."""
+"""The features of a frozen vision tower, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -21,14 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class FeatureFile:
-    """Features of the images of a split, by their numbers, in a file without a name: it is gone with the process.
-
-    Where the disk has no room for all of them none are kept, and it is said.
-
-    Args:
-        folder: on the disk that is meant.
-        count: of images.
-    """
+    """The features of ``count`` images in a temporary file of a folder; a warning and no cache if the disk is full."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
@@ -38,15 +31,10 @@ class FeatureFile:
         self._has_room = True
 
     def of(self, images: Sequence[int], pixel_values: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
-        """The features of a batch, (batch, positions, width).
+        """The features of a batch, (batch, positions, width), by the numbers of its ``images``.
 
-        Each image goes through the tower by itself: among others its last digits could depend on which of them are
-        known already, and a run that is resumed wouldn't be what it would have been.
-
-        Args:
-            images: their numbers.
-            pixel_values: (batch, 3, height, width).
-            tower: makes (images, positions, width) of pixel values.
+        Each image goes through the tower by itself: in a batch its last digits could depend on which others are cached
+        already, and a resumed run would differ.
         """
         features = []
         for number, image in zip(images, pixel_values, strict=True):
@@ -82,6 +70,6 @@ class FeatureFile:
     def _give_up(self, why: str) -> None:
         self._has_room = False
         _log.warning(
-            f"what the frozen vision tower makes of images can't be kept in {self._folder} ({why}), so it is "
-            "computed at each visit"
+            f"the features of the frozen vision tower can't be cached in {self._folder} ({why}), so they are computed "
+            "in each epoch"
         )

@@ -1,4 +1,4 @@
-"""How many floating-point operations training takes, by arithmetic."""
+"""The floating-point operations of training, by arithmetic."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ if TYPE_CHECKING:
 
 
 def training_flops(model: GitForCausalLM, *, images: int, tokens: int) -> int:
-    """Of a forward and a backward pass: two for each multiplication with a weight or between queries, keys and values.
+    """The model FLOPs of a forward and a backward pass, as for MFU (Chowdhery et al. 2022, PaLM, appendix B).
 
-    These are the model FLOPs of MFU (Chowdhery et al. 2022, PaLM, appendix B): what the loss takes, and nothing for
-    what is computed again or on padding that isn't there. Where weights are frozen there is no gradient of them, and
-    none for what is below them; a vision tower that is frozen as a whole isn't counted at all.
-
-    Args:
-        model: the network, with ``requires_grad`` as it is trained.
-        images: in the batch.
-        tokens: of an image's text, padded.
+    Two for each multiplication with a weight or between queries, keys and values; no gradients of frozen weights or
+    below them, and nothing for a vision tower that is frozen as a whole. ``tokens`` are an image's, padding included.
     """
     text, vision = model.config, model.config.vision_config
     width, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers

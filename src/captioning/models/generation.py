@@ -17,45 +17,36 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def generate_captions(
-    model: GitForCausalLM, tokenizer: Any, images: KVCache, decoding: Decoding, *, synced_gpus: bool = False
+    model: GitForCausalLM, tokenizer: Any, kv_cache: KVCache, decoding: Decoding, *, synced_gpus: bool = False
 ) -> list[str]:
-    """One caption for each image, in order.
+    """One caption per image; ``model`` is in eval mode, ``kv_cache`` from :func:`prefill` or ``caption_loss``.
 
-    Args:
-        model: the network, in eval mode.
-        tokenizer: of the processor that the model was trained with.
-        images: their keys and values, from :func:`prefill` or ``caption_loss``; used up by this.
-        decoding: how captions are chosen.
-        synced_gpus: continue until all processes have their captions: they need this one's part of the weights.
+    The cache is used up. With ``synced_gpus`` this continues until all processes have their captions, since they need
+    this one's shard of the weights.
     """
-    return texts(tokenizer, generate_tokens(model, images, decoding, synced_gpus=synced_gpus))
+    return texts(tokenizer, generate_tokens(model, kv_cache, decoding, synced_gpus=synced_gpus))
 
 
 def generate_tokens(
     model: GitForCausalLM,
-    images: KVCache,
+    kv_cache: KVCache,
     decoding: Decoding,
     *,
     prompt: Sequence[int] = (),
     num_captions: int = 1,
     synced_gpus: bool = False,
 ) -> Tensor:
-    """Captions as tokens, (images · num_captions, start and length), those of an image together.
+    """As :func:`generate_captions`, as tokens: (images · num_captions, start and length), those of an image together.
 
-    Args:
-        model: as for :func:`generate_captions`, like the other arguments.
-        images: used up by this.
-        decoding: how captions are chosen; beams, if it has any, must be as many as ``num_captions`` or more.
-        prompt: tokens that every caption begins with, and that are no part of its length.
-        num_captions: of each image.
-        synced_gpus: with other processes.
+    ``prompt`` is tokens that every caption begins with, not counted in its length; with beams, ``num_captions`` is at
+    most their number.
     """
     start = torch.tensor([[model.generation_config.bos_token_id, *prompt]], device=model.device)
-    start = start.expand(images.batch_size, -1)
+    start = start.expand(kv_cache.batch_size, -1)
     token_ids: Tensor = model.generate(
         input_ids=start,
         attention_mask=torch.ones_like(start),
-        past_key_values=images,
+        past_key_values=kv_cache,
         synced_gpus=synced_gpus,
         **{**decoding.arguments(), "num_return_sequences": num_captions},
     )
@@ -69,18 +60,13 @@ def texts(tokenizer: Any, token_ids: Tensor) -> list[str]:
 
 
 @torch.inference_mode()
-def mean_log_probabilities(model: GitForCausalLM, images: KVCache, token_ids: Tensor, *, given: int) -> Tensor:
-    """How likely captions are, given their images: the mean over a caption's tokens, in nats, float32 (captions,).
+def mean_log_probabilities(model: GitForCausalLM, kv_cache: KVCache, token_ids: Tensor, *, given: int) -> Tensor:
+    """The mean log-probability of each caption's tokens in nats, float32 (captions,), without penalties or temperature.
 
-    Whatever they were chosen by: the model's own probabilities, without penalties, temperature or cuts.
-
-    Args:
-        model: the network, in eval mode.
-        images: their keys and values; used up by this.
-        token_ids: from :func:`generate_tokens`, (captions, length).
-        given: how many of a caption's first tokens weren't generated.
+    ``token_ids``, (captions, length), are from :func:`generate_tokens`; their first ``given`` tokens don't count. The
+    cache is used up.
     """
-    logits = model.output(model.decode_step(token_ids[:, :-1], images)[:, given - 1 :]).float()
+    logits = model.output(model.decode_step(token_ids[:, :-1], kv_cache)[:, given - 1 :]).float()
     made = token_ids[:, given:]
     of_tokens = logits.log_softmax(-1).gather(-1, made[..., None])[..., 0]
     end = model.generation_config.eos_token_id

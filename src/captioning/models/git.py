@@ -56,19 +56,14 @@ class KVCache(transformers.DynamicCache):  # type: ignore[misc]  # transformers 
         return len(self.images[0].keys)
 
     def active_sequences(self, input_ids: Tensor, end: int | list[int] | None) -> Tensor:
-        """Those of the next tokens, (captions, tokens), that aren't left out.
-
-        Args:
-            input_ids: of all captions.
-            end: token after which a caption has ended.
-        """
+        """The next tokens, (captions, tokens), of the captions that haven't ended with ``end``."""
         tokens = input_ids if self._rows is None else input_ids[self._rows]
         if end is None or len(tokens) != self.batch_size:
             return tokens
         ended = torch.isin(tokens[:, -1], torch.tensor(end, device=tokens.device))
         self._ended = ended if self._ended is None else ended | self._ended
         rest = (~self._ended).nonzero().squeeze(1)
-        if not 0 < len(rest) <= 0.75 * len(tokens):  # 0: another process goes on
+        if not 0 < len(rest) <= 0.75 * len(tokens):  # 0: another process still generates
             return tokens
         self._rows = rest if self._rows is None else self._rows[rest]
         self._ended = None
@@ -77,17 +72,16 @@ class KVCache(transformers.DynamicCache):  # type: ignore[misc]  # transformers 
         return tokens[rest]
 
     def scatter_finished(self, logits: Tensor, rows: int) -> Tensor:
-        """The logits of the captions that aren't left out among zeros for those that are, ``rows`` in all."""
+        """The logits of the active captions among zeros for the finished ones, ``rows`` in all."""
         if self._rows is None:
             return logits
         return logits.new_zeros(rows, *logits.shape[1:]).index_copy_(0, self._rows, logits)
 
 
 class GitLayer(modeling_git.GitLayer):  # type: ignore[misc]
-    """A layer of the decoder, which is told how to attend."""
+    """A layer of the decoder, with its attention as an argument."""
 
     def forward(self, hidden: Tensor, attend: Attend) -> tuple[Tensor, KeysValues]:
-        """From (batch, positions, width) to those of the positions that ``attend`` chooses, the last ones."""
         attended, images = attend(self.attention.self, hidden)
         hidden = self.attention.output(attended, hidden[:, hidden.shape[1] - attended.shape[1] :])
         return self.feed_forward_chunk(hidden), images
@@ -114,46 +108,35 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
             layer.self_attn.config = vision_config
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """What the vision tower makes of images, (batch, 3, height, width): (batch, positions, its width).
-
-        Under autocast it is of that type, as the projection that comes next would make it.
-        """
+        """The features of images, (batch, 3, height, width): (batch, positions, width of the vision tower)."""
         features: Tensor = self.git.image_encoder(pixel_values).last_hidden_state
         device = features.device.type
         return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
 
-    def encode(self, features: Tensor, text: Tensor | None = None, seen: Tensor | None = None) -> Encoded:
-        """Read images, and captions after them.
+    def encode(self, features: Tensor, text: Tensor | None = None, mask: Tensor | None = None) -> Encoded:
+        """The decoder's forward pass over images and the captions after them.
 
         Args:
-            features: what :meth:`see` makes of the images.
+            features: of :meth:`encode_image`.
             text: embedded tokens, (batch, text length, width); by default there are none.
-            seen: (batch, 1, text length, text length), True where a token sees another. All see their image.
-
-        Returns:
-            the last hidden states of the text, and what each layer keeps of the images.
+            mask: (batch, 1, text length, text length), True where a token attends to another. All attend to the image.
         """
         image = self.git.visual_projection(features)
         length = image.shape[1]
         hidden = image if text is None else torch.cat([image, text], dim=1)
-        seen = None if seen is None else F.pad(seen, (length, 0), value=True)
+        mask = None if mask is None else F.pad(mask, (length, 0), value=True)
         images = []
         *layers, last = self.git.encoder.layer
         for layer in layers:
-            hidden, kept = layer(hidden, partial(attend, length=length, seen=seen))
+            hidden, kept = layer(hidden, partial(attend, length=length, mask=mask))
             images.append(kept)
-        hidden, kept = last(hidden, partial(attend, length=length, seen=seen, text_alone=True))
+        hidden, kept = last(hidden, partial(attend, length=length, mask=mask, text_alone=True))
         return Encoded(hidden, [*images, kept])
 
     def forward(self, input_ids: Tensor, past_key_values: KVCache, **_: Any) -> CausalLMOutputWithPast:
-        """The logits after the last of some tokens, which the cache then has; how ``generate`` calls a model.
+        """The logits, (rows, 1, vocabulary), after tokens, (rows, tokens), that follow those of the cache.
 
-        Args:
-            input_ids: (rows, tokens) that follow those of the cache, padding alone after a caption's end.
-            past_key_values: with the images of the captions.
-
-        Returns:
-            (rows, 1, vocabulary), zeros where a caption has ended.
+        ``generate`` calls this. The logits are zeros where a caption has ended.
         """
         cache = past_key_values
         tokens = cache.active_sequences(input_ids, self.generation_config.eos_token_id)
@@ -161,15 +144,15 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
         return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
 
     def decode_step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """The last hidden states of tokens, (captions, tokens), that follow those of the cache, which then has them."""
+        """The last hidden states of tokens, (captions, tokens), that follow those of the cache; adds them to it."""
         hidden: Tensor = self.git.embeddings(tokens, past_key_values_length=cache.get_seq_length())
         for layer in self.git.encoder.layer:
-            hidden, _ = layer(hidden, partial(attend_on, cache=cache))
+            hidden, _ = layer(hidden, partial(attend_cached, cache=cache))
         return hidden
 
 
 class Encoded(NamedTuple):
-    """What the decoder makes of images and captions."""
+    """The decoder's hidden states of captions, and its keys and values of their images."""
 
     text: Tensor  # (batch, text length, width)
     images: list[KeysValues]  # of each layer
@@ -179,18 +162,13 @@ def attend(
     attention: modeling_git.GitSelfAttention,
     hidden: Tensor,
     length: int,
-    seen: Tensor | None,
+    mask: Tensor | None,
     *,
     text_alone: bool = False,
 ) -> tuple[Tensor, KeysValues]:
-    """Attention among images and the text after them.
+    """Attention among images, the first ``length`` positions of ``hidden``, and the text after them.
 
-    Args:
-        attention: of a layer, for its projections.
-        hidden: (batch, length + text length, width).
-        length: positions of an image.
-        seen: (batch, 1, text length, length + text length), True where a token sees a position.
-        text_alone: what the images attend to isn't needed.
+    ``mask``, (batch, 1, text length, all positions), is True where a token attends. With ``text_alone`` images don't.
     """
     keys, values = _heads(attention, attention.key(hidden)), _heads(attention, attention.value(hidden))
     images = KeysValues(keys[:, :, :length], values[:, :, :length])
@@ -201,19 +179,16 @@ def attend(
         attended.append(F.scaled_dot_product_attention(queries[:, :, :length], *images, dropout_p=dropout))
         queries = queries[:, :, length:]
     if queries.shape[2]:
-        attended.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, dropout_p=dropout))
+        attended.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout))
     return _joined(torch.cat(attended, dim=2) if attended else queries), images
 
 
-def attend_on(attention: modeling_git.GitSelfAttention, hidden: Tensor, cache: KVCache) -> tuple[Tensor, KeysValues]:
-    """Attention of new tokens to their images and to the captions before them.
+def attend_cached(
+    attention: modeling_git.GitSelfAttention, hidden: Tensor, cache: KVCache
+) -> tuple[Tensor, KeysValues]:
+    """Attention of new tokens, (rows, tokens, width), to their images and the captions before them.
 
-    All beams of an image look at the same keys and values of it, so these are neither copied nor moved for them.
-
-    Args:
-        attention: of a layer, for its projections.
-        hidden: (rows, new tokens, width).
-        cache: takes the new tokens' keys and values.
+    All beams of an image share its keys and values, which are neither copied nor moved for them.
     """
     queries, keys, values = (
         _heads(attention, project(hidden)) for project in (attention.query, attention.key, attention.value)

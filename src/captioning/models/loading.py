@@ -24,8 +24,8 @@ OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 def load_model(checkpoint: str) -> GitForCausalLM:
     """The GIT of a Hub name or local folder, in float32 and training mode.
 
-    Weights come from safetensors, or else from an older ``pytorch_model.bin``, which is read as tensors alone. Code
-    that a checkpoint ships is never run.
+    Weights come from safetensors, or else from ``pytorch_model.bin``, read with ``weights_only``. Code in a checkpoint
+    is never run.
 
     Raises:
         UserError: there is no such checkpoint, it isn't a GIT, it has adapters, or its files are damaged.
@@ -107,26 +107,22 @@ def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str,
 
 
 def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
-    """Keep a layer's input alone for the backward pass, in both towers, and compute what is within once more then.
-
-    Gradients are the same, dropout's random choices included. The model's configuration knows nothing of it.
-    """
-    # Its older name is the only one until transformers 5.22, and deprecated after.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})  # the other kind needs an input with a gradient, and the images have none
+    """Keep only each layer's input for the backward pass, in both towers. Gradients are the same, with dropout too."""
+    # The other kind needs an input with a gradient, and the images have none.
+    model.activation_checkpointing_enable({"use_reentrant": False})
     # transformers prepares for it nonetheless, with gradients for the embedded text, to which GIT adds its positions in
     # place: where the embeddings are frozen, autograd refuses that.
     model.disable_input_require_grads()
 
 
 def compile_layers(model: GitForCausalLM) -> None:
-    """Let ``torch.compile`` fuse what is within the layers of both towers, at the first step.
+    """Compile the layers of both towers at the first step.
 
-    A tower's layers are one piece of code, which is compiled once for all of them and for all lengths of captions. So
-    what is computed doesn't depend on which lengths came before, as it mustn't for a run that is resumed.
+    Compiled once for all layers and lengths of captions: results don't depend on which lengths came before, so that a
+    resumed run is exact.
 
     Raises:
-        UserError: there is no compiler for what it writes.
+        UserError: there is no C++ compiler.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
         raise UserError(
@@ -138,7 +134,7 @@ def compile_layers(model: GitForCausalLM) -> None:
 
 
 def freeze_vision_tower(model: GitForCausalLM) -> None:
-    """Leave the weights of the vision tower as they are."""
+    """Train no weight of the vision tower."""
     model.git.image_encoder.requires_grad_(False).eval()
 
 

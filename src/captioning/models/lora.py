@@ -1,4 +1,4 @@
-"""LoRA (https://arxiv.org/abs/2106.09685): weights stay as they are, and small matrices learn beside them."""
+"""LoRA (https://arxiv.org/abs/2106.09685): frozen weights with small trained matrices beside them."""
 
 from __future__ import annotations
 
@@ -57,10 +57,7 @@ class Lora:
 
 
 def add_adapters(network: GitForCausalLM, lora: Lora) -> None:
-    """Give linear layers their adapters, which add nothing yet, and leave all other weights as they are.
-
-    The random numbers of their A are the next ones of torch.
-    """
+    """Add adapters, which compute nothing yet, to linear layers; A is drawn by torch's generator."""
     from peft import LoraConfig, inject_adapter_in_model  # takes a second, and may not be installed
 
     prefixes = tuple(TOWERS[tower] for tower in lora.towers)
@@ -75,12 +72,7 @@ def add_adapters(network: GitForCausalLM, lora: Lora) -> None:
 
 
 def merged(weights: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
-    """The weights of a plain GIT that computes what one with adapters does.
-
-    Args:
-        weights: the ``state_dict`` of the one with adapters, which isn't changed.
-        lora: its adapters.
-    """
+    """The weights of a plain GIT that is equal to the one with adapters whose ``state_dict`` is given."""
     plain = {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if ".lora_" not in name}
     for name, b in weights.items():
         layer, is_b, _ = name.partition(".lora_B.")

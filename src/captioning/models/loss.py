@@ -1,4 +1,4 @@
-"""The forward pass of a training step, with the loss over the tokens of captions and nothing else."""
+"""The loss of captions given their images."""
 
 from __future__ import annotations
 
@@ -31,41 +31,33 @@ def caption_loss(
     labels: Tensor,
     position_ids: Tensor | None = None,
     caption_index: Tensor | None = None,
-    images: KVCache | None = None,
+    kv_cache: KVCache | None = None,
     features: Tensor | None = None,
 ) -> CaptionLoss:
     """Next-token cross-entropy of captions given their images, teacher-forced.
 
-    Equal to ``model(..., labels=labels).loss`` times the number of tokens, without logits at the positions of the
-    image, which are most of them and which no loss reads.
-
-    With ``position_ids`` and ``caption_index`` a sequence holds several captions of its image, which is encoded once
-    for all of them. Loss and gradients are then the sums of what each caption has by itself: GIT's image sees no
-    text, and so it is the same for every caption.
+    Equal to transformers' ``model(..., labels=labels).loss`` times the number of tokens, without logits at the
+    positions of the image. With ``position_ids`` and ``caption_index`` a sequence packs several captions of its image,
+    which is encoded once: loss and gradients are the sums of those of each caption.
 
     Args:
         model: the network.
         pixel_values: (batch, 3, height, width).
         input_ids: (batch, text length).
         attention_mask: (batch, text length), 0 on padding.
-        labels: (batch, text length), IGNORE_INDEX where nothing is to be predicted; where captions are packed that
-            includes the first token of each.
+        labels: (batch, text length), IGNORE_INDEX where nothing is predicted, such as at each caption's first token.
         position_ids: (batch, text length), from 0 in each packed caption.
         caption_index: (batch, text length), the number of the caption that a token is of, -1 on padding.
-        images: an empty cache, to be filled with the images' keys and values, from which ``generate_captions`` goes
-            on: an image needn't be read again for its caption.
-        features: what ``model.encode_image(pixel_values)`` is, where it is known already.
-
-    Raises:
-        ValueError: only one of ``position_ids`` and ``caption_index`` is given.
+        kv_cache: an empty one, filled with the images' keys and values for ``generate_captions``.
+        features: ``model.encode_image(pixel_values)`` where that is known.
     """
     if (position_ids is None) != (caption_index is None):
         raise ValueError("packed captions need both position_ids and caption_index")
-    seen = caption_attention_mask(attention_mask, caption_index)
+    mask = caption_attention_mask(attention_mask, caption_index)
     embedded = model.git.embeddings(input_ids, position_ids=position_ids)
-    text, kept = model.encode(model.encode_image(pixel_values) if features is None else features, embedded, seen)
-    if images is not None:
-        images.images = kept
+    text, kept = model.encode(model.encode_image(pixel_values) if features is None else features, embedded, mask)
+    if kv_cache is not None:
+        kv_cache.images = kept
     text = text[:, :-1]  # the last position has no next token
     logits = model.output(text).float()
     targets = labels[:, 1:]
@@ -77,18 +69,15 @@ def caption_loss(
 
 
 def caption_attention_mask(attention_mask: Tensor, caption_index: Tensor | None = None) -> Tensor:
-    """Which tokens a token sees: those of its own caption, up to itself.
+    """(batch, 1, queries, keys): True where a token attends, to those of its own caption up to itself.
 
     Args:
         attention_mask: (batch, text length), 0 on padding.
-        caption_index: (batch, text length), the number of the caption that a token is of, where they are packed.
-
-    Returns:
-        (batch, 1, text length, text length) over queries and keys, True where seen.
+        caption_index: (batch, text length), the number of a token's caption, where they are packed.
     """
     length = attention_mask.shape[1]
-    seen = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
-    seen = seen & attention_mask.bool()[:, None, :]
+    mask = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    mask = mask & attention_mask.bool()[:, None, :]
     if caption_index is not None:
-        seen = seen & (caption_index[:, :, None] == caption_index[:, None, :])
-    return seen[:, None]
+        mask = mask & (caption_index[:, :, None] == caption_index[:, None, :])
+    return mask[:, None]

@@ -68,22 +68,16 @@ def checkpoint_folder(checkpoint: str, patterns: Iterable[str]) -> Path:
 
 
 def make_image_processor(image_size: int) -> transformers.CLIPImageProcessorPil:
-    """The image processor for a model from scratch: as GIT's own is, for images of ``image_size`` pixels."""
+    """The image processor of a model from scratch, as GIT's own is."""
     return transformers.CLIPImageProcessorPil(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     )
 
 
 def fit_images(image_processor: Any, fit: str | None) -> None:
-    """Set what the processor does with images that aren't square, here and wherever it is saved.
+    """Set in place how images that aren't square are resized.
 
-    Args:
-        image_processor: with a ``crop_size``; changed in place.
-        fit: ``crop`` cuts off what sticks out of the middle, ``pad`` adds black bars, ``squash`` changes the sides'
-            ratio. None leaves the processor as it is.
-
-    Raises:
-        UserError: there is no such way.
+    ``crop`` keeps the center, ``pad`` adds black bars, ``squash`` changes the aspect ratio; None changes nothing.
     """
     if fit is None:
         return
@@ -102,10 +96,7 @@ def fit_images(image_processor: Any, fit: str | None) -> None:
 def make_processor(
     captions: Iterable[str], *, image_size: int, max_caption_tokens: int, vocab_size: int = 30522
 ) -> transformers.GitProcessor:
-    """A processor for a model from scratch: WordPiece learned from ``captions``, images of ``image_size`` pixels.
-
-    The tokenizer is an uncased BERT one, as GIT's own is, so that everything downstream is the same for both.
-    """
+    """A processor for a model from scratch: uncased WordPiece learned from ``captions``, as GIT's own is."""
     captions = list(captions)
     wordpiece = BertWordPieceTokenizer(lowercase=True)
     characters = sorted({c for caption in captions for c in wordpiece.normalize(caption) if not c.isspace()})

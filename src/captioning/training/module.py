@@ -440,12 +440,12 @@ class CaptionModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the images of a batch, and find how likely the model thinks their true captions."""
-        images = KVCache()
+        kv_cache = KVCache()
         tokenizer, synced_gpus = self.processor.tokenizer, isinstance(self, FSDPModule)
         # Each token makes the keys longer: compiled layers would be compiled again and again.
         with torch.compiler.set_stance("force_eager") if self.hparams["compile"] else nullcontext():
-            result = caption_loss(self.network, **self._inputs(batch, phase), images=images)
-            captions = generate_captions(self.network, tokenizer, images, self.decoding, synced_gpus=synced_gpus)
+            result = caption_loss(self.network, **self._inputs(batch, phase), kv_cache=kv_cache)
+            captions = generate_captions(self.network, tokenizer, kv_cache, self.decoding, synced_gpus=synced_gpus)
         self.evaluator.update(batch, captions)
         self.total_loss.update(result.loss)
         self.total_correct.update(result.correct)
