@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from filelock import FileLock, Timeout
 
-from captioning.data.sources.paths import is_utf8
+from captioning.data.sources.text_files import is_utf8
 from captioning.errors import UserError, reason
 from captioning.files import replacing
 from captioning.inference.captioner import is_url
