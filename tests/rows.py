@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 
-import pyarrow as pa
-
 from captioning.data.images import ImageSource
-from captioning.data.rows import Problem, Rows, row_features, rows_of_arrays
+from captioning.data.rows import RowIssue, Rows, in_memory
 
 
 def make_rows(
@@ -16,11 +14,9 @@ def make_rows(
     splits: list[str | None],
     groups: list[str | None] | None = None,
     strata: list[str | None] | None = None,
-    problems: Iterable[Problem],
+    issues: Iterable[RowIssue] = (),
 ) -> Rows:
-    """Rows from columns of equal length, sorted by id; ids are unique."""
+    """Rows from columns of equal length; ids are unique and sorted."""
     none = [None] * len(ids)
     columns = {"id": ids, "image": images, "captions": captions, "split": splits}
-    columns |= {"group": groups or none, "stratum": strata or none}
-    schema = row_features().arrow_schema
-    return rows_of_arrays({field.name: pa.array(columns[field.name], field.type) for field in schema}, problems)
+    return Rows(in_memory(columns | {"group": groups or none, "stratum": strata or none}), tuple(issues))

@@ -39,7 +39,7 @@ def rows_from(files, images) -> Rows:
         images=images,
         captions=[[f"image {file.stem}"] for file in files],
         splits=[None] * len(files),
-        problems=[],
+        issues=[],
     )
 
 
@@ -90,8 +90,8 @@ def test_a_image_that_cannot_be_read_is_left_out_by_name_with_the_reason(three, 
     damage(three / "b.png")
     examined = decode_all(rows, **how)
     assert examined.rows.ids == ["a.png", "c.png"]
-    assert [problem.name for problem in examined.rows.problems] == ["b.png"]
-    assert expected in examined.rows.problems[0].kind
+    assert [problem.name for problem in examined.rows.issues] == ["b.png"]
+    assert expected in examined.rows.issues[0].kind
 
 
 def test_where_one_is_left_out_each_of_the_others_keeps_its_pixels(three, how):
@@ -122,7 +122,7 @@ def test_in_a_large_data_set_each_image_keeps_its_own_row(tmp_path, how):
     images = [ImageSource(bytes=WEB_PAGE if file.name in bad else good, path=None) for file in files]
     rows = decode_all(rows_from(files, images), **how).rows
     assert rows.ids == [file.name for file in files if file.name not in bad]
-    assert {problem.name for problem in rows.problems} == bad
+    assert {problem.name for problem in rows.issues} == bad
 
 
 def test_a_processor_that_gives_images_of_different_shapes_is_refused(three, how):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from captioning.cli import app
 from captioning.data.cache import ImageInfo
 from captioning.data.issues import DataReport, find
-from captioning.data.rows import Problem
+from captioning.data.rows import RowIssue
 from captioning.data.statistics import summarize
 from captioning.runs.report.check_page import Check, render_check
 
@@ -242,17 +242,17 @@ def test_a_run_is_not_overwritten(folder, checked, tmp_path):
 # ------------------------------------------------------------ the page
 
 
-def page_of(count: int, *, problems: list[Problem] | None = None, pairs: list[tuple[int, int]] | None = None) -> str:
+def page_of(count: int, *, problems: list[RowIssue] | None = None, pairs: list[tuple[int, int]] | None = None) -> str:
     """The page of images that are all noise, each with five captions."""
     noise = Image.effect_noise((128, 128), 90).convert("RGB")
     ids = [f"folder/image-{number:06}.jpg" for number in range(count)]
     captions = [[f"<b>caption</b> {number} of {name} {HOSTILE}" for number in range(5)] for name in ids]
     none = [None] * count
-    rows = make_rows(ids=ids, images=none, captions=captions, splits=none, problems=problems or [])
+    rows = make_rows(ids=ids, images=none, captions=captions, splits=none, issues=problems or [])
     facts = [ImageInfo("", str(number), 100 + number % 900, 128, "CMYK", True, 2) for number in range(count)]
     splits = {"train": list(range(0, count, 2)), "val": list(range(1, count, 2))}
     found = find(rows, facts, splits, pairs or [], tokenizer=None, max_caption_tokens=9)
-    inspection = DataReport(rows, facts, splits, pairs or [], found, count + len(rows.problems))
+    inspection = DataReport(rows, facts, splits, pairs or [], found, count + len(rows.issues))
     limits = {"strict": False, "max_bad_share": 0.1}
     return render_check(
         Check(
@@ -269,8 +269,8 @@ def page_of(count: int, *, problems: list[Problem] | None = None, pairs: list[tu
 
 @pytest.fixture(scope="module")
 def large_page() -> str:
-    problems = [Problem("image can't be read: empty file", f"folder/lost-{number:06}.jpg") for number in range(1000)]
-    return page_of(9000, problems=problems, pairs=[(number, number + 1 + number % 2) for number in range(2000)])
+    problems = [RowIssue("image can't be read: empty file", f"folder/lost-{number:06}.jpg") for number in range(1000)]
+    return page_of(9000, issues=problems, pairs=[(number, number + 1 + number % 2) for number in range(2000)])
 
 
 def test_the_page_of_ten_thousand_images_is_small(large_page):
@@ -297,7 +297,7 @@ def test_the_page_names_no_address_elsewhere(large_page):
     ("problems", "state", "word"), [(0, "good", "Ready"), (1, "fair", "Ready"), (9, "bad", "Not ready")]
 )
 def test_the_verdict_stands_at_the_top_in_colour_and_in_words(problems, state, word):
-    page = page_of(20, problems=[Problem("empty file", str(number)) for number in range(problems)])
+    page = page_of(20, issues=[RowIssue("empty file", str(number)) for number in range(problems)])
     assert f'class="verdict {state}" role="status"><strong>{word}</strong>' in page
     assert text_of(page).index(word) < text_of(page).index("Splits")
 

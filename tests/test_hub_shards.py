@@ -34,8 +34,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, **settings) -> tuple[list, list]:
-    shards, problems = hub_shards(str(folder), **settings), []
-    return [row for index in range(len(shards)) for row in shards.read(index, problems.append)], problems
+    shards, issues = hub_shards(str(folder), **settings), []
+    return [row for index in range(len(shards)) for row in shards.read(index, issues.append)], issues
 
 
 def mistake(folder: Path | str, **settings) -> str:
@@ -80,9 +80,9 @@ def test_a_missing_class_is_none_and_a_number_of_no_class_stays_a_number(tmp_pat
     table = pq.read_table(folder / "train.parquet")
     kinds = pa.array([-1, None, 7, 1], pa.int64())
     pq.write_table(table.set_column(2, table.schema.field("kind"), kinds), folder / "train.parquet")
-    rows, problems = read(folder, columns=Columns(stratify="kind"))
+    rows, issues = read(folder, columns=Columns(stratify="kind"))
     assert [row["stratum"] for row in rows] == [None, None, "7", "dog"]
-    assert problems == []
+    assert issues == []
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ def test_a_column_of_splits_goes_before_the_repositorys_own(tmp_path):
     features = {"image": IMAGE, "text": TEXT, "split": TEXT}
     splits = ["train", "restval", "val", None, "other"]
     write(tmp_path / "name", "test.parquet", features=features, image=[RED] * 5, text=["x"] * 5, split=splits)
-    rows, problems = read(tmp_path / "name")
+    rows, issues = read(tmp_path / "name")
     assert [row["split"] for row in rows] == ["train", "train", "val", "test"]
-    assert problems == [("unknown split 'other'", "test-00000-000004")]
+    assert issues == [("unknown split 'other'", "test-00000-000004")]
     assert len(hub_shards(str(tmp_path / "name")).for_training) == 1
 
 
@@ -134,7 +134,7 @@ def test_a_split_of_another_name_is_left_out_and_named(extra):
     write(extra / "data", "train-00000-of-00001.parquet", image=[RED], text=["x"])
     shards = hub_shards(str(extra))
     assert shards.labels == ("train-00000",)
-    assert shards.problems == (("unknown split 'extra'", "extra"),)
+    assert shards.issues == (("unknown split 'extra'", "extra"),)
 
 
 def test_nothing_but_splits_of_other_names_is_refused(extra):
@@ -152,9 +152,9 @@ def test_images_that_are_files_of_the_repository_are_read(tmp_path):
 
 def test_bad_rows_are_left_out_by_name(tmp_path):
     write(tmp_path / "name", image=[RED, None, RED, RED], text=["x", "y", None, " "])
-    rows, problems = read(tmp_path / "name")
+    rows, issues = read(tmp_path / "name")
     assert [row["captions"] for row in rows] == [["x"]]
-    assert problems == [
+    assert issues == [
         ("caption without an image", "train-00000-000001"),
         ("image without a caption", "train-00000-000002"),
         ("empty caption", "train-00000-000003"),
@@ -177,9 +177,9 @@ def test_of_a_damaged_file_what_can_be_read_is_read(tmp_path):
     content = bytearray((folder / "train-00000-of-00002.parquet").read_bytes())
     content[10:60] = bytes(50)
     (folder / "train-00001-of-00002.parquet").write_bytes(content)
-    rows, problems = read(folder)
+    rows, issues = read(folder)
     assert len(rows) == 1
-    assert [(kind.partition(":")[0], name) for kind, name in problems] == [
+    assert [(kind.partition(":")[0], name) for kind, name in issues] == [
         ("shard can't be read to its end", "train-00001")
     ]
 
@@ -187,9 +187,9 @@ def test_of_a_damaged_file_what_can_be_read_is_read(tmp_path):
 def test_a_file_that_was_cut_is_left_out(repository):
     second = repository / "train-00001-of-00002.parquet"
     second.write_bytes(second.read_bytes()[:-100])
-    rows, problems = read(repository)
+    rows, issues = read(repository)
     assert len(rows) == 3
-    assert [name for _, name in problems] == ["train-00001"]
+    assert [name for _, name in issues] == ["train-00001"]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ class Ids(IterableDataset[str]):
         from torch.utils.data import get_worker_info
 
         info = get_worker_info()
-        for visit in Reader(self.shards, info.id, info.num_workers).visits():
+        for visit in Reader(self.shards, info.id, info.num_workers).rows():
             if visit.pass_number > 0:
                 return
             yield visit.row["id"]

@@ -9,16 +9,16 @@ from rows import make_rows
 from captioning.data.cache import ImageInfo
 from captioning.data.duplicates import look
 from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, find
-from captioning.data.rows import Problem, Rows
+from captioning.data.rows import RowIssue, Rows
 from captioning.models.processor import make_processor
 
 GOOD = ImageInfo(trouble="", digest="", width=64, height=48, mode="RGB", turned=False, frames=1)
 
 
-def rows_of(captions: Sequence[Sequence[str]], problems: Sequence[Problem] = ()) -> Rows:
+def rows_of(captions: Sequence[Sequence[str]], issues: Sequence[RowIssue] = ()) -> Rows:
     ids = [f"{number:02}.png" for number in range(len(captions))]
     none = [None] * len(ids)
-    return make_rows(ids=ids, images=none, captions=[list(c) for c in captions], splits=none, problems=problems)
+    return make_rows(ids=ids, images=none, captions=[list(c) for c in captions], splits=none, issues=issues)
 
 
 def images(count: int, **of_first: object) -> list[ImageInfo]:
@@ -26,9 +26,9 @@ def images(count: int, **of_first: object) -> list[ImageInfo]:
     return [facts[0]._replace(**of_first), *facts[1:]] if facts else []
 
 
-def found(captions, *, facts=None, splits=None, pairs=(), problems=(), tokenizer=None, max_caption_tokens=40):
+def found(captions, *, facts=None, splits=None, pairs=(), issues=(), tokenizer=None, max_caption_tokens=40):
     """Names by severity and kind."""
-    rows = rows_of(captions, problems)
+    rows = rows_of(captions, issues)
     facts = facts or images(len(captions))
     splits = splits or {"train": list(range(len(captions)))}
     findings = find(rows, facts, splits, pairs, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens)
@@ -49,16 +49,16 @@ def test_of_good_data_nothing_is_said():
 
 
 def test_what_was_left_out_is_told_by_kind_with_all_its_names():
-    problems = [Problem("empty file", f"{number}.png") for number in range(100)] + [Problem("no caption", "x.png")]
-    assert found(captions(2), problems=problems) == {
+    issues = [RowIssue("empty file", f"{number}.png") for number in range(100)] + [RowIssue("no caption", "x.png")]
+    assert found(captions(2), issues=issues) == {
         (LEFT_OUT, "empty file"): [f"{number}.png" for number in range(100)],
         (LEFT_OUT, "no caption"): ["x.png"],
     }
 
 
 def test_the_gravest_is_told_first_and_of_those_the_most_frequent():
-    problems = [Problem("one", "x"), Problem("two", "y"), Problem("two", "z")]
-    kinds = list(found(captions(4), problems=problems, splits={"train": [0, 1, 2], "val": [3]}, pairs=[(0, 3), (0, 1)]))
+    issues = [RowIssue("one", "x"), RowIssue("two", "y"), RowIssue("two", "z")]
+    kinds = list(found(captions(4), issues=issues, splits={"train": [0, 1, 2], "val": [3]}, pairs=[(0, 3), (0, 1)]))
     assert [severity for severity, _ in kinds] == [LEFT_OUT, LEFT_OUT, LEAK, NOTICE, NOTICE]
     assert [kind for _, kind in kinds][:2] == ["two", "one"]
 

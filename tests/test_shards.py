@@ -49,12 +49,12 @@ def test_a_table_is_copied_once_and_remembers_what_was_left_out(folder, cache):
         os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
     second = read_shards(tar_shards(str(folder)), cache_dir=cache)
     assert second.ids == first.ids
-    assert second.problems == first.problems == (("image without a caption", "2/x"),)
+    assert second.issues == first.issues == (("image without a caption", "2/x"),)
 
 
 def test_of_a_table_missing_shards_are_named(folder, cache):
     rows = read_shards(tar_shards(str(folder / "{0..2}.tar")), cache_dir=cache)
-    assert rows.problems == (("shard is missing", str(folder / "2.tar")),)
+    assert rows.issues == (("shard is missing", str(folder / "2.tar")),)
 
 
 def test_a_shard_that_has_changed_is_copied_anew(folder, cache):
@@ -73,7 +73,7 @@ def test_of_two_rows_with_one_id_the_first_is_kept(tmp_path, cache):
     members = [(f"{name}.{s}", c) for name in "xzx" for s, c in (("jpg", jpeg()), ("txt", name))]
     rows = read_shards(tar_shards(str(one(tmp_path, *members))), cache_dir=cache)
     assert rows.ids == ["one/x", "one/z"]
-    assert rows.problems == (("id of an earlier row", "one/x"),)
+    assert rows.issues == (("id of an earlier row", "one/x"),)
 
 
 def test_shards_without_a_usable_row_are_refused_with_what_is_wrong(tmp_path, cache):
@@ -115,10 +115,10 @@ def passing(folder) -> str:
 
 def test_a_command_that_failed_is_tried_again_by_the_next_run(folder, cache, passing):
     first = read_shards(tar_shards(passing), cache_dir=cache)
-    assert (len(first.table), len(first.problems)) == (3, 1)
+    assert (len(first.table), len(first.issues)) == (3, 1)
     (folder / "there").touch()
     second = read_shards(tar_shards(passing), cache_dir=cache)
-    assert (len(second.table), second.problems) == (5, ())
+    assert (len(second.table), second.issues) == (5, ())
 
 
 def test_processes_that_train_together_have_the_same_rows_whatever_failed(folder, cache, passing, monkeypatch):
@@ -151,14 +151,14 @@ def test_a_damaged_shard_on_this_machine_is_read_once(folder, cache):
     assert len(next(cache.glob("all-*.arrow")).stem) == len("all-") + 32
 
 
-@pytest.mark.parametrize("deleted", ["*.problems.json", "*.arrow", "*.lock"])
+@pytest.mark.parametrize("deleted", ["*.issues.json", "*.arrow", "*.lock"])
 def test_whichever_file_of_a_copy_is_deleted_it_is_made_anew(folder, cache, deleted):
     write_tar(folder / "2.tar", [("x.jpg", jpeg())])
     first = read_shards(tar_shards(str(folder)), cache_dir=cache)
     for file in cache.glob(deleted):
         file.unlink()
     second = read_shards(tar_shards(str(folder)), cache_dir=cache)
-    assert (second.ids, second.problems) == (first.ids, first.problems)
+    assert (second.ids, second.issues) == (first.ids, first.issues)
 
 
 def test_the_head_takes_turns_over_the_splits_that_are_known(folder, cache):

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioning.data.rows import Columns
-from captioning.data.sources.coco import read_json
+from captioning.data.rows import USUAL, Columns, Rows
+from captioning.data.sources import read_local
 from captioning.errors import UserError
 
 
@@ -38,18 +38,22 @@ def karpathy(name: str, split: str, *sentences: str, **more: object) -> dict[str
     return {"filename": name, "split": split, "sentences": [{"raw": raw, "tokens": []} for raw in sentences], **more}
 
 
+def read(path: Path, *, images: Path | None = None, columns: Columns = USUAL) -> Rows:
+    return read_local(str(path), images=images and str(images), columns=columns)
+
+
 def captions(path: Path, **settings) -> dict[str, list[str]]:
-    table = read_json(path, **settings).table
+    table = read(path, **settings).table
     return dict(zip(table["id"], table["captions"], strict=True))
 
 
-def problems(path: Path, **settings) -> list[tuple[str, str]]:
-    return sorted(map(tuple, read_json(path, **settings).problems))
+def issues(path: Path, **settings) -> list[tuple[str, str]]:
+    return sorted(map(tuple, read(path, **settings).issues))
 
 
 def mistake(path: Path, **settings) -> str:
     with pytest.raises(UserError) as caught:
-        read_json(path, **settings)
+        read(path, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -64,10 +68,10 @@ def test_the_annotations_of_an_image_are_its_captions(written):
 
 def test_rows_are_the_same_however_images_and_annotations_are_ordered(written):
     content = coco({7: "a.png", 8: "b.png"}, (7, "a cat"), (8, "a dog"), (7, "A cat"))
-    before = list(read_json(written(content, "a.png", "b.png")).table)
+    before = list(read(written(content, "a.png", "b.png")).table)
     content["images"].reverse()
     content["annotations"].reverse()
-    assert list(read_json(written(content)).table) == before
+    assert list(read(written(content)).table) == before
 
 
 def test_ids_of_images_may_be_numbers_here_and_text_there(written):
@@ -88,7 +92,7 @@ def test_images_may_be_in_a_folder_of_their_own(written):
 def test_columns_of_images_can_be_named(written):
     content = coco({7: "a.png"}, (7, "a cat"))
     content["images"][0] |= {"flickr": 3, "kind": "x"}
-    row = read_json(written(content, "a.png"), columns=Columns(id="id", group="flickr", stratify="kind")).table[0]
+    row = read(written(content, "a.png"), columns=Columns(id="id", group="flickr", stratify="kind")).table[0]
     assert (row["id"], row["group"], row["stratum"]) == ("7", "3", "x")
 
 
@@ -125,7 +129,7 @@ def test_columns_of_images_can_be_named(written):
 def test_what_is_left_out_is_named(written, content, expected):
     path = written(content, "a.png", "b.png")
     assert captions(path) == {"a.png": ["x"]}
-    assert problems(path) == expected
+    assert issues(path) == expected
 
 
 def test_one_id_of_two_images_leaves_both_out(written):
@@ -133,14 +137,14 @@ def test_one_id_of_two_images_leaves_both_out(written):
     content["images"].append({"id": 8, "file_name": "c.png"})
     path = written(content, "a.png", "b.png", "c.png")
     assert captions(path) == {"a.png": ["x"]}
-    assert problems(path) == [("one id with two images", "8 (captions.json images[2])")]
+    assert issues(path) == [("one id with two images", "8 (captions.json images[2])")]
 
 
 def test_items_that_are_no_objects_are_named(written):
     content = coco({7: "a.png"}, (7, "x"))
     content["images"].append("b.png")
     content["annotations"].append(None)
-    assert problems(written(content, "a.png")) == [
+    assert issues(written(content, "a.png")) == [
         ("item isn't a JSON object", "captions.json annotations[1]"),
         ("item isn't a JSON object", "captions.json images[1]"),
     ]
@@ -157,7 +161,7 @@ def test_karpathys_sentences_are_captions_and_restval_is_trained_on(written):
             karpathy("c.png", "test", "a fox"),
         ]
     }
-    table = read_json(written(content, "a.png", "b.png", "c.png")).table
+    table = read(written(content, "a.png", "b.png", "c.png")).table
     assert list(zip(table["id"], table["captions"], table["split"], strict=True)) == [
         ("a.png", ["a cat", "my cat"], "train"),
         ("b.png", ["a dog"], "val"),
@@ -178,7 +182,7 @@ def test_karpathys_filepath_cannot_lead_out(written):
 
 def test_an_image_without_sentences_is_named(written):
     content = {"images": [karpathy("a.png", "train", "a cat"), karpathy("b.png", "train"), {"filename": "b.png"}]}
-    assert problems(written(content, "a.png", "b.png")) == [
+    assert issues(written(content, "a.png", "b.png")) == [
         ("empty caption", "b.png (captions.json images[1])"),
         ("empty caption", "b.png (captions.json images[2])"),
     ]
@@ -191,7 +195,7 @@ def test_a_list_of_objects_is_read_as_a_table(written):
     content = [{"image": "a.png", "caption": "a cat"}, {"image": "a.png", "caption": "my cat"}, 3]
     path = written(content, "a.png")
     assert captions(path) == {"a.png": ["a cat", "my cat"]}
-    assert problems(path) == [("item isn't a JSON object", "captions.json item 3")]
+    assert issues(path) == [("item isn't a JSON object", "captions.json item 3")]
 
 
 def test_json_lines_are_read_whatever_the_file_is_called(written):

@@ -1,7 +1,8 @@
 import pytest
+from datasets import ClassLabel
 
 from captioning.data.rows import Columns
-from captioning.data.sources.columns import class_name, find_columns
+from captioning.data.sources.columns import find_columns, name_classes
 from captioning.errors import UserError
 
 
@@ -59,7 +60,7 @@ def test_cells_are_those_of_the_named_columns():
     columns = found("i c k s g t", image="i", caption="c", id="k", split="s", group="g", stratify="t")
     assert columns.cells(dict(zip("icksgt", "123456", strict=True))) == ("1", "2", "3", "4", "5", "6")
     assert columns.cells({"i": "1"}) == ("1", None, None, None, None, None)
-    assert columns.of_text == ["c", "k", "s", "g", "t"]
+    assert columns.texts == ["c", "k", "s", "g", "t"]
 
 
 def test_a_column_of_images_that_is_missing_is_answered_with_the_nearest():
@@ -67,4 +68,5 @@ def test_a_column_of_images_that_is_missing_is_answered_with_the_nearest():
 
 
 def test_classes_are_known_by_their_names_and_a_missing_one_is_none():
-    assert [class_name(["cat", "dog"], number) for number in (1, -1, None, 2)] == ["dog", None, None, 2]
+    named = [name_classes({"kind": number}, {"kind": ClassLabel(names=["cat", "dog"])}) for number in (1, -1, None, 2)]
+    assert [row["kind"] for row in named] == ["dog", None, None, 2]

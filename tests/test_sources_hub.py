@@ -125,14 +125,14 @@ def test_rows_without_a_caption_are_left_out_by_name(repository):
     write(repository, image=[RED, GREEN, BLUE], text=["", "x", None])
     rows = read_hub("user/name")
     assert rows.ids == ["train-0000001"]
-    assert rows.problems == (("empty caption", "train-0000000"), ("empty caption", "train-0000002"))
+    assert rows.issues == (("empty caption", "train-0000000"), ("empty caption", "train-0000002"))
 
 
 def test_rows_without_a_image_are_left_out_by_name(repository):
     write(repository, image=[RED, None], text=["x", "y"])
     rows = read_hub("user/name")
     assert rows.ids == ["train-0000000"]
-    assert rows.problems == (("image is missing", "train-0000001"),)
+    assert rows.issues == (("caption without an image", "train-0000001"),)
 
 
 def test_the_one_column_of_images_is_found_whatever_its_name(repository):
@@ -159,9 +159,9 @@ def test_one_id_of_two_images_or_splits_is_left_out_and_named(repository):
     write(repository, "test", features=features, image=[GREEN], text=["x"], key=["b"])
     rows = read_hub("user/name", columns=Columns(id="key"))
     assert rows.ids == ["c"]
-    assert set(rows.problems) == {
-        ("one id with two images", "a (train row 1)"),
-        ("image in two splits", "b (test row 0)"),
+    assert set(rows.issues) == {
+        ("one id with two images", "a (train-0000001)"),
+        ("image in two splits", "b (test-0000000)"),
     }
 
 
@@ -170,7 +170,7 @@ def test_a_row_without_an_id_is_left_out_and_named(repository):
     write(repository, features=features, image=[RED, BLUE], text=["x", "y"], key=["a", None])
     rows = read_hub("user/name", columns=Columns(id="key"))
     assert rows.ids == ["a"]
-    assert rows.problems == (("id is missing", "train-0000001 (train row 1)"),)
+    assert rows.issues == (("id is missing", "train-0000001"),)
 
 
 def test_a_column_of_splits_goes_before_the_hubs_own(repository):
@@ -186,7 +186,7 @@ def test_rows_of_a_split_of_another_name_are_left_out_and_named(repository):
     write(repository, "extra", image=[BLUE], text=["y"])
     rows = read_hub("user/name")
     assert rows.ids == ["train-0000000"]
-    assert rows.problems == (("unknown split 'extra'", "extra-0000000"),)
+    assert rows.issues == (("unknown split 'extra'", "extra-0000000"),)
 
 
 def test_classes_are_known_by_their_names(repository):
@@ -208,7 +208,7 @@ def test_images_may_be_files_of_the_repository_that_rows_name(repository):
     write(repository, features=features, image=["files/a.png", "../../refs/main"], text=["x", "y"])
     rows = read_hub("user/name")
     assert [read_bytes(image) for image in rows.table["image"]] == [(repository / "files" / "a.png").read_bytes()]
-    assert rows.problems == (("image outside of the data folder", "../../refs/main (train row 1)"),)
+    assert rows.issues == (("image outside of the data folder", "../../refs/main (train-0000001)"),)
 
 
 @pytest.mark.parametrize(

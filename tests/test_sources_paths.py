@@ -18,10 +18,10 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def trouble(root, name: str, **settings) -> str:
+def error(root, name: str, **settings) -> str:
     found = ImageFolder(root).find(name, **settings)
-    assert bool(found.path) != bool(found.trouble)
-    return found.trouble
+    assert bool(found.path) != bool(found.error)
+    return found.error
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def test_the_folder_itself_may_be_a_link(root):
     ["../away/secret.png", "in/../../away/secret.png", "..\\away\\secret.png", "..", "/etc/passwd", "C:\\secret.png"],
 )
 def test_a_name_that_leads_out_is_refused(root, name):
-    assert trouble(root, name) == OUTSIDE
+    assert error(root, name) == OUTSIDE
 
 
 def test_an_absolute_name_beside_the_folder_is_refused(root):
-    assert trouble(root, str(root.parent / "away/secret.png")) == OUTSIDE
+    assert error(root, str(root.parent / "away/secret.png")) == OUTSIDE
     (root.parent / "data2").mkdir()
     (root.parent / "data2/a.png").touch()
-    assert trouble(root, str(root.parent / "data2/a.png")) == OUTSIDE
+    assert error(root, str(root.parent / "data2/a.png")) == OUTSIDE
 
 
 @pytest.mark.parametrize(("link", "target"), [("c.png", "../away/secret.png"), ("out", "../away"), ("in/out", "/")])
 def test_a_link_that_leads_out_is_refused(root, link, target):
     (root / link).symlink_to(target)
-    assert trouble(root, link) == OUTSIDE
-    assert trouble(root, f"{link}/secret.png") == OUTSIDE
+    assert error(root, link) == OUTSIDE
+    assert error(root, f"{link}/secret.png") == OUTSIDE
 
 
 def test_a_link_within_the_folder_is_followed(root):
@@ -97,32 +97,32 @@ def test_links_in_a_circle_end(root):
     (root / "y").symlink_to("x")
     folder = ImageFolder(root)
     assert folder.files() == ["a.png", "in/b.png"]
-    assert not folder.find("in/up/in/up/a.png").trouble
-    assert folder.find("x").trouble == "image is missing"
+    assert not folder.find("in/up/in/up/a.png").error
+    assert folder.find("x").error == "image is missing"
 
 
 @pytest.mark.parametrize("name", ["gone.png", "gone/a.png", "a.png/b.png", "in/a\0.png", "x" * 5000, "\ud800.png"])
 def test_a_image_that_is_not_there_is_missing(root, name):
-    assert trouble(root, name) == "image is missing"
+    assert error(root, name) == "image is missing"
 
 
 def test_a_broken_link_is_missing(root):
     (root / "c.png").symlink_to("gone.png")
-    assert trouble(root, "c.png") == "image is missing"
+    assert error(root, "c.png") == "image is missing"
 
 
 @pytest.mark.parametrize("name", ["in", ".", "in/", "x.png", "pipe.png"])
 def test_a_folder_or_a_pipe_is_no_file(root, name):
     (root / "x.png").mkdir()
     os.mkfifo(root / "pipe.png")
-    assert trouble(root, name) == "image is no file"
+    assert error(root, name) == "image is no file"
 
 
 def test_a_folder_that_may_not_be_read_is_named_as_such(root):
     if os.geteuid() == 0:
         pytest.skip("nothing is closed to root")
     (root / "in").chmod(0)
-    assert trouble(root, "in/b.png") == "folder can't be read: Permission denied"
+    assert error(root, "in/b.png") == "folder can't be read: Permission denied"
     (root / "in").chmod(0o700)
 
 
@@ -141,13 +141,13 @@ def test_of_an_address_the_file_may_be_called_as_it_is_written_there(root):
 
 
 def test_an_address_cannot_lead_out(root):
-    assert trouble(root, "https://example.org/..%2Faway%2Fsecret.png")
+    assert error(root, "https://example.org/..%2Faway%2Fsecret.png")
 
 
 def test_a_image_is_looked_for_in_the_named_subfolders_too(root):
     folder = ImageFolder(root, subfolders=("nowhere", "in"))
     assert folder.find("b.png").name == "in/b.png"
-    assert folder.find("c.png").trouble == "image is missing"
+    assert folder.find("c.png").error == "image is missing"
 
 
 def test_the_hubs_cache_may_link_to_the_files_beside_its_snapshots(tmp_path):
@@ -159,7 +159,7 @@ def test_the_hubs_cache_may_link_to_the_files_beside_its_snapshots(tmp_path):
     (tmp_path / "secret").touch()
     (snapshot / "b.png").symlink_to("../../../secret")
     assert ImageFolder(snapshot).find("a.png").path == str(snapshot / "a.png")
-    assert trouble(snapshot, "b.png") == OUTSIDE
+    assert error(snapshot, "b.png") == OUTSIDE
 
 
 @pytest.mark.parametrize(

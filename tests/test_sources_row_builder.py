@@ -1,24 +1,49 @@
 import itertools
+from pathlib import Path
 
 import pytest
 
-from captioning.data.sources.row_builder import Cells, RowBuilder
+from captioning.data.rows import RawRow
+from captioning.data.sources.columns import Cells, ColumnNames, Table
+from captioning.data.sources.paths import ImageFolder
+from captioning.data.sources.row_builder import RowBuilder, parse_cells
+
+COLUMNS = ColumnNames("image", ("captions",), "id", "split", "group", "stratum")
 
 
-def drafted(*lines: tuple[str, str, Cells], id_expected: bool = False) -> tuple[list[tuple], list[tuple[str, str]]]:
-    """The rows and problems of lines, each of them an id, an image and cells."""
-    draft = RowBuilder()
-    for number, (row_id, image, cells) in enumerate(lines, 1):
-        draft.add(row_id, image, cells, f"line {number}", id_expected=id_expected)
-    return [tuple(row) for row in draft.usable()], [tuple(problem) for problem in draft.problems]
+def parsed(captions: object = "x", *, id_expected: bool = False, **more: object):
+    """The captions and labels of a row, or None; and its issues."""
+    cells = Cells(None, captions, **more)
+    row, issues = parse_cells(cells, "a.png", "line 1", id_expected=id_expected)
+    found = row and tuple(row[name] for name in ("id", "captions", "split", "group", "stratum"))
+    return found, [tuple(issue) for issue in issues]
 
 
-def said(captions: object = "x", **more: object) -> Cells:
-    return Cells(image=None, captions=captions, **more)
+@pytest.fixture
+def folder(tmp_path: Path) -> ImageFolder:
+    for name in ("p.png", "q.png"):
+        (tmp_path / name).touch()
+    return ImageFolder(tmp_path)
+
+
+def merged(folder: ImageFolder, *rows: dict[str, object]) -> tuple[dict[str, tuple], list[str]]:
+    """The captions and labels of each row by its id, and the kinds of issues."""
+    builder = RowBuilder(folder)
+    other = {"image": "q.png", "captions": "q", "id": "q"}  # without a row it would be an error
+    raw = [RawRow(f"line {number}", row) for number, row in enumerate([*rows, other], 1)]
+    builder.add(Table(COLUMNS, raw))
+    table = builder.rows("here").table
+    found = {row["id"]: (row["captions"], row["split"], row["group"], row["stratum"]) for row in table}
+    assert found.pop("q") == (["q"], None, None, None)
+    return found, [kind for kind, _ in builder.issues]
+
+
+def line(captions: object = "x", image: str = "p.png", **more: object) -> dict[str, object]:
+    return {"image": image, "captions": captions, "id": "a", **more}
 
 
 @pytest.mark.parametrize(
-    ("cell", "captions", "faults"),
+    ("cell", "captions", "kinds"),
     [
         pytest.param("  a  red\ncat ", ["a red cat"], [], id="spaces"),
         pytest.param(["a", None, " ", "b"], ["a", "b"], [], id="a list with empty ones"),
@@ -34,66 +59,63 @@ def said(captions: object = "x", **more: object) -> Cells:
         pytest.param("whole \U0001f600", ["whole \U0001f600"], [], id="a whole emoji"),
     ],
 )
-def test_captions_of_a_cell(cell, captions, faults):
-    rows, problems = drafted(("a", "p", said(cell)))
-    assert rows == ([("a", "p", captions, None, None, None)] if captions else [])
-    assert problems == [(fault, "a (line 1)") for fault in faults]
+def test_captions_of_a_cell(cell, captions, kinds):
+    row, issues = parsed(cell)
+    assert row == (("a.png", captions, None, None, None) if captions else None)
+    assert issues == [(kind, "a.png (line 1)") for kind in kinds]
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [("x", "x"), (7, "7"), (7.0, "7"), (7.5, "7.5"), ("", None), (None, None), (float("nan"), None)]
 )
 def test_a_group_is_text_or_a_number(value, text):
-    assert drafted(("a", "p", said(group=value)))[0] == [("a", "p", ["x"], None, text, None)]
+    assert parsed(group=value)[0] == ("a.png", ["x"], None, text, None)
 
 
 @pytest.mark.parametrize(
-    ("cells", "problem"),
+    ("cells", "kind"),
     [
-        (said(group=[1]), "group isn't text or a number"),
-        (said(stratum={}), "stratum isn't text or a number"),
-        (said(id=["x"]), "id isn't text or a number"),
-        (said(group="\ud83d"), "group isn't text or a number"),
-        (said(split="tset"), "unknown split 'tset'"),
-        (said(split=3), "unknown split 3"),
-        (said(split=[]), "unknown split []"),
+        ({"group": [1]}, "group isn't text or a number"),
+        ({"stratum": {}}, "stratum isn't text or a number"),
+        ({"id": ["x"]}, "id isn't text or a number"),
+        ({"group": "\ud83d"}, "group isn't text or a number"),
+        ({"split": "tset"}, "unknown split 'tset'"),
+        ({"split": 3}, "unknown split 3"),
+        ({"split": []}, "unknown split []"),
     ],
 )
-def test_a_cell_that_cannot_be_used_leaves_its_line_out(cells, problem):
-    assert drafted(("a", "p", cells)) == ([], [(problem, "a (line 1)")])
+def test_a_cell_that_cannot_be_used_leaves_its_row_out(cells, kind):
+    assert parsed(**cells) == (None, [(kind, "a.png (line 1)")])
 
 
-def test_a_line_without_the_id_that_others_have_is_left_out():
-    rows, problems = drafted(("a", "p", said(id=7)), ("b", "q", said()), id_expected=True)
-    assert [row[0] for row in rows] == ["7"]
-    assert problems == [("id is missing", "b (line 2)")]
+def test_a_row_without_the_id_that_others_have_is_left_out():
+    assert parsed(id=7, id_expected=True)[0] == ("7", ["x"], None, None, None)
+    assert parsed(id_expected=True) == (None, [("id is missing", "a.png (line 1)")])
 
 
-def test_lines_with_one_id_are_put_together_in_no_order_of_theirs():
-    lines = [("a", "p", said("y")), ("a", "p", said("x", split="val")), ("a", "p", said(["z", "b"], group=7))]
+def test_names_of_issues_fit_in_one_line():
+    assert parsed("", id="a\nb")[1] == [("empty caption", "a\\nb (line 1)")]
+
+
+def test_rows_with_one_id_are_merged_in_any_order(folder):
+    lines = [line("y"), line("x", split="val"), line(["z", "b"], group=7)]
     for order in itertools.permutations(lines):
-        assert drafted(*order)[0] == [("a", "p", ["b", "x", "y", "z"], "val", "7", None)]
+        assert merged(folder, *order) == ({"a": (["b", "x", "y", "z"], "val", "7", None)}, [])
 
 
-def test_captions_of_one_line_keep_their_order():
-    assert drafted(("a", "p", said(["z", "b"])))[0] == [("a", "p", ["z", "b"], None, None, None)]
+def test_captions_of_one_row_keep_their_order(folder):
+    assert merged(folder, line(["z", "b"]))[0] == {"a": (["z", "b"], None, None, None)}
 
 
 @pytest.mark.parametrize(
     ("one", "other", "kind"),
     [
-        (("p", said()), ("q", said()), "one id with two images"),
-        (("p", said(split="train")), ("p", said(split="val")), "image in two splits"),
-        (("p", said(group=1)), ("p", said(group=2)), "image in two groups"),
-        (("p", said(stratum=1)), ("p", said(stratum=2)), "image in two strata"),
+        ({}, {"image": "q.png"}, "one id with two images"),
+        ({"split": "train"}, {"split": "val"}, "image in two splits"),
+        ({"group": 1}, {"group": 2}, "image in two groups"),
+        ({"stratum": 1}, {"stratum": 2}, "image in two strata"),
     ],
 )
-def test_lines_that_contradict_each_other_leave_the_row_out_in_any_order(one, other, kind):
-    for order in itertools.permutations([("a", *one), ("a", *other), ("a", "p", said())]):
-        rows, problems = drafted(*order)
-        assert rows == []
-        assert [problem for problem, _ in problems] == [kind]
-
-
-def test_names_of_problems_fit_in_one_line():
-    assert drafted(("a\nb", "p", said("")))[1] == [("empty caption", "a\\nb (line 1)")]
+def test_rows_that_contradict_each_other_are_left_out_in_any_order(folder, one, other, kind):
+    for order in itertools.permutations([line(**one), line(**other), line()]):
+        assert merged(folder, *order) == ({}, [kind])

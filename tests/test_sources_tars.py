@@ -9,7 +9,7 @@ import pytest
 from tars import jpeg, write_shards, write_tar
 
 from captioning.data.images import decode, read_bytes
-from captioning.data.rows import Columns, Problem
+from captioning.data.rows import Columns, RowIssue
 from captioning.data.sources.tars import is_shards, tar_shards
 from captioning.errors import UserError
 
@@ -21,11 +21,11 @@ def folder(tmp_path: Path) -> Path:
     return write_shards(tmp_path / "shards", 3, 2)
 
 
-def read(path, **columns) -> tuple[list, list[Problem]]:
+def read(path, **columns) -> tuple[list, list[RowIssue]]:
     """All rows of the shards, and what was left out of them."""
     shards = tar_shards(str(path), columns=Columns(**columns))
-    problems = list(shards.problems)
-    return [row for index in range(len(shards)) for row in shards.read(index, problems.append)], problems
+    issues = list(shards.issues)
+    return [row for index in range(len(shards)) for row in shards.read(index, issues.append)], issues
 
 
 def ids(path, **columns) -> list[str]:
@@ -36,7 +36,7 @@ def captions(path, **columns) -> list[list[str]]:
     return [row["captions"] for row in read(path, **columns)[0]]
 
 
-def problems(path, **columns) -> list[Problem]:
+def issues(path, **columns) -> list[RowIssue]:
     return read(path, **columns)[1]
 
 
@@ -111,7 +111,7 @@ def test_compressed_shards_are_read(tmp_path, suffix):
     write_tar(tmp_path / f"a{suffix}", [("x.jpg", jpeg()), ("x.txt", "y")], mode)
     assert read(tmp_path) == read(tmp_path / f"a{suffix}")
     assert ids(tmp_path) == ["a/x"]
-    assert problems(tmp_path) == []
+    assert issues(tmp_path) == []
 
 
 def test_shards_of_one_name_in_several_folders_have_ids_of_their_own(folder):
@@ -127,19 +127,19 @@ def test_a_password_in_an_address_is_told_to_nobody(address):
 
 @pytest.mark.parametrize("command", ["exit 3", "head -c 3000 {shard}; exec 1>&-; sleep 0.2; exit 3"])
 def test_a_command_that_fails_is_told_by_its_status(folder, command):
-    kind, _ = problems(f"pipe:{command.format(shard=folder / '0.tar')}")[-1]
+    kind, _ = issues(f"pipe:{command.format(shard=folder / '0.tar')}")[-1]
     assert kind == "shard can't be read to its end: its command ended with status 3"
 
 
 def test_a_command_that_writes_no_tar_is_told_by_that():
-    kind, _ = problems("pipe:exec yes")[-1]
+    kind, _ = issues("pipe:exec yes")[-1]
     assert kind == "shard can't be read to its end: invalid header"
 
 
 def test_a_missing_shard_is_known_before_one_is_read(folder):
     shards = tar_shards(str(folder / "{0..2}.tar"))
     assert shards.labels == ("0.tar", "1.tar")
-    assert shards.problems == (("shard is missing", str(folder / "2.tar")),)
+    assert shards.issues == (("shard is missing", str(folder / "2.tar")),)
 
 
 def test_no_shard_at_all_is_refused(tmp_path):
@@ -235,7 +235,7 @@ def test_a_link_in_a_shard_is_not_followed(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.jpg")
         tar.addfile(link)
     write_tar(tmp_path / "a.tar", [("x.txt", "y")], "a")
-    assert problems(tmp_path / "a.tar") == [("caption without an image", "a/x")]
+    assert issues(tmp_path / "a.tar") == [("caption without an image", "a/x")]
 
 
 # ------------------------------------------------------------ what is left out
@@ -270,7 +270,7 @@ def test_a_member_that_comes_twice_is_named_and_the_first_is_kept(tmp_path):
 
 def test_a_row_without_the_group_that_was_asked_for_is_left_out(tmp_path):
     path = one(tmp_path, ("x.jpg", jpeg()), ("x.json", '{"caption": "y", "patients": "p"}'))
-    assert problems(path, group="patient") == [("data.group_column=patient: no such column in its .json", "one/x")]
+    assert issues(path, group="patient") == [("data.group_column=patient: no such column in its .json", "one/x")]
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])

@@ -1,13 +1,13 @@
 from rows import make_rows
 
-from captioning.data.rows import Problem
+from captioning.data.rows import RowIssue
 from captioning.data.statistics import spread, summarize
 
 
 def rows_of(captions: list[list[str]]):
     ids = [f"{number}.png" for number in range(len(captions))]
     none = [None] * len(ids)
-    return make_rows(ids=ids, images=none, captions=captions, splits=none, problems=[Problem("empty file", "x.png")])
+    return make_rows(ids=ids, images=none, captions=captions, splits=none, issues=[RowIssue("empty file", "x.png")])
 
 
 def test_the_data_are_counted_by_split():

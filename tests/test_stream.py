@@ -45,7 +45,7 @@ def loader(shards, *, workers=0, epoch_batches=None, make_sample=sample_of, **se
 
 
 def first_pass(reader: Reader, number: int = 0) -> list[str]:
-    visits = takewhile(lambda visit: visit.pass_number <= number, reader.visits())
+    visits = takewhile(lambda visit: visit.pass_number <= number, reader.rows())
     return [visit.row["id"] for visit in visits if visit.pass_number == number]
 
 
@@ -69,7 +69,7 @@ def test_of_equal_shards_every_reader_gets_an_equal_share(tmp_path, readers):
 def test_of_fewer_rows_than_readers_each_reader_gets_some_in_time(tmp_path):
     shards = tar_shards(str(write_shards(tmp_path, 3)))
     for number in range(8):
-        assert len(list(islice(Reader(shards, number, 8).visits(), 6))) == 6
+        assert len(list(islice(Reader(shards, number, 8).rows(), 6))) == 6
 
 
 def test_rows_of_different_shards_are_mixed_where_the_buffer_allows(shards):
@@ -78,7 +78,7 @@ def test_rows_of_different_shards_are_mixed_where_the_buffer_allows(shards):
 
 
 def order(shards, **settings) -> list[str]:
-    return [visit.row["id"] for visit in islice(Reader(shards, **settings).visits(), ROWS)]
+    return [visit.row["id"] for visit in islice(Reader(shards, **settings).rows(), ROWS)]
 
 
 def test_the_same_seed_gives_the_same_order(shards):
@@ -100,15 +100,15 @@ def test_another_pass_has_another_order_of_shards(shards):
 
 
 def test_no_two_visits_share_a_seed(shards):
-    seeds = [visit.seed for visit in islice(Reader(shards).visits(), 5 * ROWS)]
+    seeds = [visit.seed for visit in islice(Reader(shards).rows(), 5 * ROWS)]
     assert len(set(seeds)) == len(seeds)
 
 
 @settings(deadline=None, max_examples=50)  # files are read
 @given(start=st.integers(0, 4 * ROWS), readers=st.integers(1, 4), buffer=st.integers(1, 50))
 def test_a_reader_goes_on_at_any_visit(shards, start, readers, buffer):
-    visits = list(islice(Reader(shards, 0, readers, buffer=buffer).visits(), start + 9))
-    assert list(islice(Reader(shards, 0, readers, buffer=buffer).visits(start), 9)) == visits[start:]
+    visits = list(islice(Reader(shards, 0, readers, buffer=buffer).rows(), start + 9))
+    assert list(islice(Reader(shards, 0, readers, buffer=buffer).rows(start), 9)) == visits[start:]
 
 
 def test_to_go_on_in_a_late_pass_every_shard_is_read_no_more_than_twice(shards):
@@ -118,7 +118,7 @@ def test_to_go_on_in_a_late_pass_every_shard_is_read_no_more_than_twice(shards):
         reads[index] += 1
         return shards.read(index, report)
 
-    next(Reader(replace(shards, read=counted), buffer=5).visits(50 * ROWS + 20))
+    next(Reader(replace(shards, read=counted), buffer=5).rows(50 * ROWS + 20))
     assert max(reads.values()) <= 2
 
 
@@ -141,7 +141,7 @@ def test_held_out_rows_are_not_visited(shards):
 
 def test_a_stream_of_nothing_but_held_out_rows_is_refused_and_not_read_for_ever(shards):
     with pytest.raises(UserError, match=r"data\.path=.*: no row to train on in its 5 shards"):
-        next(Reader(shards, 0, 3, is_held_out=lambda row: True).visits())
+        next(Reader(shards, 0, 3, is_held_out=lambda row: True).rows())
 
 
 # ------------------------------------------------------------ samples and batches
@@ -217,12 +217,12 @@ def test_later_ones_are_counted_with_a_line_for_ten_times_as_many(damaged, caplo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_many_unusable_images_on_end_stop_the_stream_in_one_line(tmp_path, workers):
+def test_many_unusable_images_in_sequence_stop_the_stream_in_one_line(tmp_path, workers):
     folder = write_shards(tmp_path, 60, 60, image=b"no image")
     with pytest.raises(UserError) as caught:
         next(iter(loader(tar_shards(str(folder)), workers=workers)))
     assert str(caught.value).startswith(
-        f"data.path={folder}: 100 images on end can't be used: 100 x image can't be read: not an image"
+        f"data.path={folder}: 100 images in sequence can't be used: 100 x image can't be read: not an image"
     )
     assert "\n" not in str(caught.value)
 

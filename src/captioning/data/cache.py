@@ -25,7 +25,7 @@ from rich.progress import Progress
 from captioning.data.duplicates import look
 from captioning.data.images import ImageSource, open_image, read_bytes
 from captioning.data.pixel_file import PixelFile, PixelWriter, writing_pixels
-from captioning.data.rows import Problem, Rows
+from captioning.data.rows import RowIssue, Rows
 from captioning.data.transforms import to_pixels
 from captioning.errors import UserError
 from captioning.files import replacing
@@ -68,7 +68,7 @@ def decode_all(rows: Rows, **how: Any) -> Examined:
     if len(good) < len(facts):
         ids = rows.ids
         troubles = [(ids[row], found.trouble) for row, found in enumerate(facts) if found.trouble]
-        rows = rows.select(good, [Problem(f"image can't be read: {trouble}", name) for name, trouble in troubles])
+        rows = rows.select(good, [RowIssue(f"image can't be read: {trouble}", name) for name, trouble in troubles])
     return Examined(rows, [facts[row] for row in good], pixels, np.array(good, np.int64))
 
 

@@ -156,7 +156,7 @@ class StreamedSamples:
 
     def __call__(self, row: Row, seed: int) -> Sample | None:
         image = read_image(row["image"])
-        if self.held_out.shows(image):
+        if self.held_out.matches_image(image):
             return None
         pixels = torch.from_numpy(to_pixels(image, self.image_processor))
         return make_sample(SampleIndex(-1, seed), row["id"], row["captions"], pixels, choice=self.choice)

@@ -1,23 +1,22 @@
 """Streamed data sets of the Hugging Face Hub: downloaded as they are read, and not kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
 
-from captioning.data.images import ImageSource
-from captioning.data.rows import OUTSIDE, USUAL, Columns, Problem, Row
+from captioning.data.rows import OUTSIDE, USUAL, Columns, Row, RowIssue
 from captioning.data.shards import UNREADABLE, UNREADABLE_IMAGE, Report, Shards, digest
-from captioning.data.sources.columns import ColumnNames, class_name, class_names, find_image_columns
-from captioning.data.sources.row_builder import rows_of
+from captioning.data.sources.columns import ColumnNames, find_image_columns, name_classes
+from captioning.data.sources.row_builder import encoded_row
 from captioning.data.sources.split_names import split_of
 from captioning.errors import UserError, reason
 from captioning.hub import CONNECT_TIMEOUT_S, snapshot
 
-FEW_SHARDS = 16  # so few are cut up further
+MIN_SHARDS = 16  # a split of fewer is cut up further
 
 
 def hub_shards(
@@ -48,66 +47,54 @@ def hub_shards(
             f"data.path={path}: can't be streamed with data.subset={subset or 'null'} "
             f"({reason(error.__cause__ or error)})"
         ) from error
-    splits = [_prepared(str(name), stream, columns, path) for name, stream in streams.items()]
-    # That of a split which nobody knows is told without reading all its rows.
-    usable = [split for split in splits if split.names.split or split_of(split.name)]
-    problems = tuple(Problem(f"unknown split {its.name!r:.60}", its.name) for its in splits if its not in usable)
-    if not usable:
+    parts: list[_Part] = []
+    issues: list[RowIssue] = []
+    for name, stream in streams.items():
+        if stream.features is None:
+            raise UserError(f"data.path: {path} ({name}) doesn't say what columns it has, so it can only be read whole")
+        names = find_image_columns(f"{path} ({name})", stream.features, columns, paths=False)
+        if not names.split and not split_of(str(name)):
+            issues.append(RowIssue(f"unknown split {str(name)!r:.60}", str(name)))
+            continue
+        if stream.num_shards < MIN_SHARDS:
+            with suppress(ValueError, OSError):  # of a damaged file, which is left out when it is read
+                stream = stream.reshard()  # readers that share a shard each download all of it
+        stream = stream.select_columns([names.image, *names.texts])
+        stream = stream.cast_column(names.image, datasets.Image(decode=False))
+        parts += (_Part(str(name), stream, names, number) for number in range(stream.num_shards))
+    if not parts:
         raise UserError(
-            f"data.path={path}: its rows are in {', '.join(its.name for its in splits)}, not in train, val or test; "
+            f"data.path={path}: its rows are in {', '.join(map(str, streams))}, not in train, val or test; "
             "data.split_column=COLUMN names a column that says it of each row"
         )
-    parts = [_Part(split, number) for split in usable for number in range(split.stream.num_shards)]
-    root = _root_of(Path(place)) if commit is None else f"hf://datasets/{path}@{commit}"
-    reader = _HubReader(parts, root)
+    folder = Path(place).resolve()
+    # The Hub's cache keeps the files of a repository beside its snapshots, which hold links to them.
+    local_root = str(folder.parent.parent if folder.parent.name == "snapshots" else folder)
     labels = tuple(part.label for part in parts)
-    version = commit or _files_below(Path(place))
+    files = sorted(file for file in Path(place).rglob("*") if file.is_file()) if commit is None else []
+    version = commit or [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return Shards(
         path=path,
         labels=labels,
         fingerprint=digest(place, version, subset, columns, labels),
-        read=reader.read,
-        problems=problems,
-        splits=tuple(None if part.split.names.split else split_of(part.split.name) for part in parts),
+        read=partial(_read_part, parts, f"hf://datasets/{path}@{commit}" if commit else local_root),
+        issues=tuple(issues),
+        splits=tuple(None if part.names.split else split_of(part.split) for part in parts),
         local=commit is None,
     )
 
 
-@dataclass(frozen=True)
-class _Split:
-    name: str  # as the data set calls it
-    stream: Any  # a datasets.IterableDataset
-    names: ColumnNames
-
-
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """A shard."""
 
-    split: _Split
+    split: str  # as the data set calls it
+    stream: Any  # of the whole split, a datasets.IterableDataset
+    names: ColumnNames
     number: int  # within its split
 
     @property
     def label(self) -> str:
-        return f"{self.split.name}-{self.number:05d}"
-
-
-def _prepared(name: str, stream: Any, columns: Columns, path: str) -> _Split:
-    """A split with its images encoded as they are, and cut into enough shards.
-
-    Raises:
-        UserError: it has no such columns.
-    """
-    import datasets
-
-    if stream.features is None:
-        raise UserError(f"data.path: {path} ({name}) doesn't say what columns it has, so it can only be read whole")
-    names = find_image_columns(f"{path} ({name})", stream.features, columns, paths=False)
-    if stream.num_shards < FEW_SHARDS:
-        with suppress(ValueError, OSError):  # of a damaged file, which is left out when it is read
-            stream = stream.reshard()  # readers that share a shard each download all of it
-    stream = stream.cast_column(names.image, datasets.Image(decode=False)).select_columns([names.image, *names.of_text])
-    return _Split(name, stream, names)
+        return f"{self.split}-{self.number:05d}"
 
 
 def _place_of(path: str, revision: str | None) -> tuple[str, str | None]:
@@ -124,74 +111,48 @@ def _place_of(path: str, revision: str | None) -> tuple[str, str | None]:
     return path, info.sha
 
 
-def _root_of(folder: Path) -> str:
-    folder = folder.resolve()
-    # The Hub's cache keeps the files of a repository beside its snapshots, which hold links to them.
-    return str(folder.parent.parent if folder.parent.name == "snapshots" else folder)
-
-
-def _files_below(folder: Path) -> list[tuple[str, int, int]]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-@dataclass(frozen=True)
-class _HubReader:
-    parts: Sequence[_Part]
-    root: str  # images that the data refer to are only read below
-
-    def read(self, index: int, report: Report) -> Iterator[Row]:
-        part = self.parts[index]
-        names = part.split.names
-        for number, line in enumerate(_lines(part, report)):
-            name = f"{part.label}-{number:06d}"
-            source: ImageSource | None = line[names.image]
-            if not self._is_inside(source):
-                report(Problem(OUTSIDE, name))
+def _read_part(parts: list[_Part], root: str, index: int, report: Report) -> Iterator[Row]:
+    """The rows of a shard; images that they refer to are only read below ``root``."""
+    part = parts[index]
+    for number, cells in enumerate(_raw_cells(part, report)):
+        name = f"{part.label}-{number:06d}"
+        encoded, path = (cells[part.names.image] or {}).get("bytes"), (cells[part.names.image] or {}).get("path")
+        if encoded is None and path is not None:
+            if not _is_inside(path, root):
+                report(RowIssue(OUTSIDE, name))
                 continue
+            import fsspec
+
             try:
-                encoded = _encoded(source)
+                with fsspec.open(path, "rb") as file:
+                    encoded = bytes(file.read())
             except OSError as error:
-                report(Problem(f"{UNREADABLE_IMAGE}: {reason(error)}", name))
+                report(RowIssue(f"{UNREADABLE_IMAGE}: {reason(error)}", name))
                 continue
-            cells = names.cells(line)
-            if cells.split in (None, ""):
-                cells = cells._replace(split=part.split.name)
-            yield from rows_of(name, encoded, cells, report, id_expected=names.id is not None)
-
-    def _is_inside(self, source: ImageSource | None) -> bool:
-        if source is None or source["bytes"] is not None or source["path"] is None:
-            return True
-        *archives, path = source["path"].split("::")  # as in zip://a.png::hf://datasets/USER/NAME/train.zip
-        if "://" not in self.root:
-            path = str(Path(path).resolve())
-        in_archive = all(archive.startswith("zip://") for archive in archives)
-        return in_archive and path.startswith(f"{self.root}/") and ".." not in path.split("/")
+        row = part.names.cells(cells)
+        if row.split in (None, ""):
+            row = row._replace(split=part.split)
+        yield from encoded_row(name, encoded, row, report, id_expected=part.names.id is not None)
 
 
-def _lines(part: _Part, report: Report) -> Iterator[dict[str, Any]]:
-    """The cells of each row of a shard."""
+def _is_inside(path: str, root: str) -> bool:
+    *archives, path = path.split("::")  # as in zip://a.png::hf://datasets/USER/NAME/train.zip
+    if "://" not in root:
+        path = str(Path(path).resolve())
+    in_archive = all(archive.startswith("zip://") for archive in archives)
+    return in_archive and path.startswith(f"{root}/") and ".." not in path.split("/")
+
+
+def _raw_cells(part: _Part, report: Report) -> Iterator[dict[str, Any]]:
     if get_worker_info() is not None:
         import fsspec
 
         fsspec.asyn.reset_lock()  # a worker that was forked while the lock was held would wait for ever
-    whole = part.split.stream
-    stream = whole.shard(num_shards=whole.num_shards, index=part.number)
-    classes = class_names(stream.features)
+    stream = part.stream.shard(num_shards=part.stream.num_shards, index=part.number)
     try:
-        # By batches, because otherwise `datasets` deals the rows to the workers of a DataLoader by itself.
+        # By batches, because otherwise `datasets` deals the rows to the workers of a DataLoader.
         for batch in stream.iter(batch_size=16):
             for values in zip(*batch.values(), strict=True):
-                line = dict(zip(batch, values, strict=True))
-                yield line | {name: class_name(words, line[name]) for name, words in classes.items()}
+                yield name_classes(dict(zip(batch, values, strict=True)), stream.features)
     except Exception as error:  # of the network, of Parquet, of whatever format the files have
-        report(Problem(f"{UNREADABLE}: {reason(error)}", part.label))
-
-
-def _encoded(source: ImageSource | None) -> bytes | None:
-    if source is None or source["bytes"] is not None or source["path"] is None:
-        return source["bytes"] if source else None
-    import fsspec
-
-    with fsspec.open(source["path"], "rb") as file:
-        return bytes(file.read())
+        report(RowIssue(f"{UNREADABLE}: {reason(error)}", part.label))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captioning.data.caption_checks import check_captions, check_tokens
 from captioning.data.duplicates import HASH_BYTES, clusters
-from captioning.data.rows import Problem, Rows, describe
+from captioning.data.rows import RowIssue, Rows, describe
 from captioning.data.splits import leaks
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Issue(NamedTuple):
     names: list[str]
 
     def __str__(self) -> str:
-        return f"{self.severity}: {describe([Problem(self.kind, name) for name in self.names])}"
+        return f"{self.severity}: {describe([RowIssue(self.kind, name) for name in self.names])}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def find(
     """
     ids, captions = rows.ids, rows.captions
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for problem in rows.problems:
+    for problem in rows.issues:
         found[LEFT_OUT, problem.kind].append(problem.name)
     for severity_and_kind, same in pairs_by_finding(pairs, facts, splits).items():
         found[severity_and_kind] = [f"{ids[first]} ~ {ids[second]}" for first, second in same]
@@ -198,7 +198,7 @@ def _is_plain(look: bytes) -> bool:
 def _described(findings: Sequence[Issue], severity: str) -> str:
     """The most frequent kinds of a severity, each with its number and its first names."""
     kinds = [finding for finding in findings if finding.severity == severity]
-    shown = [Problem(kind, name) for _, kind, names in kinds[:KINDS_SHOWN] for name in names]
+    shown = [RowIssue(kind, name) for _, kind, names in kinds[:KINDS_SHOWN] for name in names]
     return describe(shown) + (f"; and {len(kinds) - KINDS_SHOWN} more kinds" if len(kinds) > KINDS_SHOWN else "")
 
 

@@ -17,7 +17,7 @@ class LeakageFilter:
 
     ids: frozenset[str]
     groups: frozenset[str]
-    looks: np.ndarray | None  # None: near-duplicates don't matter
+    hashes: np.ndarray | None  # None: near-duplicates don't matter
 
     @classmethod
     def of(
@@ -29,16 +29,16 @@ class LeakageFilter:
         further: frozenset[str] = frozenset(),
         near_duplicates: bool,
     ) -> "LeakageFilter":
-        """What the rows ``held_out``, by number, hold out, and ``further`` ids of which nothing else is known."""
+        """For the rows ``held_out``, by number, and ``further`` ids of which nothing else is known."""
         rows_held_out = rows.select(held_out)
-        looks = np.frombuffer(b"".join(facts[row].look for row in held_out), np.uint8).reshape(len(held_out), -1)
+        hashes = np.frombuffer(b"".join(facts[row].look for row in held_out), np.uint8).reshape(len(held_out), -1)
         groups = frozenset(group for group in rows_held_out.column("group") if group is not None)
-        return cls(further.union(rows_held_out.ids), groups, looks if near_duplicates else None)
+        return cls(further.union(rows_held_out.ids), groups, hashes if near_duplicates else None)
 
-    def __call__(self, row: Row) -> bool:
-        """Whether the row is one of them, or of the group of one: known without its image."""
+    def matches_row(self, row: Row) -> bool:
+        """Whether the row is held out, or of the group of one that is: known without its image."""
         return row["id"] in self.ids or row["group"] in self.groups
 
-    def shows(self, image: Image.Image) -> bool:
-        """Whether the image is a near-duplicate of one of theirs."""
-        return self.looks is not None and is_near_duplicate(image, self.looks)
+    def matches_image(self, image: Image.Image) -> bool:
+        """Whether the image is a near-duplicate of one that is held out."""
+        return self.hashes is not None and is_near_duplicate(image, self.hashes)

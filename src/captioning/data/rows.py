@@ -1,4 +1,4 @@
-"""The rows that every source ends in: an id, an image, its captions, and what the source says of its split."""
+"""Rows: what a source holds (raw), and what all sources end in, the table of captioned images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,41 +6,46 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from uuid import uuid4
 
-from captioning.data.images import ImageSource
-from captioning.errors import UserError, nearest
+if TYPE_CHECKING:  # datasets takes a second to import, and most mistakes are found before
+    from datasets import Dataset, Features
 
-if TYPE_CHECKING:  # imported where it is used: it takes a second, and most mistakes are found before
-    from datasets import Dataset
-
+    from captioning.data.images import ImageSource
 
 OUTSIDE = "image outside of the data folder"
-CAPTION_COLUMNS = ("text", "caption", "captions")  # tried in this order where data.caption_column isn't given
-GIVEN_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "restval": "train",  # Karpathy's: images of COCO's validation set that his splits train on
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
+NO_IMAGE = "caption without an image"
+UNCAPTIONED = "image without a caption"
+TWO_IMAGES = "one id with two images"
+WAYS_OUT = {OUTSIDE: "data.images=FOLDER names the folder that all images are in"}
 
 
 class Row(TypedDict):
     """A captioned image."""
 
     id: str
-    image: ImageSource | None  # None where a Hub data set has a row without an image
+    image: "ImageSource | None"  # None where a streamed row has no image
     captions: list[str]
     split: str | None
     group: str | None  # rows of one group never are on two sides of a split
     stratum: str | None  # each split gets the same share of every stratum
 
 
+class RawRow(NamedTuple):
+    """A row as its source has it: where it stands (``metadata.csv line 3``), and its cells by their columns."""
+
+    where: str
+    cells: dict[str, Any]
+
+
+class RowIssue(NamedTuple):
+    """Something left out of the data: what is wrong, and the name of the row or file."""
+
+    kind: str
+    name: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the user calls the columns of a source; None: whichever of the usual names is there.
+    """The columns as the user names them; None: the usual names are tried.
 
     Attributes:
         image: ``data.image_column``, the image: a path, an address, or encoded bytes.
@@ -62,23 +67,16 @@ class Columns:
 USUAL = Columns()
 
 
-class Problem(NamedTuple):
-    """Something left out of the data: what is wrong, and the name of the row or file."""
-
-    kind: str
-    name: str
-
-
 @dataclass(frozen=True)
 class Rows:
-    """CaptionResult images, sorted by id, and what was left out.
+    """Captioned images, sorted by id, and what was left out.
 
     ``table`` holds a :class:`Row` each: ``id`` is unique, ``captions`` has at least one and none of them empty,
     ``split`` is ``train``, ``val``, ``test``, or null where the source gives none, as are ``group`` and ``stratum``.
     """
 
     table: "Dataset"
-    problems: tuple[Problem, ...] = ()
+    issues: tuple[RowIssue, ...] = ()
 
     @cached_property
     def ids(self) -> list[str]:
@@ -94,25 +92,15 @@ class Rows:
         """One of the columns of all rows."""
         return list(self.table[name][:])  # sliced: read as one column, not row by row
 
-    def select(self, indices: Sequence[int], problems: Iterable[Problem] = ()) -> "Rows":
-        """Some of the rows, with what is known of the others."""
-        return Rows(self.table.select(indices), (*self.problems, *problems))
+    def select(self, indices: Sequence[int], issues: Iterable[RowIssue] = ()) -> "Rows":
+        """Some of the rows; ``issues`` say what is wrong with the others."""
+        return Rows(self.table.select(indices), (*self.issues, *issues))
 
 
-def require_columns(where: str, columns: Sequence[str], **wanted: str) -> None:
-    """Refuse a column name that isn't there; the keywords are the settings that named it."""
-    for setting, name in wanted.items():
-        if name not in columns:
-            raise UserError(f"data.{setting}={name}: no such column in {where}{nearest(name, list(columns))}")
-
-
-WAYS_OUT = {OUTSIDE: "data.images=FOLDER names the folder that all images are in"}
-
-
-def describe(problems: Sequence[Problem], names_shown: int = 3) -> str:
-    """The problems counted by kind, each kind with the first few names."""
+def describe(issues: Sequence[RowIssue], names_shown: int = 3) -> str:
+    """The issues counted by kind, each kind with its first names."""
     kinds: dict[str, list[str]] = {}
-    for kind, name in problems:
+    for kind, name in issues:
         kinds.setdefault(kind, []).append(name)
     return "; ".join(
         f"{len(names)} x {kind}: {', '.join(names[:names_shown])}{', …' if len(names) > names_shown else ''}"
@@ -121,23 +109,22 @@ def describe(problems: Sequence[Problem], names_shown: int = 3) -> str:
     )
 
 
-def rows_of_arrays(arrays: Mapping[str, Any], problems: Iterable[Problem]) -> Rows:
-    """Rows from columns of equal length, in Arrow's memory, sorted by id; ids are unique."""
+def row_features() -> "Features":
+    """The Arrow types of a :class:`Row`."""
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    return Features(id=text, image=Image(decode=False), captions=List(text), split=text, group=text, stratum=text)
+
+
+def in_memory(columns: Mapping[str, Iterable[Any]]) -> "Dataset":
+    """Some columns of rows as a table in Arrow's memory."""
     import pyarrow as pa
-    from datasets import Dataset, DatasetInfo
+    from datasets import Dataset, DatasetInfo, Features
     from datasets.table import InMemoryTable
 
-    # Arrow sorts text by its UTF-8, which is Python's order too: however the files were listed, the rows are the same.
-    table = pa.table(dict(arrays), row_features().arrow_schema).sort_by("id")
+    features = Features({name: feature for name, feature in row_features().items() if name in columns})
+    schema = features.arrow_schema
+    table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
     # Dataset.from_dict would pickle all of it for a fingerprint.
-    info = DatasetInfo(features=row_features())
-    return Rows(Dataset(InMemoryTable(table), info=info, fingerprint=uuid4().hex), tuple(problems))
-
-
-def row_features() -> Any:
-    """The Arrow types of a :class:`Row`."""
-    from datasets import Features, List, Value
-
-    image = {"bytes": Value("binary"), "path": Value("string")}
-    text = Value("string")
-    return Features(id=text, image=image, captions=List(text), split=text, group=text, stratum=text)
+    return Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=uuid4().hex)

@@ -1,9 +1,9 @@
-"""Training on shards without end: in which order rows are read, by whom, and how to go on from any place in it."""
+"""Training on shards without end: in which order rows are read, by whom, and how to resume at any position."""
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from hashlib import blake2b
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from captioning.data.dataset import Batch, Sample
-from captioning.data.rows import Problem, Row, describe
-from captioning.data.shards import Report, Shards
+from captioning.data.rows import Row, RowIssue, describe
+from captioning.data.shards import UNREADABLE_IMAGE, Report, Shards
 from captioning.errors import UserError
 
-UNUSABLE_ON_END = 100  # images, before a stream is given up
+MAX_UNUSABLE = 100  # images in sequence, before the stream is an error
 
 _log = logging.getLogger(__name__)
 
 
-class StreamedVisit(NamedTuple):
-    """One visit of a row."""
+class StreamedRow(NamedTuple):
+    """A row as it is trained on once."""
 
     row: Row
     seed: int  # of every random choice about it
@@ -31,16 +31,16 @@ class StreamedVisit(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """One of several readers of the same shards: which rows it visits, and in which order.
+    """One of several readers of the same shards: which rows it gives, and in which order.
 
     Rows are read in passes. In each pass the shards are put in a new order and dealt to the readers, so that each gets
     the same share of them and every row is read by one of them. Where shards don't come out even, readers share one:
     of ``n`` rows in sequence, ``n`` being the number of readers, each takes its share. A reader goes from pass to pass
     without waiting for the others, whose shards may be larger. Within a pass rows are shuffled in blocks: ``buffer``
-    rows are read, and then visited in random order.
+    rows are read, and then given in random order.
 
-    All of it is a function of the seed, the shards and the number of readers, and the number of visits made so far says
-    how to go on.
+    All of it is a function of the seed, the shards and the number of readers, and the number of rows given so far is
+    the position to resume at.
 
     Args:
         shards: what is read.
@@ -48,8 +48,8 @@ class Reader:
         readers: how many there are.
         seed: another one gives other orders.
         buffer: rows in a block, whose encoded images are in memory together.
-        is_held_out: rows that must not be visited.
-        report: told what is left out.
+        is_held_out: rows that must not be trained on.
+        report: called with what is left out.
     """
 
     shards: Shards
@@ -58,41 +58,45 @@ class Reader:
     seed: int = 0
     buffer: int = 1000
     is_held_out: Callable[[Row], bool] = lambda row: False
-    report: Report = lambda problem: None
-    # Of the shards that were read to their end while skipping, how many rows have each remainder modulo `readers`.
+    report: Report = lambda issue: None
+    # Of the shards that were read while skipping, how many rows have each remainder modulo `readers`.
     _sizes: dict[int, Counter[int]] = field(default_factory=dict)
 
-    def visits(self, start: int = 0) -> Iterator[StreamedVisit]:
-        """All visits but the first ``start``, without end.
+    def rows(self, start: int = 0) -> Iterator[StreamedRow]:
+        """All rows but the first ``start``, without end.
 
         What is skipped is read, but once only: of a later pass it is known then how many rows its shards have.
 
         Raises:
-            UserError: there is nothing to visit.
+            UserError: there is nothing to train on.
         """
         idle = 0
         for number in count():
-            visits_of_pass = yield from self._pass(number, start)
-            start = max(start - visits_of_pass, 0)
-            idle = 0 if visits_of_pass else idle + 1
+            length = yield from self._pass(number, start)
+            start = max(start - length, 0)
+            idle = 0 if length else idle + 1
             if idle == self.readers:  # with fewer rows than readers, these take turns in having none
                 raise UserError(
                     f"data.path={self.shards.path}: no row to train on in its {len(self.shards)} shards: all are held "
                     "out, of another split, or left out"
                 )
 
-    def _pass(self, number: int, start: int) -> Generator[StreamedVisit, None, int]:
-        """The visits of a pass but the first ``start``; returns how many it has with these."""
+    def _pass(self, number: int, start: int) -> Generator[StreamedRow, None, int]:
+        """The rows of a pass but the first ``start``; returns how many it has with these."""
         position = 0
         block_start = start - start % self.buffer
         block: list[Row] = []
         for shard, remainders in self._deal(number):
             if position < block_start:
-                size = self._size(shard, remainders)
+                if shard not in self._sizes:
+                    self._sizes[shard] = Counter(remainder for remainder, _ in self._rows(shard))
+                size = sum(self._sizes[shard][remainder] for remainder in remainders)
                 if position + size <= block_start:
                     position += size
                     continue
-            for row in self._rows(shard, remainders):
+            for remainder, row in self._rows(shard):
+                if remainder not in remainders:
+                    continue
                 position += 1
                 if position > block_start:
                     block.append(row)
@@ -113,24 +117,16 @@ class Reader:
             # A slot stands for other rows in each pass: of a shard with few rows, some readers would never have one.
             yield order[place], {(slot - number) % self.readers for slot in slots}
 
-    def _rows(self, shard: int, remainders: set[int]) -> Iterator[Row]:
+    def _rows(self, shard: int) -> Iterator[tuple[int, Row]]:
+        """The rows of a shard that are trained on, each with its number modulo ``readers``."""
         for index, row in enumerate(self.shards.read(shard, self.report)):
-            if index % self.readers in remainders and self._is_for_training(row):
-                yield row
+            if row["split"] in (None, "train") and not self.is_held_out(row):
+                yield index % self.readers, row
 
-    def _size(self, shard: int, remainders: set[int]) -> int:
-        if shard not in self._sizes:
-            rows = enumerate(self.shards.read(shard, self.report))
-            self._sizes[shard] = Counter(index % self.readers for index, row in rows if self._is_for_training(row))
-        return sum(self._sizes[shard][remainder] for remainder in remainders)
-
-    def _is_for_training(self, row: Row) -> bool:
-        return row["split"] in (None, "train") and not self.is_held_out(row)
-
-    def _shuffled(self, block: list[Row], number: int, start: int) -> Iterator[StreamedVisit]:
+    def _shuffled(self, block: list[Row], number: int, start: int) -> Iterator[StreamedRow]:
         block.sort(key=lambda row: _hash(self.seed, number, "place", row["id"]))
         for row in islice(block, max(start, 0), None):
-            yield StreamedVisit(row, _hash(self.seed, number, "visit", row["id"]), number)
+            yield StreamedRow(row, _hash(self.seed, number, "visit", row["id"]), number)
 
 
 def _hash(*parts: object) -> int:
@@ -138,57 +134,45 @@ def _hash(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1  # within the int64 that torch takes
 
 
+@dataclass(eq=False)
 class StreamDataset(IterableDataset[Sample]):
     """The samples of one process of a training, without end, for a :class:`StreamLoader`.
 
     The samples are a function of the arguments and of the number of loading workers: a stream that starts at batch
-    ``k`` goes on exactly as one that has given ``k`` batches, as long as ``batch_size``, ``world_size``, the number of
+    ``k`` gives exactly what follows after ``k`` batches, as long as ``batch_size``, ``world_size``, the number of
     workers, ``is_held_out`` and the shards are the same. With another number of processes or workers it starts at about
-    the same place of another order: of the pass that was under way, some rows are visited twice and others not.
+    the same position of another order: of the pass under way, some rows are trained on twice and others not.
 
     An image that turns out to be unusable only when it is decoded keeps its place: the next one is given twice, once
-    as a filler that doesn't count. Otherwise a place in the stream couldn't be found again without decoding.
+    as a padding sample that doesn't count. Otherwise a position couldn't be found again without decoding.
 
     Args:
         shards: what is read.
-        make_sample: from a row and the seed of its visit to the sample; None for a row that turns out to be one that
-            must not be trained on, and OSError for one whose image can't be read. It goes to workers by pickling.
+        make_sample: from a row and its seed to the sample; None for a row that turns out to be one that must not be
+            trained on, and OSError for one whose image can't be read. It goes to workers by pickling.
         batch_size: images per step and process.
         is_held_out: rows that must not be trained on, by what is known before their images are decoded. Those whose
             split is given as another than ``train`` never are.
         rank: number of the process.
         world_size: how many processes train together.
-        seed: of the order and of every visit.
-        buffer: rows that are shuffled with each other; each worker has the encoded images of so many in memory.
+        seed: of the order and of every random choice.
+        buffer: rows that are shuffled with each other; each worker has their encoded images in memory.
         start_batch: how many batches of each process to skip.
 
     Raises:
-        UserError: while it is read, ``UNUSABLE_ON_END`` images on end can't be used, or there is nothing to train on.
+        UserError: while it is read, ``MAX_UNUSABLE`` images in sequence can't be used, or there is nothing to train on.
     """
 
-    def __init__(
-        self,
-        shards: Shards,
-        make_sample: Callable[[Row, int], Sample | None],
-        *,
-        batch_size: int,
-        is_held_out: Callable[[Row], bool] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        buffer: int = 1000,
-        start_batch: int = 0,
-    ) -> None:
-        super().__init__()
-        self.shards = shards
-        self.make_sample = make_sample
-        self.batch_size = batch_size
-        self.is_held_out = is_held_out
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.buffer = buffer
-        self.start_batch = start_batch
+    shards: Shards
+    make_sample: Callable[[Row, int], Sample | None]
+    _: KW_ONLY
+    batch_size: int
+    is_held_out: Callable[[Row], bool] = lambda row: False
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    buffer: int = 1000
+    start_batch: int = 0
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
@@ -196,63 +180,50 @@ class StreamDataset(IterableDataset[Sample]):
         # Batch k is that of worker k % workers. A DataLoader asks worker 0 first, wherever the stream starts.
         turn = (self.start_batch + (worker.id if worker else 0)) % workers
         earlier_batches = len(range(turn, self.start_batch, workers))
-        left_out = _LeftOut(self.shards.path)
-        reader = Reader(
-            self.shards,
-            number=self.rank * workers + turn,
-            readers=self.world_size * workers,
-            seed=self.seed,
-            buffer=self.buffer,
-            is_held_out=self.is_held_out or (lambda row: False),
-            report=left_out,
-        )
-        yield from self._samples(reader.visits(earlier_batches * self.batch_size), left_out)
-
-    def _samples(self, visits: Iterator[StreamedVisit], left_out: "_LeftOut") -> Iterator[Sample]:
-        unusable: list[Problem] = []
-        for row, seed, _ in visits:
+        report = _LogIssues(self.shards.path)
+        number, readers = self.rank * workers + turn, self.world_size * workers
+        reader = Reader(self.shards, number, readers, self.seed, self.buffer, self.is_held_out, report)
+        unusable: list[RowIssue] = []
+        for row, seed, _ in reader.rows(earlier_batches * self.batch_size):
+            sample, kind = None, "near-duplicate of a held-out image"
             try:
                 sample = self.make_sample(row, seed)
-                kind = "near-duplicate of a held-out image"
-            except UnidentifiedImageError:
-                sample, kind = None, "image can't be read: not an image"
             except OSError as error:
-                sample, kind = None, f"image can't be read: {error}"
-            if sample is None:
-                unusable.append(Problem(kind, row["id"]))
-                left_out(unusable[-1])
-                if len(unusable) == UNUSABLE_ON_END:
-                    raise UserError(
-                        f"data.path={self.shards.path}: {len(unusable)} images on end can't be used: "
-                        f"{describe(unusable)}"
-                    )
+                what = "not an image" if isinstance(error, UnidentifiedImageError) else error
+                kind = f"{UNREADABLE_IMAGE}: {what}"
+            if sample is not None:
+                padding: Any = {**sample, "counts": False}
+                yield from [padding] * len(unusable)
+                unusable.clear()
+                yield sample
                 continue
-            filler: Any = {**sample, "counts": False}
-            yield from [filler] * len(unusable)
-            unusable.clear()
-            yield sample
+            unusable.append(RowIssue(kind, row["id"]))
+            report(unusable[-1])
+            if len(unusable) == MAX_UNUSABLE:
+                what = f"{MAX_UNUSABLE} images in sequence can't be used: {describe(unusable)}"
+                raise UserError(f"data.path={self.shards.path}: {what}")
 
 
-class _LeftOut:
-    """Says what is left out of the stream: the 1st, 10th, 100th, … row or shard of each reader."""
+class _LogIssues:
+    """Logs what is left out of the stream: the 1st, 10th, 100th, … row or shard of each reader."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.count = 0
 
-    def __call__(self, problem: Problem) -> None:
+    def __call__(self, issue: RowIssue) -> None:
         self.count += 1
         if str(self.count).strip("0") == "1":
             times = f"left out so far: {self.count}, the last one" if self.count > 1 else "left out"
-            _log.warning("data.path=%s: %s %s (%s)", self.path, times, problem.name, problem.kind)
+            _log.warning("data.path=%s: %s %s (%s)", self.path, times, issue.name, issue.kind)
 
 
 class StreamLoader(DataLoader[Sample]):
-    """Batches of a :class:`StreamDataset`: each iteration goes on where the last one stopped, as do the workers.
+    """Batches of a :class:`StreamDataset`: each iteration resumes where the last one stopped, as do the workers.
 
     Args:
         dataset: the samples.
-        epoch_batches: how many batches an iteration has; without end when not given.
+        epoch_batches: how many batches an iteration has; endless when not given.
         options: of ``DataLoader``.
     """
 

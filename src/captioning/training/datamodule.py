@@ -233,7 +233,7 @@ class CaptionDataModule(L.LightningDataModule):
                 f"data.path={h.path or h.source}: can't be read, or what is read can't be kept in "
                 f"data.cache_dir={self.cache_dir} ({reason(error)})"
             ) from error
-        seen = len(rows.table) + len(rows.problems)
+        seen = len(rows.table) + len(rows.issues)
         self.image_processor = self._load_processor(tolerant)
         rows, facts, self.pixels, self.cache_index = decode_all(
             rows,
@@ -335,9 +335,9 @@ class CaptionDataModule(L.LightningDataModule):
         seed = h.split_seed + 1
         kept = sorted(shuffled(range(len(rows.table)), rows.ids, seed=seed)[: h.limit])
         # What is bad has its share in the sample, or it would be held against a few good rows.
-        bad = shuffled(range(len(rows.problems)), [problem.name for problem in rows.problems], seed=seed)
+        bad = shuffled(range(len(rows.issues)), [problem.name for problem in rows.issues], seed=seed)
         bad = sorted(bad[: round(len(kept) / max(len(rows.table), 1) * len(bad))])
-        return Rows(rows.table.select(kept), tuple(rows.problems[number] for number in bad))
+        return Rows(rows.table.select(kept), tuple(rows.issues[number] for number in bad))
 
     def _make_processor(self, rows: Rows, splits: dict[str, list[int]]) -> Any:
         learned = rows.select(splits.get("train", [])).captions
@@ -432,7 +432,7 @@ class CaptionDataModule(L.LightningDataModule):
             self.shards,
             StreamedSamples(self.image_processor, self._choice, held_out),
             batch_size=h.batch_size,
-            is_held_out=held_out,
+            is_held_out=held_out.matches_row,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             seed=h.seed,

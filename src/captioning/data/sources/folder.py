@@ -1,124 +1,71 @@
-"""A folder of images with their captions beside them, as rows."""
+"""A folder of images with their captions beside them."""
 
 import posixpath
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from captioning.data.rows import USUAL, Columns, Rows
-from captioning.data.sources.paths import ImageFolder, is_utf8
-from captioning.data.sources.row_builder import NO_IMAGE, UNCAPTIONED, Cells, RowBuilder
+from captioning.data.rows import NO_IMAGE, Columns, RawRow, RowIssue
+from captioning.data.sources.columns import ColumnNames, Table
+from captioning.data.sources.paths import ImageFolder
 from captioning.data.sources.split_names import splits_of_files
-from captioning.data.sources.table import add_file
-from captioning.data.sources.text_files import NOT_UTF8, LineFile, open_text
+from captioning.data.sources.tables import NOT_UTF8, read_table
+from captioning.data.sources.text_files import is_utf8, open_text
 from captioning.errors import UserError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def read_folder(
-    path: Path, *, images: Path | None = None, columns: Columns = USUAL, below: ImageFolder | None = None
-) -> Rows:
-    """The images of a folder with metadata files in it or its subfolders, or a ``NAME.txt`` beside each image.
-
-    A line of ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` names an image, relative to the file's own
-    folder or to ``images``, and holds its caption or a list of them; lines that name the same image are put
-    together. In a ``NAME.txt`` each line is a caption. Subfolders called ``train``, ``val`` or ``test`` (at least two
-    of these) give the split, unless a column does: a folder that ``datasets`` reads as an ``imagefolder`` is read here
-    too. A row's id is by default the image's path below the folder.
-
-    Args:
-        path: the folder.
-        images: where images are looked for; in the folder when not given.
-        columns: what the user calls the columns of metadata.
-        below: the folder, where it has been listed already.
-
-    Raises:
-        UserError: no such columns, or nothing usable.
-    """
-    folder = below or ImageFolder(path)
-    image_folder = ImageFolder(images) if images else folder
-    draft = RowBuilder()
-    _read(draft, folder, image_folder, columns)
-    return draft.rows_of_files(str(path), image_folder)
-
-
-def _read(draft: RowBuilder, folder: ImageFolder, image_folder: ImageFolder, columns: Columns) -> None:
-    names = image_folder.images()
-    metadata = metadata_files(folder)
-    if not names and not metadata:
-        raise UserError(f"data.path={folder.folder}: no images in {image_folder.folder}")
-    if metadata:
-        named = _read_metadata(draft, folder, metadata, image_folder, columns)
-    else:
-        for what, column in asdict(columns).items():
-            if column:
-                raise UserError(
-                    f"data.{what}_column={column}: captions in NAME.txt have no columns; write metadata.jsonl or .csv"
-                )
-        named = _read_sidecars(draft, folder, image_folder, names)
-    if image_folder is folder:  # a folder of their own may hold the images of other data as well
-        for name in names:
-            if name not in named:
-                draft.fail(UNCAPTIONED, name)
-    for trouble, name in folder.left_out():
-        if name not in named:
-            draft.fail(trouble, name)
-
-
 def metadata_files(folder: ImageFolder) -> list[str]:
     """The metadata files below a folder: in each of its subfolders the first of METADATA_FILES that is there."""
     found = {name for name in folder.files() if posixpath.basename(name) in METADATA_FILES}
-    first = []
-    for parent in sorted({posixpath.dirname(name) for name in found}):
-        choices = [posixpath.join(parent, base) for base in METADATA_FILES]
-        first.append(next(name for name in choices if name in found))
-    return first
+    choices = ([posixpath.join(parent, base) for base in METADATA_FILES] for parent in map(posixpath.dirname, found))
+    return sorted({next(name for name in names if name in found) for names in choices})
 
 
-def has_sidecars(folder: ImageFolder) -> bool:
-    """Whether there is a ``NAME.txt`` beside some image of a folder."""
-    return not _sidecars(folder).keys().isdisjoint(posixpath.splitext(name)[0] for name in folder.images())
+def metadata_tables(folder: ImageFolder, image_folder: ImageFolder, columns: Columns) -> Iterator[Table]:
+    """The metadata files of a folder, which name images relative to their own folder or to ``image_folder``.
+
+    Raises:
+        UserError: a file can't be read, or lacks a column.
+    """
+    files = metadata_files(folder)
+    splits = splits_of_files(files)
+    for name in files:
+        base = posixpath.dirname(name) if image_folder is folder else ""
+        yield read_table(Path(folder.find(name).path), name, columns, split=splits[name], base=base)
 
 
-def _sidecars(folder: ImageFolder) -> dict[str, str]:
+def sidecars(folder: ImageFolder) -> dict[str, str]:
+    """The text files of a folder by their names without the suffix."""
     return {posixpath.splitext(name)[0]: name for name in folder.files() if name.lower().endswith(".txt")}
 
 
-def _read_metadata(
-    draft: RowBuilder, folder: ImageFolder, files: list[str], image_folder: ImageFolder, columns: Columns
-) -> set[str]:
-    """Puts the lines of all files into the draft; returns the names of images in them."""
-    named: set[str] = set()
-    splits = splits_of_files(files)
-    for name in files:
-        file = LineFile(Path(folder.find(name).path), name)
-        base = posixpath.dirname(name) if image_folder is folder else ""
-        named |= add_file(draft, file, file.column_names(), columns, image_folder, base=base, split=splits[name])
-    return named
+def sidecar_table(folder: ImageFolder, image_folder: ImageFolder, columns: Columns) -> Table:
+    """The lines of each ``NAME.txt`` as the captions of the image ``NAME``.
 
+    Raises:
+        UserError: the user names a column.
+    """
+    if given := [(setting, name) for setting, name in asdict(columns).items() if name]:
+        raise UserError(
+            "data.{}_column={}: captions in NAME.txt have no columns; write metadata.jsonl or .csv".format(*given[0])
+        )
 
-def _read_sidecars(draft: RowBuilder, folder: ImageFolder, image_folder: ImageFolder, names: list[str]) -> set[str]:
-    """Puts the captions beside images into the draft; returns the names of images that have some."""
-    sidecars = _sidecars(folder)
-    splits = splits_of_files(names)
-    named = set()
-    for name in names:
-        sidecar = sidecars.get(posixpath.splitext(name)[0])
-        if sidecar is not None:
-            captions = _lines_of(draft, Path(folder.find(sidecar).path), sidecar)
-            named.add(draft.add_file(Cells(name, captions, split=splits[name]), image_folder, sidecar))
-    stems = {posixpath.splitext(name)[0] for name in names}
-    for stem in sorted(sidecars.keys() - stems):
-        draft.fail(NO_IMAGE, f"{sidecars[stem]} (no image of that name)")
-    return named
+    def rows() -> Iterator[RawRow | RowIssue]:
+        texts, names = sidecars(folder), image_folder.images()
+        splits = splits_of_files(names)
+        for name in names:
+            sidecar = texts.get(posixpath.splitext(name)[0])
+            if sidecar is None:
+                continue
+            with open_text(Path(folder.find(sidecar).path)) as text:
+                lines = list(text)
+            bad = (number for number, line in enumerate(lines, 1) if not is_utf8(line))
+            yield from (RowIssue(NOT_UTF8, f"{sidecar} line {number}") for number in bad)
+            captions = [line for line in lines if is_utf8(line)]
+            yield RawRow(sidecar, {"file_name": name, "text": captions, "split": splits[name]})
+        for stem in sorted(texts.keys() - {posixpath.splitext(name)[0] for name in names}):
+            yield RowIssue(NO_IMAGE, f"{texts[stem]} (no image of that name)")
 
-
-def _lines_of(draft: RowBuilder, file: Path, name: str) -> list[str]:
-    captions = []
-    with open_text(file) as text:
-        for number, line in enumerate(text, 1):
-            if is_utf8(line):
-                captions.append(line)
-            else:
-                draft.fail(NOT_UTF8, f"{name} line {number}")
-    return captions
+    return Table(ColumnNames("file_name", ("text",), split="split"), rows())

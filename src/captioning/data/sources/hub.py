@@ -1,8 +1,9 @@
-"""A data set of the Hugging Face Hub, as rows."""
+"""A data set of the Hugging Face Hub."""
 
 from captioning.data.rows import USUAL, Columns, Rows
-from captioning.data.sources.datasets_tables import Part, read_parts
 from captioning.data.sources.paths import ImageFolder
+from captioning.data.sources.row_builder import RowBuilder
+from captioning.data.sources.tables import dataset_tables
 from captioning.errors import UserError, reason
 from captioning.hub import snapshot
 
@@ -10,8 +11,8 @@ from captioning.hub import snapshot
 def read_hub(path: str, *, subset: str | None = None, revision: str | None = None, columns: Columns = USUAL) -> Rows:
     """A data set of the Hugging Face Hub, with the splits that it gives.
 
-    The image's column is by default the only one that holds images, or else the first of the usual names. Where
-    the rows have a column of splits it goes before the Hub's own splits: some data sets keep all rows in one of these.
+    The image's column is by default the only one that holds images, or else the first of the usual names. A column of
+    splits goes before the Hub's own splits: some data sets keep all rows in one of these.
 
     Args:
         path: ``USER/NAME``.
@@ -37,5 +38,7 @@ def read_hub(path: str, *, subset: str | None = None, revision: str | None = Non
             f"data.path={path}: can't be read as a data set with data.subset={subset or 'null'} "
             f"({reason(error.__cause__ or error, name_file=True)})"
         ) from error
-    parts = [Part(table, split, split) for split, table in tables.items()]
-    return read_parts(parts, path, columns, ImageFolder(folder))
+    builder = RowBuilder(ImageFolder(folder))
+    for table in dataset_tables(tables, path, columns):
+        builder.add(table)
+    return builder.rows(path)

@@ -14,14 +14,12 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from captioning.data.images import image_formats
-from captioning.data.rows import OUTSIDE
+from captioning.data.rows import OUTSIDE, RowIssue
+from captioning.data.sources.text_files import is_utf8
 from captioning.errors import shown
 
 MISSING = "image is missing"
 NO_FILE = "image is no file"
-NO_ADDRESS = "not a web address"
-NAME_NOT_UTF8 = "file name isn't UTF-8"
-IN_ARCHIVE = "image in an archive, which must be unpacked first"
 DATA_SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 
 
@@ -30,7 +28,7 @@ class Found(NamedTuple):
 
     name: str  # below the folder, the same on every system
     path: str  # on this disk
-    trouble: str = ""  # why there is no path; empty: none
+    error: str = ""  # why there is no path
 
 
 @dataclass
@@ -41,8 +39,9 @@ class _Listing:
     files: dict[str, str] = field(default_factory=dict)  # name on this disk
     folders: dict[str, str] = field(default_factory=dict)  # path on this disk
     links: set[str] = field(default_factory=set)  # those of the folders that are links
-    troubles: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)  # the troubles of what may hold data, whoever names it
+    errors: dict[str, str] = field(default_factory=dict)  # why an entry can't be used
+    left_out: set[str] = field(default_factory=set)  # those of them that may hold data
+    error: str = ""  # why the folder itself can't be had
 
 
 class ImageFolder:
@@ -64,7 +63,7 @@ class ImageFolder:
         blobs = [str(above.parent / "blobs") for above in Path(self._real).parents if above.name == "snapshots"]
         self._bounds = (self._real, *blobs)
         self._files: list[str] | None = None
-        self._listings: dict[str, _Listing | str] = {}
+        self._listings: dict[str, _Listing] = {}
         self._insides: dict[str, str | None] = {}
 
     def find(self, name: str, *, base: str = "") -> Found:
@@ -73,24 +72,22 @@ class ImageFolder:
         Of an address only the last part counts: the name of the file that was downloaded.
         """
         if "://" in name and "::" in name:  # zip://a.png::train.zip is what datasets calls an image in there
-            return Found(shown(name), "", IN_ARCHIVE)
+            return Found(shown(name), "", "image in an archive, which must be unpacked first")
         if "://" in name:
             try:
                 last = posixpath.basename(urlsplit(name).path)
             except ValueError:
-                return Found(shown(name), "", NO_ADDRESS)
+                return Found(shown(name), "", "not a web address")
             found = self._find(_below(base, unquote(last)))
-            return found if not found.trouble else self._find(_below(base, last))
+            return self._find(_below(base, last)) if found.error else found
         plain = portable(name)
         if plain.startswith("/") or re.match("[A-Za-z]:/", plain):
             below = self._name_below(plain)
             return Found(shown(name), "", OUTSIDE) if below is None else self._find(below)
-        found = self._find(_below(base, plain))
-        for subfolder in self.subfolders[1:] if found.trouble == MISSING else ():
-            other = self._find(_below(base, f"{subfolder}/{plain}"))
-            if not other.trouble:
-                return other
-        return found
+        first = self._find(_below(base, plain))
+        others = self.subfolders[1:] if first.error == MISSING else ()
+        found_there = (self._find(_below(base, f"{subfolder}/{plain}")) for subfolder in others)
+        return next((found for found in found_there if not found.error), first)
 
     def images(self) -> list[str]:
         """The names of all files in the folder that look like images by their suffix, hidden ones left out."""
@@ -108,12 +105,12 @@ class ImageFolder:
             )
         return self._files
 
-    def left_out(self) -> list[tuple[str, str]]:
-        """What in the folder can't be used, whoever names it: what is wrong, and the name; links that lead out, say."""
+    def left_out(self) -> list[RowIssue]:
+        """What in the folder may hold data and can't be used: links that lead out, say."""
         return sorted(
-            (trouble, _below(name, shown(entry)))
+            RowIssue(listing.errors[entry], _below(name, shown(entry)))
             for name, listing in self._walk()
-            for entry, trouble in listing.left_out.items()
+            for entry in listing.left_out
         )
 
     def forget(self) -> None:
@@ -128,8 +125,6 @@ class ImageFolder:
 
     def _walk(self, name: str = "") -> Iterator[tuple[str, _Listing]]:
         listing = self._listing(name)
-        if isinstance(listing, str):
-            return
         yield name, listing
         for subfolder in listing.folders.keys() - listing.links:  # what a link leads to has its own name as well
             if not subfolder.startswith("."):
@@ -141,13 +136,11 @@ class ImageFolder:
             return Found(shown(name), "", OUTSIDE)
         parent, _, last = name.rpartition("/")
         listing = self._listing(parent)
-        if isinstance(listing, str):
-            return Found(shown(name), "", listing)
         if last in listing.files:
             return Found(name, f"{listing.path}/{listing.files[last]}")
         if last in listing.folders or last == ".":
             return Found(shown(name), "", NO_FILE)
-        return Found(shown(name), "", listing.troubles.get(last, MISSING))
+        return Found(shown(name), "", listing.errors.get(last, listing.error or MISSING))
 
     def _name_below(self, path: str) -> str | None:
         """The name below the folder of an absolute path, or None where it is outside."""
@@ -161,56 +154,45 @@ class ImageFolder:
         inside = self._insides[parent]
         return None if inside is None else _below(inside, last)
 
-    def _listing(self, name: str) -> _Listing | str:
-        """The content of a folder, or why it can't be had."""
+    def _listing(self, name: str) -> _Listing:
         if name not in self._listings:
-            self._listings[name] = self._list(name)
+            listing, below = self._listings.get("") or self._scan(self.folder), ""
+            self._listings[""] = listing
+            for part in name.split("/") if name else ():
+                below = _below(below, part)
+                if below not in self._listings:
+                    error = listing.errors.get(part, listing.error or MISSING)
+                    there = part in listing.folders
+                    self._listings[below] = self._scan(listing.folders[part]) if there else _Listing("", error=error)
+                listing = self._listings[below]
         return self._listings[name]
 
-    def _list(self, name: str) -> _Listing | str:
-        if not name:
-            return self._scan(self.folder)
-        parent, _, last = name.rpartition("/")
-        above = self._listing(parent)
-        if isinstance(above, str):
-            return above
-        return self._scan(above.folders[last]) if last in above.folders else above.troubles.get(last, MISSING)
-
-    def _scan(self, path: str) -> _Listing | str:
+    def _scan(self, path: str) -> _Listing:
         listing = _Listing(path)
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    self._place(entry, listing)
+                    self._add_entry(listing, entry)
         except OSError as error:
-            return f"folder can't be read: {error.strerror}"
+            return _Listing(path, error=f"folder can't be read: {error.strerror}")
         return listing
 
-    def _place(self, entry: os.DirEntry[str], listing: _Listing) -> None:
-        name, target = unicodedata.normalize("NFC", entry.name), entry.path
-        if not is_utf8(name):
-            _leave_out(entry, name, NAME_NOT_UTF8, listing)
-            return
-        if entry.is_symlink():
-            target = os.path.realpath(entry.path)
-            if not self.holds(target):
-                _leave_out(entry, name, OUTSIDE, listing)
-                return
-        if os.path.isfile(target) if entry.is_symlink() else entry.is_file():  # noqa: PTH113  a million times
+    def _add_entry(self, listing: _Listing, entry: os.DirEntry[str]) -> None:
+        name, is_link = unicodedata.normalize("NFC", entry.name), entry.is_symlink()
+        target = os.path.realpath(entry.path) if is_link else entry.path
+        if not is_utf8(name) or (is_link and not self.holds(target)):
+            listing.errors[name] = OUTSIDE if is_utf8(name) else "file name isn't UTF-8"
+            suffix = posixpath.splitext(name)[1].lower()
+            if suffix in DATA_SUFFIXES or suffix in image_suffixes() or entry.is_dir():
+                listing.left_out.add(name)
+        elif os.path.isfile(target) if is_link else entry.is_file():  # noqa: PTH113  a million times
             listing.files[name] = entry.name
-        elif os.path.isdir(target) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
+        elif os.path.isdir(target) if is_link else entry.is_dir():  # noqa: PTH112
             listing.folders[name] = entry.path
-            if entry.is_symlink():
+            if is_link:
                 listing.links.add(name)
         elif os.path.exists(target):  # noqa: PTH110
-            listing.troubles[name] = NO_FILE
-
-
-def _leave_out(entry: os.DirEntry[str], name: str, trouble: str, listing: _Listing) -> None:
-    listing.troubles[name] = trouble
-    suffix = posixpath.splitext(name)[1].lower()
-    if suffix in DATA_SUFFIXES or suffix in image_suffixes() or entry.is_dir():
-        listing.left_out[name] = trouble
+            listing.errors[name] = NO_FILE
 
 
 def _below(folder: str, name: str) -> str:
@@ -220,11 +202,6 @@ def _below(folder: str, name: str) -> str:
 def portable(name: str) -> str:
     r"""One name on every system: Windows writes ``a\b.png``, and macOS takes accented letters apart."""
     return unicodedata.normalize("NFC", name).replace("\\", "/")
-
-
-def is_utf8(text: str) -> bool:
-    """Whether text that keeps bytes as they are where they aren't UTF-8 (``errors="surrogateescape"``) has none."""
-    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 @lru_cache

@@ -1,271 +1,249 @@
-"""Rows in the making: cells become captions, splits and labels, lines about one image become one row."""
+"""Raw rows into rows: cells become captions, splits and labels, and the rows of one image are merged."""
 
-from collections.abc import Callable, Iterator
-from operator import eq
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
-from captioning.data.images import ImageSource
-from captioning.data.rows import Problem, Row, Rows, describe, row_features, rows_of_arrays
-from captioning.data.shards import Report
-from captioning.data.sources.paths import ImageFolder
+from captioning.data.rows import NO_IMAGE, TWO_IMAGES, UNCAPTIONED, Row, RowIssue, Rows, describe, in_memory
+from captioning.data.sources.columns import Cells, EncodedImage, Table
 from captioning.data.sources.split_names import split_of
+from captioning.data.sources.text_files import is_utf8
 from captioning.errors import UserError, shown
 
-NO_CAPTION = "empty caption"
-NOT_TEXT = "caption isn't text"
-NUL = "caption with a NUL character"
-NOT_UNICODE = "caption isn't valid Unicode"
-NO_IMAGE = "caption without an image"
-UNCAPTIONED = "image without a caption"
-TWO_ADDRESSES = "two addresses with one file name"
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from captioning.data.sources.paths import ImageFolder
+
+CONTRADICTIONS = ("image in two splits", "image in two groups", "image in two strata")
 
 
-class Cells(NamedTuple):
-    """What a line says of an image, as it stands there."""
+@dataclass(slots=True)
+class _MergedRow:
+    """What the raw rows of one id say together."""
 
-    image: Any
-    captions: Any
-    id: Any = None
-    split: Any = None
-    group: Any = None
-    stratum: Any = None
-
-
-class RawRow(NamedTuple):
-    """A row whose image is whatever the source knows it by."""
-
-    id: str
-    image: Any
+    image: str | int  # path, or number among all encoded images
     captions: list[str]
-    split: str | None
-    group: str | None
-    stratum: str | None
+    labels: tuple[str | None, ...]  # split, group, stratum; most rows share one tuple
+    is_usable: bool = True
 
 
-class Labels(NamedTuple):
-    """What an image belongs to."""
-
-    split: str | None
-    group: str | None
-    stratum: str | None
-
-
-TWO_IMAGES = "one id with two images"
-CONTRADICTIONS = ("image in two splits", "image in two groups", "image in two strata")  # as Labels has them
-
-
-class RowBuilder:
-    """Collects what lines say of images.
-
-    Lines with one id are put together. Where they contradict each other the row is left out, whichever line came
-    first; so the rows don't depend on the order of the lines.
+def parse_cells(cells: Cells, default_id: str, where: str, *, id_expected: bool) -> tuple[Row | None, list[RowIssue]]:
+    """The row of some cells, without its image, or None where it can't be used; and what is wrong with it.
 
     Args:
-        same_image: whether two images, as they are given to :meth:`add`, are the same one.
+        cells: as the source has them.
+        default_id: the id where the cells give none.
+        where: the row's place in its source.
+        id_expected: whether a row without an id is an issue.
     """
-
-    def __init__(self, same_image: Callable[[Any, Any], bool] = eq) -> None:
-        self.problems: list[Problem] = []
-        self.lines = 0  # seen, good and bad
-        self._same_image = same_image
-        self._rows: dict[str, int] = {}
-        self._images: list[Any] = []
-        self._labels: list[Labels] = []
-        self._shared_labels: dict[Labels, Labels] = {}  # most rows have the same
-        self._captions: list[list[str]] = []
-        self._several: set[int] = set()  # rows of more than one line
-        self._contradicted: set[str] = set()
-        self._addresses: dict[str, str] = {}  # by the file that was found for it
-        self._ambiguous: set[Any] = set()  # files found for more than one address
-
-    def fail(self, kind: str, name: str) -> None:
-        """A line or file can't be read."""
-        self.problems.append(Problem(kind, shown(name)))
-
-    def leave_out(self, kind: str, name: str) -> None:
-        """A captioned image can't be used."""
-        self.lines += 1
-        self.fail(kind, name)
-
-    def add_file(
-        self, cells: Cells, folder: ImageFolder, where: str, *, base: str = "", id_expected: bool = False
-    ) -> str:
-        """A line that names its image; returns the image's name below the folder."""
-        if not isinstance(cells.image, str) or not cells.image:
-            self.leave_out(NO_IMAGE, f"(no name) ({where})")
-            return ""
-        found = folder.find(cells.image, base=base)
-        if found.trouble:
-            self.leave_out(found.trouble, f"{cells.image} ({where})")
-            return found.name
-        if "://" in cells.image and self._addresses.setdefault(found.path, cells.image) != cells.image:
-            self._ambiguous.add(found.path)
-            self.fail(TWO_ADDRESSES, f"{found.name} ({where})")
-        self.add(found.name, found.path, cells, where, id_expected=id_expected)
-        return found.name
-
-    def add(self, default_id: str, image: Any, cells: Cells, where: str, *, id_expected: bool) -> None:
-        """A line whose image is known.
-
-        Args:
-            default_id: the id where the cells give none.
-            image: whatever the caller knows the image by.
-            cells: the rest of the line.
-            where: file and line; empty where the id says it.
-            id_expected: whether a line without an id is a problem.
-        """
-        self.lines += 1
-        (row_id, is_id), (group, is_group), (stratum, is_stratum) = map(_label, (cells.id, cells.group, cells.stratum))
-        split, is_split = _split(cells.split)
-        captions, faults = _captions(cells.captions)
-        wrong = {
-            "id isn't text or a number": not is_id,
-            "id is missing": id_expected and is_id and row_id is None,
-            "group isn't text or a number": not is_group,
-            "stratum isn't text or a number": not is_stratum,
-            f"unknown split {cells.split!r:.60}": not is_split,
-        }
-        faults += [fault for fault, holds in wrong.items() if holds]
-        name = row_id or default_id
-        for fault in faults:
-            self.fail(fault, f"{name} ({where})" if where else name)
-        if captions and not any(wrong.values()):
-            self._put(name, image, Labels(split, group, stratum), captions, where)
-
-    def _put(self, row_id: str, image: Any, labels: Labels, captions: list[str], where: str) -> None:
-        row = self._rows.setdefault(row_id, len(self._images))
-        if row == len(self._images):
-            self._images.append(image)
-            self._labels.append(self._shared_labels.setdefault(labels, labels))
-            self._captions.append(captions)
-            return
-        self._several.add(row)
-        self._captions[row] += captions
-        known = self._labels[row]
-        if not self._same_image(self._images[row], image):
-            self._contradict(TWO_IMAGES, row_id, where)
-        for kind, one, other in zip(CONTRADICTIONS, known, labels, strict=True):
-            if one is not None and other is not None and one != other:
-                self._contradict(kind, row_id, where)
-        self._labels[row] = Labels(*(one or other for one, other in zip(known, labels, strict=True)))
-
-    def _contradict(self, kind: str, row_id: str, where: str) -> None:
-        if row_id not in self._contradicted:
-            self._contradicted.add(row_id)
-            self.fail(kind, f"{row_id} ({where})" if where else row_id)
-
-    def usable(self) -> Iterator[RawRow]:
-        """The rows that nothing is wrong with."""
-        for row_id, row in self._rows.items():
-            image = self._images[row]
-            if row_id not in self._contradicted and image not in self._ambiguous:
-                captions = sorted(self._captions[row]) if row in self._several else self._captions[row]
-                yield RawRow(row_id, image, captions, *self._labels[row])
-
-    def rows_of_files(self, path: str, folder: ImageFolder) -> Rows:
-        """The rows, where images are known by their paths; the draft is empty then.
-
-        Raises:
-            UserError: there are none.
-        """
-        import pyarrow as pa
-
-        columns: dict[str, list[Any]] = {name: [] for name in RawRow._fields}
-        for row in self.usable():
-            for name, value in zip(columns, row, strict=True):
-                columns[name].append(value)
-        if not columns["id"]:
-            raise self.nothing_left(path, folder)
-        for collected in (self._rows, self._images, self._captions, self._labels):
-            collected.clear()  # or a million rows would be in memory twice
-        folder.forget()
-        types = row_features().arrow_schema
-        paths = pa.array(columns.pop("image"), pa.string())
-        arrays = {name: pa.array(columns.pop(name), types.field(name).type) for name in list(columns)}
-        image = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], ["bytes", "path"])
-        return rows_of_arrays({name: arrays.get(name, image) for name in types.names}, self.problems)
-
-    def nothing_left(self, path: str, folder: ImageFolder) -> UserError:
-        """The error of data without a usable row."""
-        found = f"none of its {self.lines} images can be used" if self.lines else "no captions in it"
-        looked = " or ".join(f"{subfolder}/NAME" if subfolder else "NAME" for subfolder in folder.subfolders)
-        return UserError(
-            f"data.path={path}: {found}{': ' + describe(self.problems) if self.problems else ''}. Images were looked "
-            f"for as {looked} in {folder.folder}; data.images=FOLDER names another folder"
-        )
+    captions, kinds = _captions(cells.captions)
+    row_id, row = default_id, None
+    try:
+        row_id = _label("id", cells.id) or default_id
+        if id_expected and _is_empty(cells.id):
+            raise ValueError("id is missing")
+        split = None if _is_empty(cells.split) else split_of(cells.split)
+        if split is None and not _is_empty(cells.split):
+            raise ValueError(f"unknown split {cells.split!r:.60}")
+        group, stratum = _label("group", cells.group), _label("stratum", cells.stratum)
+        row = Row(id=row_id, image=None, captions=captions, split=split, group=group, stratum=stratum)
+    except ValueError as error:
+        kinds.append(str(error))
+    name = shown(row_id if row_id == where else f"{row_id} ({where})")
+    return row if captions else None, [RowIssue(kind, name) for kind in kinds]
 
 
-def rows_of(name: str, encoded: bytes | None, cells: Cells, report: Report, *, id_expected: bool) -> Iterator[Row]:
+def encoded_row(
+    name: str, encoded: bytes | None, cells: Cells, report: Callable[[RowIssue], object], *, id_expected: bool
+) -> Iterator[Row]:
     """The row that a shard's cells make; none where something is wrong with it, which is reported.
 
     Args:
         name: the row's id where the cells give none.
         encoded: its image.
         cells: all else.
-        report: told what is left out.
-        id_expected: whether a row without an id of its own is a problem.
+        report: called with each issue.
+        id_expected: whether a row without an id of its own is an issue.
     """
     if encoded is None or cells.captions is None:
-        report(Problem(NO_IMAGE if encoded is None else UNCAPTIONED, name))
+        report(RowIssue(NO_IMAGE if encoded is None else UNCAPTIONED, name))
         return
-    draft = RowBuilder()
-    draft.add(name, None, cells, "", id_expected=id_expected)
-    for problem in draft.problems:
-        report(problem)
-    for row in draft.usable():
-        yield Row(
-            id=row.id,
-            image=ImageSource(bytes=encoded, path=None),
-            captions=row.captions,
-            split=row.split,
-            group=row.group,
-            stratum=row.stratum,
-        )
+    row, issues = parse_cells(cells, name, name, id_expected=id_expected)
+    for issue in issues:
+        report(issue)
+    if row:
+        row["image"] = {"bytes": encoded, "path": None}
+        yield row
 
 
-def _captions(value: Any) -> tuple[list[str], list[str]]:
+class RowBuilder:
+    """Collects the rows of tables.
+
+    Rows with one id are merged. Where they contradict each other all are left out, whichever came first; so the result
+    doesn't depend on their order.
+
+    Args:
+        folder: where images are looked for that aren't within their table.
+    """
+
+    def __init__(self, folder: "ImageFolder") -> None:
+        self.issues: list[RowIssue] = []
+        self.names: set[str] = set()  # of images that rows name, found or not
+        self.folder = folder
+        self._count = 0  # of raw rows
+        self._rows: dict[str, _MergedRow] = {}
+        self._labels: dict[tuple[str | None, ...], tuple[str | None, ...]] = {}
+        self._addresses: dict[str, str] = {}  # by the file that was found for it
+        self._ambiguous: set[str | int] = set()  # files found for more than one address
+        self._encoded: list[Dataset] = []
+        self._encoded_count = 0
+
+    def issue(self, kind: str, name: str) -> None:
+        """Name something that is left out."""
+        self.issues.append(RowIssue(kind, shown(name)))
+
+    def add(self, table: Table) -> None:
+        """Read all rows of a table."""
+        offset = self._encoded_count
+        if table.images is not None:
+            self._encoded.append(table.images)
+            self._encoded_count += len(table.images)
+        for raw in table.rows:
+            if isinstance(raw, RowIssue):
+                self.issue(*raw)
+                continue
+            self._count += 1
+            cells = table.columns.cells(raw.cells)
+            if table.split and cells.split in (None, ""):
+                cells = cells._replace(split=table.split)
+            image: str | int
+            if isinstance(cells.image, EncodedImage):
+                image = offset + cells.image.number
+                content = cells.image.content
+                default_id = "" if table.numbered else blake2b(content.as_buffer(), digest_size=16).hexdigest()
+            elif isinstance(cells.image, str) and cells.image:
+                found = self.folder.find(cells.image, base=table.base)
+                self.names.add(found.name)
+                if found.error:
+                    self.issue(found.error, f"{cells.image} ({raw.where})")
+                    continue
+                if "://" in cells.image and self._addresses.setdefault(found.path, cells.image) != cells.image:
+                    self._ambiguous.add(found.path)
+                    self.issue("two addresses with one file name", f"{found.name} ({raw.where})")
+                image, default_id = found.path, found.name
+            else:
+                self.issue(NO_IMAGE, raw.where)
+                continue
+            default_id = raw.where if table.numbered else default_id
+            row, issues = parse_cells(cells, default_id, raw.where, id_expected=table.columns.id is not None)
+            self.issues += issues
+            if row:
+                self._put(row, image, raw.where)
+
+    def _put(self, row: Row, image: str | int, where: str) -> None:
+        labels = (row["split"], row["group"], row["stratum"])
+        known = self._rows.get(row["id"])
+        if known is None:
+            self._rows[row["id"]] = _MergedRow(image, row["captions"], self._labels.setdefault(labels, labels))
+            return
+        known.captions = sorted(known.captions + row["captions"])
+        pairs = list(zip(known.labels, labels, strict=True))
+        known.labels = tuple(one or other for one, other in pairs)
+        kinds = [] if self._is_same(known.image, image) else [TWO_IMAGES]
+        kinds += (kind for kind, pair in zip(CONTRADICTIONS, pairs, strict=True) if all(pair) and pair[0] != pair[1])
+        if kinds and known.is_usable:
+            known.is_usable = False
+            self.issue(kinds[0], f"{row['id']} ({where})")
+
+    def _is_same(self, one: str | int, other: str | int) -> bool:
+        if one == other or isinstance(one, str) or isinstance(other, str):
+            return one == other
+        return bool(self._content(one) == self._content(other))
+
+    def _content(self, number: int) -> Any:
+        for images in self._encoded:
+            if number < len(images):
+                return images.data.column("image")[number]["bytes"]
+            number -= len(images)
+        raise IndexError(number)
+
+    def rows(self, path: str) -> Rows:
+        """All that was read, sorted by id; the builder is empty then.
+
+        Raises:
+            UserError: nothing usable.
+        """
+        import datasets
+        import pyarrow as pa
+
+        usable = {
+            row_id: row for row_id, row in self._rows.items() if row.is_usable and row.image not in self._ambiguous
+        }
+        if not usable:
+            found = f"none of its {self._count} images can be used" if self._count else "no captions in it"
+            looked = " or ".join(f"{subfolder}/NAME" if subfolder else "NAME" for subfolder in self.folder.subfolders)
+            raise UserError(
+                f"data.path={path}: {found}{': ' + describe(self.issues) if self.issues else ''}. Images were looked "
+                f"for as {looked} in {self.folder.folder}; data.images=FOLDER names another folder"
+            )
+        ids = sorted(usable)
+        rows = [usable[row_id] for row_id in ids]
+        # Whole columns side by side, and only then a choice of rows: so encoded images are never copied. Before the
+        # rows whose images are files, there is one for each encoded image, used or not.
+        tail = count(self._encoded_count)
+        places = [row.image if isinstance(row.image, int) else next(tail) for row in rows]
+        total = next(tail)
+
+        def column(cells: Iterable[Any]) -> list[Any]:
+            values = [None] * total
+            for place, cell in zip(places, cells, strict=True):
+                values[place] = cell
+            return values
+
+        texts = {"id": column(ids), "captions": column(row.captions for row in rows)}
+        for label, name in enumerate(("split", "group", "stratum")):
+            texts[name] = column(row.labels[label] for row in rows)
+        paths = pa.array([row.image for row in rows if isinstance(row.image, str)], pa.string())
+        files = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], ["bytes", "path"])
+        images = datasets.concatenate_datasets([*self._encoded, in_memory({"image": files})])
+        for collected in (self._rows, usable, rows, ids):
+            collected.clear()  # or a million rows would be in memory twice
+        self.folder.forget()
+        table = datasets.concatenate_datasets([images, in_memory(texts)], axis=1)
+        return Rows(table.select(places) if self._encoded else table, tuple(self.issues))
+
+
+def _captions(cell: Any) -> tuple[list[str], list[str]]:
     """The usable captions in a cell, which may hold one, a list, or nothing; and what is wrong with the others."""
     texts: list[str] = []
-    faults: list[str] = []
-    for item in value if isinstance(value, (list, tuple)) else (value,):
+    kinds: list[str] = []
+    for item in cell if isinstance(cell, (list, tuple)) else (cell,):
         if item is None:
             continue
         if not isinstance(item, str):
-            faults.append(NOT_TEXT)
+            kinds.append("caption isn't text")
         elif "\0" in item:
-            faults.append(NUL)
-        elif not _is_unicode(item):
-            faults.append(NOT_UNICODE)
+            kinds.append("caption with a NUL character")
+        elif not is_utf8(item):
+            kinds.append("caption isn't valid Unicode")
         elif text := " ".join(item.split()):
             texts.append(text)
-    return texts, faults or ([] if texts else [NO_CAPTION])
+    return texts, kinds or ([] if texts else ["empty caption"])
 
 
-def _split(value: Any) -> tuple[str | None, bool]:
-    """The split in a cell, if there is one, and whether what is there is fit."""
-    if value is None or value == "" or value != value:  # NaN is what pandas writes for nothing
-        return None, True
-    split = split_of(value)
-    return split, split is not None
+def _is_empty(cell: Any) -> bool:
+    return cell is None or cell == "" or cell != cell  # NaN is what pandas writes for nothing
 
 
-def _label(value: Any) -> tuple[str | None, bool]:
-    """An id, group or stratum as text, if there is one, and whether what is there is fit."""
-    if value is None or value == "" or value != value:
-        return None, True
-    if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers, where some are missing
-        return str(int(value)), True
-    if isinstance(value, (int, float)):
-        return str(value), True
-    is_text = isinstance(value, str) and "\0" not in value and _is_unicode(value)
-    return (value, True) if is_text else (None, False)
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can hold half of an emoji
-        return False
-    return True
+def _label(name: str, cell: Any) -> str | None:
+    """An id, group or stratum as text, if there is one."""
+    if _is_empty(cell):
+        return None
+    if isinstance(cell, float) and cell.is_integer():  # as pandas writes whole numbers, where some are missing
+        cell = int(cell)
+    if not isinstance(cell, (int, float, str)) or "\0" in (text := str(cell)) or not is_utf8(text):
+        raise ValueError(f"{name} isn't text or a number")
+    return text

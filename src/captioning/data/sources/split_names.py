@@ -5,7 +5,16 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-from captioning.data.rows import GIVEN_SPLITS
+GIVEN_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "restval": "train",  # Karpathy's: images of COCO's validation set that his splits train on
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 
 
 def split_of(value: Any) -> str | None:

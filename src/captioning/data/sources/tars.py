@@ -1,4 +1,4 @@
-"""WebDataset's tar shards, on this machine or read from an address or a command."""
+"""WebDataset's tar shards, from this machine, an address or a command."""
 
 import json
 import os
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from captioning.data.rows import CAPTION_COLUMNS, USUAL, Columns, Problem, Row
+from captioning.data.rows import USUAL, Columns, Row, RowIssue
 from captioning.data.shards import UNREADABLE, Report, Shards, digest, is_file_name
-from captioning.data.sources.columns import ColumnNames, find_columns
+from captioning.data.sources.columns import Cells, ColumnNames, find_columns
 from captioning.data.sources.paths import ImageFolder, image_suffixes
-from captioning.data.sources.row_builder import Cells, rows_of
+from captioning.data.sources.row_builder import encoded_row
+from captioning.data.sources.text_files import is_utf8
 from captioning.errors import UserError, reason, shown
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -41,45 +42,42 @@ def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
             keys of ``.json``.
 
     Raises:
-        UserError: there is no shard. Where some are missing that ``path`` names, these are problems.
+        UserError: there is no shard. Where some are missing that ``path`` names, these are issues.
     """
+    from webdataset.shardlists import expand_urls
+
     place = Path(path).expanduser()
-    problems: list[Problem] = []
+    issues: list[RowIssue] = []
     if os.path.isdir(place):  # noqa: PTH112  Path.is_dir fails for a long command or pattern
-        below = ImageFolder(place)
-        names = [below.find(name).path for name in below.files() if name.endswith(TAR_SUFFIXES)]
-        problems += (Problem(trouble, name) for trouble, name in below.left_out() if name.endswith(TAR_SUFFIXES))
+        folder = ImageFolder(place)
+        names = [folder.find(name).path for name in folder.files() if name.endswith(TAR_SUFFIXES)]
+        issues += (issue for issue in folder.left_out() if issue.name.endswith(TAR_SUFFIXES))
         if not names:
             raise UserError(f"data.path={path}: no shards in this folder (looked for *{', *'.join(TAR_SUFFIXES)})")
+    elif os.path.isfile(place):  # noqa: PTH113
+        names = [str(place.absolute())]
     else:
-        names = [str(place.absolute())] if os.path.isfile(place) else _expand(path)  # noqa: PTH113
+        try:
+            names = expand_urls(path) if "{" in path or "::" in path else [path]
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"data.path={path}: not a pattern of shards ({error})") from error
+        absolute = (str(Path(name).expanduser().absolute()) if is_file_name(name) else name for name in names)
+        names = list(dict.fromkeys(absolute))
     missing = [name for name in names if is_file_name(name) and not os.path.isfile(name)]  # noqa: PTH113
     if len(missing) == len(names):
         raise UserError(f"data.path={path}: no such shard ({missing[0]}{', …' if missing[1:] else ''})")
-    problems += (Problem("shard is missing", shown(name)) for name in missing)
+    issues += (RowIssue("shard is missing", shown(name)) for name in missing)
     names = [name for name in names if name not in set(missing)]
     labels = _labels(names)
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, filter(is_file_name, names))]
     return Shards(
         path=path,
         labels=labels,
-        fingerprint=digest(names, columns, stats, problems),
+        fingerprint=digest(names, columns, stats, issues),
         read=partial(_read_tar, list(zip(names, labels, strict=True)), columns),
-        problems=tuple(problems),
+        issues=tuple(issues),
         local=all(map(is_file_name, names)),
     )
-
-
-def _expand(path: str) -> list[str]:
-    names = [path]
-    if "{" in path or "::" in path:
-        from webdataset.shardlists import expand_urls
-
-        try:
-            names = expand_urls(path)
-        except (ValueError, AssertionError) as error:
-            raise UserError(f"data.path={path}: not a pattern of shards ({error})") from error
-    return [str(Path(name).expanduser().absolute()) if is_file_name(name) else name for name in dict.fromkeys(names)]
 
 
 def _labels(names: Sequence[str]) -> tuple[str, ...]:
@@ -105,44 +103,35 @@ def _read_tar(shards: Sequence[tuple[str, str]], columns: Columns, index: int, r
         try:
             cells = _cells(fields, columns)
         except ValueError as error:
-            report(Problem(reason(error).partition(";")[0], name))  # without what is in this .json
+            report(RowIssue(reason(error).partition(";")[0], name))  # without what is in this .json
         else:
-            yield from rows_of(name, fields.get(image), cells, report, id_expected=columns.id is not None)
+            yield from encoded_row(name, fields.get(image), cells, report, id_expected=columns.id is not None)
 
 
 def _cells(fields: dict[str, bytes], columns: Columns) -> Cells:
-    line = _object(fields["json"]) if "json" in fields else {}
+    row: Any = {}
+    if "json" in fields:
+        try:
+            row = json.loads(fields["json"])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(".json isn't JSON") from error
+        if not isinstance(row, dict):
+            raise ValueError(".json isn't a JSON object")
     member = (columns.caption or "txt").lower()  # as webdataset has all suffixes
     if member in fields:
-        line[member] = _lines(fields[member], f".{member}")
+        text = fields[member].decode("utf-8-sig", errors="surrogateescape")
+        if not is_utf8(text):
+            raise ValueError(f".{member} isn't UTF-8 text")
+        row[member] = [line for line in text.splitlines() if line.strip()]
         columns = replace(columns, caption=member)
-    return _names(tuple(line), columns).cells(line)
+    return _names(tuple(row), columns).cells(row)
 
 
 @lru_cache
 def _names(there: tuple[str, ...], columns: Columns) -> ColumnNames:
-    find = partial(find_columns, "its .json", columns=replace(columns, image=None), usual_images=("",))
-    try:
-        return find(("", *there))  # no image is in it
-    except UserError:
-        return find(("", *there, CAPTION_COLUMNS[0]))  # which is empty then: a row without captions is told by that
-
-
-def _object(encoded: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(encoded)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(".json isn't JSON") from error
-    if not isinstance(record, dict):
-        raise ValueError(".json isn't a JSON object")
-    return record
-
-
-def _lines(encoded: bytes, where: str) -> list[str] | str:
-    try:
-        return [line for line in encoded.decode("utf-8-sig").splitlines() if line.strip()] or ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} isn't UTF-8 text") from error
+    """The columns of a .json, in which no image is; a row without captions has an empty column of them."""
+    further = {"captions"}.difference(name.lower() for name in there)
+    return find_columns("its .json", ["", *there, *further], replace(columns, image=None), image_columns=[""])
 
 
 def _members(name: str, label: str, report: Report) -> Iterator[dict[str, Any]]:
@@ -150,31 +139,31 @@ def _members(name: str, label: str, report: Report) -> Iterator[dict[str, Any]]:
     from webdataset.gopen import gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    troubles: list[str] = []
+    errors: list[str] = []
 
     def leave_out(error: Exception) -> bool:
         if "duplicate file name" in str(error.args[:1]):
             member = str(error.args[0]).partition(": duplicate")[0]
-            report(Problem("second member of one name", shown(f"{label}/{member}")))
+            report(RowIssue("second member of one name", shown(f"{label}/{member}")))
             return True
-        troubles.append(_what_stopped(error))
+        errors.append(_error_text(error))
         return False
 
     try:
         stream = _Stream(gopen(name))
     except (OSError, ValueError) as error:
-        report(Problem(f"{UNREADABLE}: {reason(error)}", label))
+        report(RowIssue(f"{UNREADABLE}: {reason(error)}", label))
         return
     with closing(stream):
         files = tar_file_expander([{"url": name, "stream": stream}], handler=leave_out)
         yield from group_by_keys(files, handler=leave_out)
-        if not troubles and not stream.is_whole():
-            troubles.append("it ends too early")
-    if troubles:
-        report(Problem(f"{UNREADABLE}: {stream.failure or troubles[0]}", label))
+        if not errors and not stream.is_whole():
+            errors.append("it ends too early")
+    if errors:
+        report(RowIssue(f"{UNREADABLE}: {stream.error or errors[0]}", label))
 
 
-def _what_stopped(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     # In place of the whole command of a pipe, with addresses and what may be passwords in them.
     status = re.search(r": exit (-?\d+) \(read\)", str(error))
     # To what tarfile says, webdataset adds the stream.
@@ -182,16 +171,12 @@ def _what_stopped(error: Exception) -> str:
 
 
 class _Stream:
-    """A tar that is read, and whether that went to its end: Python's reader takes damage between members for the end.
-
-    Args:
-        stream: what is read.
-    """
+    """A tar that knows whether it was read to its end: Python takes damage between members for the end."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.first = self.last = b""
-        self.failure = ""  # of the command that it came from
+        self.error = ""  # of the command that it came from
 
     def read(self, size: int) -> bytes:
         block = bytes(self.stream.read(size))
@@ -207,5 +192,5 @@ class _Stream:
         try:
             self.stream.close()
         except OSError as error:
-            said = _what_stopped(error)
-            self.failure = "" if said.endswith("-13") else said  # that of a command without a reader
+            text = _error_text(error)
+            self.error = "" if text.endswith("-13") else text  # that of a command without a reader
