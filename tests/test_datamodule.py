@@ -144,10 +144,10 @@ def test_in_a_sample_bad_lines_have_their_share(tmp_path, checkpoint):
     missing = [json.dumps({"file_name": f"missing-{number}.png", "text": "gone"}) for number in range(2)]
     (tmp_path / "metadata.jsonl").write_text("\n".join([*lines, *missing]))
     data = CaptionDataModule(path=str(tmp_path), processor=str(checkpoint), limit=10)
-    assert (data.inspect().left_out, data.inspection.seen) == (1, 11)
+    assert (data.inspect().left_out, data.report.total) == (1, 11)
 
 
-def test_an_inspection_tells_and_does_not_stop(noisy, checkpoint):
+def test_an_inspection_reports_and_does_not_stop(noisy, checkpoint):
     data = CaptionDataModule(path=str(noisy), processor=str(checkpoint), strict=True)
     assert data.inspect().left_out == 1
 
@@ -182,7 +182,7 @@ def test_images_that_the_splits_do_not_name_are_left_out_and_named(noisy, checkp
     data = data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json"))
     assert forgotten not in names(data)
     assert f"image that data.splits_from doesn't name: {forgotten}" in said.text
-    assert any("gone.png" in finding.names for finding in data.inspection.findings)
+    assert any("gone.png" in issue.names for issue in data.report.issues)
 
 
 # ---------------------------------------------------------------- on the device
@@ -347,14 +347,14 @@ def test_a_near_duplicate_of_a_held_out_image_is_not_trained_on(shards, checkpoi
             tar.addfile(member, io.BytesIO(content))
     for near_duplicates, expected in ((True, False), (False, True)):
         data = stream_of(shards, checkpoint, stream_head=60, near_duplicates=near_duplicates)
-        data.inspection.splits.update(val=[0], test=[data.rows.ids.index(tested)])
+        data.report.splits.update(val=[0], test=[data.rows.ids.index(tested)])
         assert ("3/copy" in of_each_image(training_batches(data)["train"], "id")) == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"source": "creatures", "path": None}, r"^data\.streaming=true: creatures are drawn"),
+        ({"source": "creatures", "path": None}, r"^data\.streaming=true: .*creatures can't"),
         ({"limit": 5}, r"^data\.limit=5 and data\.streaming=true"),
     ],
 )

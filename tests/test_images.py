@@ -193,7 +193,7 @@ def test_a_image_whose_exif_is_damaged_is_taken_as_it_lies():
 
 
 @pytest.mark.parametrize(
-    ("file", "mode", "turned", "frames"),
+    ("file", "mode", "rotated", "frames"),
     [
         pytest.param(encoded(NOISE.convert("CMYK"), "JPEG"), "CMYK", False, 1, id="CMYK"),
         pytest.param(encoded(NOISE, "PNG", exif=exif(6)), "RGB", True, 1, id="on its side"),
@@ -206,5 +206,5 @@ def test_a_image_whose_exif_is_damaged_is_taken_as_it_lies():
         ),
     ],
 )
-def test_what_a_image_was_in_its_file_is_told(file, mode, turned, frames):
-    assert open_image(file)[1:] == (mode, turned, frames)
+def test_what_an_image_was_in_its_file_is_known(file, mode, rotated, frames):
+    assert open_image(file)[1:] == (mode, rotated, frames)

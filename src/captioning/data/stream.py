@@ -147,7 +147,7 @@ class StreamDataset(IterableDataset[Sample]):
     the same place of another order: of the pass that was under way, some rows are visited twice and others not.
 
     An image that turns out to be unusable only when it is decoded keeps its place: the next one is given twice, once
-    as a filler that doesn't count. Otherwise a place in the stream couldn't be found again without decoding.
+    as a padding sample that doesn't count. Otherwise a place in the stream couldn't be found again without decoding.
 
     Args:
         shards: what is read.
@@ -227,8 +227,8 @@ class StreamDataset(IterableDataset[Sample]):
                         f"{describe(unusable)}"
                     )
                 continue
-            filler: Any = {**sample, "counts": False}
-            yield from [filler] * len(unusable)
+            padding: Any = {**sample, "is_padding": True}
+            yield from [padding] * len(unusable)
             unusable.clear()
             yield sample
 

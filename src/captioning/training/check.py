@@ -51,18 +51,18 @@ def check(overrides: Sequence[str] = (), *, folder: Path | None = None) -> bool:
         raise UserError(f"--output-dir {folder}: holds a run; take another folder")
     settings = resolve(compose_settings(overrides, command="check", folder=folder))["data"]
     datamodule = CaptionDataModule(**settings)
-    inspection = datamodule.inspect(tolerant=True)
+    report = datamodule.inspect(tolerant=True)
     missing, unsplit = datamodule.processor_missing, datamodule.splits_missing
     unmeasured = f"; captions weren't measured against a tokenizer: {missing}" if missing else ""
     limits = {"strict": settings["strict"], "max_bad_share": settings["max_bad_share"]}
     result = Check(
-        inspection=inspection,
+        report=report,
         splits=datamodule.summary["splits"],
-        verdict=f"not ready: {unsplit}" if unsplit else inspection.verdict(**limits) + unmeasured,
-        ready=not unsplit and inspection.stop(**limits) is None,
+        verdict=f"not ready: {unsplit}" if unsplit else report.summary(**limits) + unmeasured,
+        ready=not unsplit and report.blocking_reason(**limits) is None,
         data=settings["path"] or settings["source"],
         command=shlex.join(["captioning", "check", *overrides]),
-        image=lambda row: read_image(inspection.rows.table[row]["image"]),
+        image=lambda row: read_image(report.rows.table[row]["image"]),
     )
     _write(folder, result, datamodule)
     _show(folder, result)
@@ -74,15 +74,15 @@ def _write(folder: Path, result: Check, datamodule: CaptionDataModule) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output-dir {folder}: {error.strerror}") from error
-    inspection, captions = result.inspection, result.inspection.rows.captions
+    report, captions = result.report, result.report.rows.captions
     content = {
         "verdict": result.verdict,
         "ready": result.ready,
-        "seen": inspection.seen,
-        "left_out": inspection.left_out,
+        "seen": report.total,
+        "left_out": report.left_out,
         "data_fingerprint": datamodule.fingerprint,
         "splits": result.splits,
-        "findings": [finding._asdict() for finding in inspection.findings],
+        "findings": [issue._asdict() for issue in report.issues],
     }
     write_json(folder / "check.json", content)
     write_text(folder / "check.html", render_check(result))
@@ -91,7 +91,7 @@ def _write(folder: Path, result: Check, datamodule: CaptionDataModule) -> None:
     if not captions:
         return
     write_json(folder / "splits.json", datamodule.split_ids)
-    rows = sample_rows(inspection.splits, SAMPLES)
+    rows = sample_rows(report.splits, SAMPLES)
     with replacing(folder / "samples.png") as part:
         part.write_bytes(sample_grid([(result.image(row), captions[row][0]) for row in rows]))
 
@@ -101,8 +101,8 @@ def _show(folder: Path, result: Check) -> None:
     console.print()
     if result.splits:
         console.print(_splits(result.splits))
-    if result.inspection.findings:
-        console.print(_findings(result.inspection.findings))
+    if result.report.issues:
+        console.print(_findings(result.report.issues))
     console.print()
     for what, name in PLACES.items():
         if (folder / name).exists():

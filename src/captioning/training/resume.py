@@ -41,7 +41,7 @@ IMMUTABLE_KEYS = (
         "data.image_size",
         "data.fit",
     ),
-    *("data.streaming", "data.stream_head", "data.stream_buffer", "callbacks.ema"),
+    *("data.streaming", "data.stream_head", "callbacks.ema"),
     *("find_lr", "find_batch_size"),
 )
 # What says where something is, or follows from where the run is started.

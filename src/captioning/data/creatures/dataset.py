@@ -9,6 +9,7 @@ from captioning.data.creatures.drawing import Creature, draw_creature
 from captioning.data.creatures.parts import FACES
 from captioning.data.creatures.shapes import COLORS
 
+COUNT = 1500  # images in the set
 VERSION = 1  # of the drawings and captions; another version is another set
 
 OPENINGS = ("a drawing of", "a cartoon of", "an image of")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, pairs_by_finding
+from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, pairs_by_issue
 from captioning.data.statistics import spread
 from captioning.runs.report import histograms
 from captioning.runs.report.data_uris import data_uri
@@ -27,7 +27,7 @@ class Check:
     """What a page tells.
 
     Attributes:
-        inspection: what was found.
+        report: what was found.
         splits: the data of each split in numbers, as :func:`captioning.data.statistics.summarize` gives them.
         verdict: the line that says whether the data are ready, and why.
         ready: whether they are.
@@ -36,7 +36,7 @@ class Check:
         image: the image of a row, by its number.
     """
 
-    inspection: DataReport
+    report: DataReport
     splits: Mapping[str, Any]
     verdict: str
     ready: bool
@@ -49,7 +49,7 @@ class Check:
         """``good``, ``fair`` (ready, but not with all of it, or with leaks) or ``bad``."""
         if not self.ready:
             return "bad"
-        return "fair" if self.inspection.left_out or self.inspection.leaks else "good"
+        return "fair" if self.report.left_out or self.report.leaks else "good"
 
 
 class Card(NamedTuple):
@@ -75,7 +75,7 @@ class Told(NamedTuple):
 def render_check(check: Check) -> str:
     """The page. What comes from the data is escaped; only the plots and the style are taken as they are."""
     cards = _Cards(check)
-    told = [_tell(finding, cards) for finding in check.inspection.findings]
+    told = [_tell(finding, cards) for finding in check.report.issues]
     word, reason = re.split("[:,] ", check.verdict, maxsplit=1)
     return render_template(
         "check.html",
@@ -83,14 +83,14 @@ def render_check(check: Check) -> str:
         check=check,
         word=word.capitalize(),
         reason=reason,
-        images=sum(map(len, check.inspection.splits.values())),
+        images=sum(map(len, check.report.splits.values())),
         few=FEW_NAMES,
         left_out=[one for one in told if one.severity == LEFT_OUT],
         leaks=[one for one in told if one.severity == LEAK],
         notices=[one for one in told if one.severity == NOTICE],
         splits={split: numbers_of_split(facts) for split, facts in check.splits.items()},
         plots=_plots(check),
-        samples=[cards.card(row) for row in sample_rows(check.inspection.splits, SAMPLES)],
+        samples=[cards.card(row) for row in sample_rows(check.report.splits, SAMPLES)],
     )
 
 
@@ -98,11 +98,11 @@ class _Cards:
     """Makes cards; an image is read once, however many findings it is shown with."""
 
     def __init__(self, check: Check) -> None:
-        rows = check.inspection.rows
-        self.ids, self.captions, self.facts = rows.ids, rows.captions, check.inspection.facts
-        self.split_of = {row: split for split, numbers in check.inspection.splits.items() for row in numbers}
+        rows = check.report.rows
+        self.ids, self.captions, self.facts = rows.ids, rows.captions, check.report.image_infos
+        self.split_of = {row: split for split, numbers in check.report.splits.items() for row in numbers}
         self.row_of = {name: row for row, name in enumerate(self.ids)}
-        self.pairs = pairs_by_finding(check.inspection.pairs, self.facts, check.inspection.splits)
+        self.pairs = pairs_by_issue(check.report.pairs, self.facts, check.report.splits)
         self._open_image = check.image
         self._images: dict[int, str | None] = {}
 
@@ -143,7 +143,7 @@ def _rows_named(finding: Issue, row_of: Mapping[str, int]) -> list[int]:
 
 
 def _plots(check: Check) -> dict[str, Any]:
-    facts = check.inspection.facts
+    facts = check.report.image_infos
     if not facts:
         return {}
     words: Counter[int] = Counter()
