@@ -206,14 +206,13 @@ def test_a_damaged_file_of_the_cache_is_made_again(three, how, decoded, suffix):
     assert len(decode_all(rows_of(three), **how).image_infos) == len(decoded) == 3
 
 
-def test_a_cache_of_an_earlier_version_is_made_again(three, how, decoded, monkeypatch):
+def test_a_cache_of_an_earlier_version_is_made_again(three, how, monkeypatch):
     monkeypatch.setattr(module, "VERSION", module.VERSION - 1)
     decode_all(rows_of(three), **how)
     monkeypatch.undo()
     (file,) = how["cache_dir"].glob("*.parquet")
     datasets.Dataset.from_dict({"trouble": ["", "", ""]}).to_parquet(file)
     assert len(decode_all(rows_of(three), **how).image_infos) == 3
-    assert len(decoded) == 6
 
 
 def test_a_cache_that_is_emptied_while_it_is_used_goes_on_to_be_read(three, how):
