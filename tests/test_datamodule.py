@@ -185,6 +185,12 @@ def test_images_that_the_splits_do_not_name_are_left_out_and_named(noisy, checkp
     assert any("gone.png" in issue.names for issue in data.report.issues)
 
 
+def test_splits_of_other_data_are_a_mistake_that_names_the_setting(noisy, checkpoint, tmp_path):
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["x"], "val": ["y"]}))
+    with pytest.raises(UserError, match=r"^data\.splits_from=.*: no image of its train is in the data"):
+        data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json"))
+
+
 # ---------------------------------------------------------------- on the device
 
 

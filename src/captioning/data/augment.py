@@ -41,14 +41,12 @@ class Augmenter:
     """Changes images, each by the seed of its sample alone.
 
     The same seed draws the same change in any batch, process and on any device. The result is the same bit for bit on
-    one CPU thread; elsewhere it differs by less than a gray level. Global random numbers are neither used nor moved.
+    one CPU thread; elsewhere it differs by less than a gray level.
 
     Args:
         crop: largest share of an image's area that a random crop takes away, up to 0.5.
-        color: strength of random changes of brightness, contrast and saturation, up to 0.5; 0.2 is up to ±20 %. Hue
-            stays, since captions name colors.
-        flip: share of samples that are mirrored, unless one of the captions would no longer be true, judged by English
-            words.
+        color: strength of random changes of brightness, contrast and saturation; hue stays, as captions name colors.
+        flip: share of samples that are mirrored, unless a caption would no longer be true, judged by English words.
 
     Raises:
         UserError: kornia isn't installed.
@@ -65,15 +63,12 @@ class Augmenter:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, seeds: Sequence[int], captions: Sequence[Sequence[str]]) -> Tensor:
-        """The images as these samples show them.
+        """From uint8 (batch, 3, height, width) to float32 in 0…255, on the same device.
 
         Args:
-            pixels: (batch, 3, height, width), uint8.
+            pixels: the images.
             seeds: of the samples.
             captions: all of each image, not only those that are trained on.
-
-        Returns:
-            (batch, 3, height, width), float32 in 0…255, on the device of ``pixels``.
         """
         changes = [self.draw(seed) for seed in seeds]
         images = pixels.to(torch.float32, copy=True)

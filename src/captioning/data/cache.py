@@ -59,7 +59,7 @@ class ImageInfo(NamedTuple):
 
 
 class ImageCache:
-    """uint8 images of one shape in a memory-mapped file, whose pages all processes share."""
+    """uint8 images of one shape in a memory-mapped file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,12 +113,7 @@ def decode_all(
 
     The cache's key depends on the processor and on the images' paths, sizes and times of change (for images inside a
     file, on that file's; for others in memory, on their bytes). A second process waits for the first one's result.
-
-    Args:
-        rows: all rows.
-        image_processor: resizes and crops.
-        cache_dir: where image infos and pixels are kept.
-        keep_pixels: whether to keep pixels; None: if they take at most half of the free disk.
+    Pixels are kept, unless ``keep_pixels`` is given, if they take at most half of the free disk.
 
     Raises:
         UserError: pixels must be kept and can't be, or the processor gives images of different shapes.
@@ -159,7 +154,7 @@ def _decode_or_load(
             "model.checkpoint: its processor gives images of different shapes, which no batch can hold; "
             "data.fit=crop (or pad, or squash) gives all of them one"
         )
-    keep = keep_pixels is not False
+    keep, size = keep_pixels is not False, len(table) * math.prod(shape)
 
     def load() -> tuple[list[ImageInfo], ImageCache | None] | None:
         try:
@@ -169,15 +164,27 @@ def _decode_or_load(
             return None
 
     try:
-        keep = keep and (pixels_file.exists() or _has_room(pixels_file, len(table) * math.prod(shape), keep_pixels))
+        if keep and not pixels_file.exists():
+            free = shutil.disk_usage(next(parent for parent in infos_file.absolute().parents if parent.exists())).free
+            sizes = f"the image cache takes {decimal(size)}, and {decimal(free)} are free in {cache_dir}"
+            if keep_pixels and size > free:
+                raise UserError(
+                    f"data.cache=true: {sizes}; name another disk with data.cache_dir=DIR, or leave data.cache out"
+                )
+            if not keep_pixels and size > FREE_DISK_SHARE * free:
+                keep = False
+                log.warning(
+                    f"{sizes}, so images are decoded again in each epoch; data.cache_dir=DIR names another disk, "
+                    "data.cache=true keeps them here"
+                )
         if loaded := load():
             return loaded
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(infos_file.with_suffix(".lock")):
             if loaded := load():
                 return loaded
-            size = f"; image cache: {decimal(len(table) * math.prod(shape))} in {cache_dir}" if keep else ""
-            log.info(f"decoding {len(table):,} images once{size}")
+            where = f"; image cache: {decimal(size)} in {cache_dir}" if keep else ""
+            log.info(f"decoding {len(table):,} images once{where}")
             with create_image_cache(pixels_file, len(table), shape) if keep else nullcontext() as write:
                 infos = _decode_table(table, image_processor, write)
             with replacing(infos_file) as part:
@@ -221,21 +228,6 @@ def _file_stamp(path: str) -> tuple[object, ...]:
         return path, error.errno
     # Archives restore old modification times; the change time is always new.
     return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _has_room(path: Path, needed: int, required: bool | None) -> bool:
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    sizes = f"the image cache takes {decimal(needed)}, and {decimal(free)} are free in {folder}"
-    if needed > free and required:
-        raise UserError(f"data.cache=true: {sizes}; name another disk with data.cache_dir=DIR, or leave data.cache out")
-    if needed > FREE_DISK_SHARE * free and not required:
-        log.warning(
-            f"{sizes}, so images are decoded again in each epoch; data.cache_dir=DIR names another disk, "
-            "data.cache=true keeps them here"
-        )
-        return False
-    return True
 
 
 def _decode_table(table: "Dataset", image_processor: BaseImageProcessor, write: WritePixels | None) -> list[ImageInfo]:

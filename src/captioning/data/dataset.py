@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 import torch
@@ -39,18 +39,13 @@ class Sample(TypedDict):
     is_padding: bool
 
 
-class TokenizedCaptions(TypedDict):
-    """Captions as tensors, (batch, text length), int64."""
-
-    input_ids: Tensor
-    attention_mask: Tensor  # 0 on padding
-    labels: Tensor  # input_ids, with IGNORE_INDEX on padding, and all over padding samples
-
-
-class Batch(TokenizedCaptions):
+class Batch(TypedDict):
     """What a step takes; the lists have ``batch`` items."""
 
     pixel_values: Tensor  # (batch, 3, height, width): uint8, and once on the device float32, augmented and normalized
+    input_ids: Tensor  # (batch, text length), int64
+    attention_mask: Tensor  # (batch, text length), int64, 0 on padding
+    labels: Tensor  # input_ids, with IGNORE_INDEX on padding, and all over padding samples
     position_ids: NotRequired[Tensor]  # where captions are packed, as captioning.data.packing has it
     caption_index: NotRequired[Tensor]  # likewise
     row: list[int]  # number in the split; -1 in a stream
@@ -61,13 +56,7 @@ class Batch(TokenizedCaptions):
 
 
 def choose_captions(captions: list[str], which: str, seed: int) -> list[str]:
-    """The captions that a sample trains on.
-
-    Args:
-        captions: all of the image.
-        which: ``sample`` (one at random), ``all`` (at most ``MAX_CAPTIONS``, at random), or ``first``.
-        seed: of the sample.
-    """
+    """Of an image's captions one at random (``sample``), ``all`` (at most ``MAX_CAPTIONS``), or the ``first``."""
     if which == "first":
         return captions[:1]
     if which == "sample":
@@ -91,12 +80,7 @@ def make_sample(index: SampleIndex, name: str, captions: list[str], pixels: Tens
 class CaptionDataset(TorchDataset[Sample]):
     """One split as samples, by :class:`SampleIndex` or by row number.
 
-    Args:
-        table: the rows of the split.
-        image_processor: resizes and crops images that aren't cached.
-        captions: which captions are trained on: ``sample``, ``all`` or ``first``.
-        image_cache: the pixels, where they are cached.
-        cache_index: where in ``image_cache`` those of each row are.
+    The pixels of row ``i`` are those at ``cache_index[i]`` in ``image_cache``, where they are cached.
     """
 
     def __init__(
@@ -168,17 +152,11 @@ class Collator:
         is_padding = [sample["is_padding"] for sample in samples]
         captions = [sample["captions"] for sample in samples]
         tokenize = self._tokenize if all(len(of_image) == 1 for of_image in captions) else self._pack
-        return Batch(
-            **tokenize(captions, is_padding),  # type: ignore[typeddict-item]  # some tensors aren't in every batch
-            pixel_values=torch.stack([sample["pixels"] for sample in samples]),
-            row=[sample["row"] for sample in samples],
-            id=[sample["id"] for sample in samples],
-            references=[sample["references"] for sample in samples],
-            seed=[sample["seed"] for sample in samples],
-            is_padding=is_padding,
-        )
+        lists = {key: [sample[key] for sample in samples] for key in ("row", "id", "references", "seed", "is_padding")}
+        pixels = torch.stack([sample["pixels"] for sample in samples])
+        return cast("Batch", {"pixel_values": pixels, **tokenize(captions, is_padding), **lists})
 
-    def _tokenize(self, captions: list[list[str]], is_padding: list[bool]) -> TokenizedCaptions:
+    def _tokenize(self, captions: list[list[str]], is_padding: list[bool]) -> dict[str, Tensor]:
         text = self.tokenizer(
             [caption for (caption,) in captions],
             padding=True,

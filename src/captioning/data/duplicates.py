@@ -33,16 +33,12 @@ _BIT_ORDER = np.arange(HASH_BYTES * 8) * 77 % (HASH_BYTES * 8)
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """A hash of what an image shows, in ``PERCEPTUAL_HASH_BYTES`` bytes that are the same on every machine.
+    """A hash of an RGB image, ``PERCEPTUAL_HASH_BYTES`` long and the same on every machine.
 
     The first 32 bytes are a difference hash of rows and columns (dHash: Krawetz, "Kind of Like That", 2013,
-    https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html; of columns too as in
-    https://github.com/benhoyt/dhash): for each of 64 cells, whether it gets brighter, and whether darker, to the right
-    and downwards. Unlike in the original, a step below 3 levels is none, so that plain grounds don't hash their noise.
-    The other 192 bytes are an RGB thumbnail of 8 rows of 8 cells.
-
-    Args:
-        image: in RGB, of any size and shape.
+    https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html): for each of 64 cells, whether it
+    gets brighter, and whether darker, to the right and downwards. A step below 3 levels is none, so that plain grounds
+    don't hash their noise. The other 192 bytes are an RGB thumbnail of 8 rows of 8 cells.
     """
     grid = image.resize((_GRID, _GRID), Image.Resampling.BOX, reducing_gap=2.0)
     gray = np.asarray(grid.convert("L"), dtype=np.int64)
@@ -70,9 +66,6 @@ def near_duplicates(hashes: Hashes, digests: Sequence[str]) -> list[tuple[int, i
     Args:
         hashes: the perceptual hash of each row, uint8 (rows, PERCEPTUAL_HASH_BYTES).
         digests: the digest of each row's encoded image.
-
-    Returns:
-        Pairs ``(i, j)`` of row numbers with ``i < j``, in ascending order.
     """
     sets = _DisjointSets(len(hashes))
     equal_hashes = _equal_pairs([one.tobytes() for one in hashes])
@@ -107,16 +100,7 @@ def is_near_duplicate(image: Image.Image, hashes: Hashes) -> bool:
 
 
 def clusters(count: int, pairs: Iterable[tuple[int, int]], groups: Sequence[str | None]) -> list[int]:
-    """A number for each row; rows with the same number are connected by pairs or groups.
-
-    Args:
-        count: how many rows there are.
-        pairs: row numbers that belong together.
-        groups: the group of each row; None: of no group.
-
-    Returns:
-        For each row the lowest row number of its cluster.
-    """
+    """The lowest row number of each row's cluster: all rows that pairs, or equal groups, connect with it."""
     sets = _DisjointSets(count)
     members = [row for row in range(count) if groups[row] is not None]
     of_groups = ((members[one], members[other]) for one, other in _equal_pairs([groups[row] for row in members]))
@@ -132,13 +116,11 @@ class _DisjointSets:
         self._parent = np.arange(count)
 
     def join(self, one: int, other: int) -> bool:
-        """Make their sets one; False where they are already."""
         first, second = sorted((self._find(one), self._find(other)))
         self._parent[second] = first
         return first != second
 
     def lowest(self) -> Integers:
-        """The lowest row of the set of each row."""
         while not np.array_equal(self._parent, parents := self._parent[self._parent]):
             self._parent = parents
         return self._parent
@@ -162,10 +144,9 @@ def _words(hashes: Hashes) -> NDArray[np.uint64]:
 
 
 def _candidates(values: NDArray[np.uint16], flipped: int, rows: Integers, sets: _DisjointSets) -> Iterator[Integers]:
-    """Pairs of positions whose ``values``, which ascend, differ in just the bits ``flipped``, some at a time.
+    """Pairs of positions whose ascending ``values`` differ in just the bits ``flipped``, some at a time.
 
-    Pairs inside one set are left out, mostly: thousands of equal images are joined by the first of them, without
-    becoming quadratic.
+    Pairs inside one set are left out, mostly, or thousands of equal images would make millions of them.
     """
     wanted = values ^ np.uint16(flipped)
     starts = np.searchsorted(values, wanted, side="left")

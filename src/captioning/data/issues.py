@@ -26,16 +26,11 @@ ALL_NAMES = "`captioning check` names all"
 
 
 class Issue(NamedTuple):
-    """A kind of issue with the names of all that have it.
+    """A kind of issue with the names of all that have it."""
 
-    ``severity`` is ``left out`` (not trained on), ``leak`` (near-duplicates on two sides of given splits) or ``notice``
-    (used, but worth a look). ``names`` are ids, ``a ~ b`` for a pair, a file and its line, or, where the kind says so,
-    words.
-    """
-
-    severity: str
+    severity: str  # left out (not trained on), leak (on two sides of given splits), or notice (used all the same)
     kind: str
-    names: list[str]
+    names: list[str]  # ids, "a ~ b" for a pair, a file and its line, or, where the kind says so, words
 
     def __str__(self) -> str:
         return f"{self.severity}: {describe([Problem(self.kind, name) for name in self.names])}"
@@ -43,23 +38,14 @@ class Issue(NamedTuple):
 
 @dataclass(frozen=True)
 class DataReport:
-    """What reading, decoding and splitting the data found.
+    """What reading, decoding and splitting the data found."""
 
-    Attributes:
-        rows: those that can be used.
-        image_infos: of each row's image.
-        splits: row numbers of each split.
-        pairs: row numbers of near-duplicates, exact ones among them.
-        issues: all, by severity.
-        total: how many rows and files were read, good and bad.
-    """
-
-    rows: Rows
-    image_infos: "list[ImageInfo]"
-    splits: dict[str, list[int]]
-    pairs: list[tuple[int, int]]
-    issues: list[Issue]
-    total: int
+    rows: Rows  # those that can be used
+    image_infos: "list[ImageInfo]"  # of each row
+    splits: dict[str, list[int]]  # row numbers
+    pairs: list[tuple[int, int]]  # row numbers of near-duplicates, exact ones among them
+    issues: list[Issue]  # by severity
+    total: int  # how many rows and files were read, good and bad
 
     @property
     def left_out(self) -> int:
@@ -72,12 +58,7 @@ class DataReport:
         return sum(len(issue.names) for issue in self.issues if issue.severity == LEAK)
 
     def blocking_reason(self, *, strict: bool, max_bad_share: float) -> str | None:
-        """Why the data can't be trained on, in one line; None where they can.
-
-        Args:
-            strict: whether anything that is left out, and any leak, is a reason.
-            max_bad_share: the share of rows and files that may be left out.
-        """
+        """Why the data can't be trained on, in one line; None where they can."""
         bad = self._describe(LEFT_OUT)
         if not len(self.rows.table):
             return f"nothing usable among the {self.total:,} seen{bad and f': {bad}'}"
@@ -122,16 +103,7 @@ def find_issues(
     tokenizer: "PreTrainedTokenizerBase | None",
     max_caption_tokens: int,
 ) -> list[Issue]:
-    """All issues of the data, by severity.
-
-    Args:
-        rows: those that can be used; what was left out is among their problems.
-        image_infos: of each row's image.
-        splits: row numbers of each split.
-        pairs: row numbers of near-duplicates, exact ones among them.
-        tokenizer: of the model to be trained; None: captions aren't measured in tokens.
-        max_caption_tokens: longer captions are cut.
-    """
+    """All issues of the data, by severity; without a tokenizer, captions aren't measured in tokens."""
     ids, captions = rows.ids, rows.captions
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for problem in rows.problems:

@@ -26,12 +26,8 @@ def pack(
     """One sequence of tokens for each image, padded to the longest.
 
     The label of a caption's first token is ignored: what precedes it in the sequence is the end of another caption.
-
-    Args:
-        captions: one or more for each image.
-        tokenizer: of the processor that the model is trained with.
-        max_caption_tokens: where each caption is cut, its start and end included.
-        is_padding: for each image, whether it is a padding sample, which must not be learned from.
+    Labels of padding samples are ignored all over. Each caption is cut to ``max_caption_tokens``, its start and end
+    included.
     """
     texts = [caption for of_image in captions for caption in of_image]
     tokenized = tokenizer(texts, truncation=True, max_length=max_caption_tokens, return_attention_mask=False)

@@ -21,10 +21,9 @@ class SampleIndex(NamedTuple):
 class ResumableDistributedSampler(DistributedSampler[SampleIndex]):
     """The samples of one process in an epoch.
 
-    All processes share one order. It is cut into global batches of ``batch_size * num_replicas`` samples, of which
-    process ``rank`` takes every ``num_replicas``-th: a global batch holds the same images on any number of processes.
-    Where the last one doesn't divide evenly, padding samples are added: every process takes part in every step, and
-    every image counts once.
+    All processes share one order, cut into global batches of ``batch_size * num_replicas`` samples, of which process
+    ``rank`` takes every ``num_replicas``-th: a global batch holds the same images on any number of processes. Padding
+    samples complete the last one: every process takes part in every step, and every image counts once.
     """
 
     def __init__(
@@ -37,10 +36,7 @@ class ResumableDistributedSampler(DistributedSampler[SampleIndex]):
         self.start = 0
 
     def set_position(self, *, epoch: int, position: int) -> None:
-        """Start ``epoch`` after its first ``position`` samples of all processes; later epochs are whole.
-
-        ``len()`` stays that of a whole epoch.
-        """
+        """Start ``epoch`` after its first ``position`` samples of all processes; ``len()`` stays as it is."""
         self.epoch, self.start = epoch, position
 
     def set_epoch(self, epoch: int) -> None:

@@ -32,14 +32,9 @@ def to_pixels(image: Image.Image, image_processor: BaseImageProcessor) -> np.nda
 
 
 def normalize(pixels: Tensor, image_processor: BaseImageProcessor) -> Tensor:
-    """Scale and normalize a batch as the processor does; equal bit for bit for uint8, on any device.
+    """Scale and normalize a batch, (batch, 3, height, width) in 0…255, as the processor does: to float32.
 
-    Args:
-        pixels: (batch, 3, height, width), from 0 to 255, uint8 or float32.
-        image_processor: its ``rescale_factor``, ``image_mean`` and ``image_std`` are used.
-
-    Returns:
-        float32 of the same shape.
+    Equal bit for bit for uint8, on any device.
     """
     values = pixels.float()
     if image_processor.do_rescale:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Set
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -57,7 +58,7 @@ class CaptionDataModule(L.LightningDataModule):
     """Captioned images for :class:`captioning.CaptionModule`.
 
     Args:
-        source: ``creatures`` (drawn by code, nothing to download), ``local`` (files of any usual shape) or ``hub``.
+        source: ``creatures`` (drawn by code), ``local`` (files of any usual shape) or ``hub``.
         path: a folder or file, or the Hub's ``USER/NAME``.
         images: the folder that image names are relative to, and that none may leave; by default that of ``path``.
         subset: configuration of a Hub data set that has several.
@@ -71,8 +72,7 @@ class CaptionDataModule(L.LightningDataModule):
         stratify_column: each split gets the same share of every value.
         limit: use at most N images, sampled by ``split_seed``; a larger sample contains every smaller one.
         streaming: read tar shards or a Hub data set while training, without keeping it on the disk.
-        stream_head: images of a stream that are read first, from shards all over it, for validation, test and the
-            check.
+        stream_head: images of a stream that are read first, for validation, test and the check.
         stream_epoch: images in an epoch of a stream.
         strict: stop when anything must be left out, or when near-duplicates are in two of the given splits.
         max_bad_share: stop when more than this share must be left out.
@@ -81,11 +81,10 @@ class CaptionDataModule(L.LightningDataModule):
         val_fraction: share of the images for validation, where the data gives no such split.
         test_fraction: share of the images for the test, likewise.
         split_seed: of the random splits.
-        processor: checkpoint whose processor prepares images and captions; null makes one for a model from scratch,
-            with a WordPiece tokenizer trained on the training captions.
+        processor: checkpoint whose processor is used; null makes one, with a WordPiece tokenizer trained on the
+            training captions, for a model from scratch.
         image_size: side of the images in pixels, for a model from scratch (a checkpoint's processor has its own).
-        fit: how images that aren't square are made square; null: as the processor does it, which is ``crop`` for every
-            published GIT.
+        fit: how images are made square; null: as the processor does it, which is ``crop`` for every published GIT.
         captions: which captions of an image a sample trains on: ``sample`` (one at random), ``all`` (at most 20) or
             ``first``. Validation and test always use all as references.
         max_caption_tokens: longer captions are cut.
@@ -93,12 +92,11 @@ class CaptionDataModule(L.LightningDataModule):
         augment_color_jitter: how much its brightness, contrast and saturation change at random; 0.2 is up to 20 %.
         augment_flip: share of training samples that are mirrored, where no caption names a side.
         batch_size: images per step and process.
-        num_workers: processes that prepare batches, per training process; by default none on a CPU, and on GPUs as many
-            as there are cores for, up to 8.
+        num_workers: processes that prepare batches, per training process; null: none on a CPU, up to 8 on a GPU.
         seed: of the order of images and of every random choice about them.
         cache: whether resized images are kept on the disk; null: if they take at most half of the free space.
-        cache_dir: where resized images, image infos and drawn creatures are kept; null: in the folder that the
-            environment variable CAPTIONING_CACHE names, or else in ~/.cache/captioning.
+        cache_dir: where resized images and drawn creatures are kept; null: the environment variable
+            CAPTIONING_CACHE, or else ~/.cache/captioning.
     """
 
     def __init__(
@@ -160,14 +158,7 @@ class CaptionDataModule(L.LightningDataModule):
                 "their sum must be below 1"
             )
         self.save_hyperparameters(logger=False)
-        self.columns = Columns(
-            image=image_column,
-            caption=caption_column,
-            id=id_column,
-            group=group_column,
-            split=split_column,
-            stratify=stratify_column,
-        )
+        self.columns = Columns(**{field.name: self.hparams[f"{field.name}_column"] for field in fields(Columns)})
         self.cache_dir = Path(cache_dir or os.environ.get("CAPTIONING_CACHE") or "~/.cache/captioning").expanduser()
         self.augment: Augmenter | None = None
         if augment_crop or augment_color_jitter or augment_flip:
@@ -312,16 +303,17 @@ class CaptionDataModule(L.LightningDataModule):
                 test_fraction=h["test_fraction"],
                 seed=h["split_seed"],
             ), []
-        given = read_given_splits(h["splits_from"], rows.ids)
-        self.given_held_out = given.held_out
-        splits = {split: [row for row, its in enumerate(given.given) if its == split] for split in SPLITS}
+        split_of = read_given_splits(h["splits_from"])
+        self.given_held_out = frozenset(name for name, split in split_of.items() if split != "train")
+        splits = {split: [row for row, name in enumerate(rows.ids) if split_of.get(name) == split] for split in SPLITS}
         if empty := [split for split in SPLITS if not splits[split]]:
             raise UserError(f"data.splits_from={h['splits_from']}: no image of its {empty[0]} is in the data")
         issues = [
-            Issue(LEFT_OUT, "image that data.splits_from doesn't name", given.unnamed),
-            # Of a stream only the head is known.
-            Issue(NOTICE, "image of data.splits_from that isn't in the data", [] if self.shards else given.absent),
-        ]
+            Issue(
+                LEFT_OUT, "image that data.splits_from doesn't name", [one for one in rows.ids if one not in split_of]
+            ),
+            Issue(NOTICE, "image of data.splits_from that isn't in the data", sorted(split_of.keys() - set(rows.ids))),
+        ][: 1 if self.shards else 2]  # of a stream only the head is known
         return splits, [issue for issue in issues if issue.names]
 
     # ------------------------------------------------------------ batches
@@ -362,7 +354,7 @@ class CaptionDataModule(L.LightningDataModule):
         Raises:
             UserError: the data are streamed.
         """
-        given = _overfit_batches(trainer)
+        given: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # which Lightning sets elsewhere
         if self.shards is not None:
             raise UserError(
                 f"trainer.overfit_batches={given} and data.streaming=true: a stream doesn't repeat its batches; leave "
@@ -402,7 +394,8 @@ class CaptionDataModule(L.LightningDataModule):
             image_cache=self.image_cache,
             cache_index=self.cache_index[rows],
         )
-        sampler = (OverfitSampler if self.trainer and _overfit_batches(self.trainer) else ResumableDistributedSampler)(
+        sampler_class = OverfitSampler if getattr(self.trainer, "overfit_batches", 0) else ResumableDistributedSampler
+        sampler = sampler_class(
             len(dataset),
             batch_size=self.hparams["batch_size"],
             num_replicas=self.trainer.world_size if self.trainer else 1,
@@ -470,7 +463,6 @@ class CaptionDataModule(L.LightningDataModule):
 
     @property
     def rows(self) -> Rows:
-        """The rows that can be used."""
         return self.report.rows
 
     @property
@@ -503,8 +495,3 @@ class CaptionDataModule(L.LightningDataModule):
     def image(self, split: str, row: int) -> Image.Image:
         """An image of a split, by its number in the split."""
         return read_image(self.rows.table[self.splits[split][row]]["image"])
-
-
-def _overfit_batches(trainer: L.Trainer) -> int | float:
-    batches: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # which Lightning sets elsewhere
-    return batches
