@@ -114,7 +114,7 @@ def test_a_caption_with_such_letters_inside_other_words_stays_true_when_mirrored
     assert not UNTRUE_WHEN_MIRRORED.search(caption)
 
 
-def test_one_caption_of_several_is_enough_to_keep_a_image_unmirrored(pixels):
+def test_one_caption_of_several_is_enough_to_keep_an_image_unmirrored(pixels):
     captions = [[*CLEAR, "a bird that looks to the left"], CLEAR]
     result = Augmenter(flip=1)(pixels[:2], [0, 1], captions)
     assert torch.equal(result[0], pixels[0].float())
@@ -189,7 +189,7 @@ def test_colours_change_as_in_pillow(pixels, number, enhance):
     torch.testing.assert_close(color_jitter(pixels[:1].float(), factors)[0], expected.float(), atol=1.6, rtol=0)
 
 
-def test_a_image_without_colour_gets_none(pixels):
+def test_an_image_without_colour_gets_none(pixels):
     gray = pixels[:, :1].expand(-1, 3, -1, -1)
     result = augmented(gray, {"color": 0.5})
     torch.testing.assert_close(result[:, 0], result[:, 1], atol=1e-3, rtol=0)
@@ -198,13 +198,13 @@ def test_a_image_without_colour_gets_none(pixels):
 # Whose doing it is: the seed's alone
 
 
-def test_a_image_is_changed_the_same_alone_and_in_a_batch(pixels):
+def test_an_image_is_changed_the_same_alone_and_in_a_batch(pixels):
     together = augmented(pixels, ALL_ON)
     alone = torch.cat([augmented(pixels[row : row + 1], ALL_ON, [row]) for row in range(6)])
     torch.testing.assert_close(together, alone, atol=0, rtol=0)  # bit for bit on one thread, which tests run on
 
 
-def test_a_image_is_changed_the_same_among_other_images(pixels):
+def test_an_image_is_changed_the_same_among_other_images(pixels):
     assert torch.equal(augmented(pixels, ALL_ON)[2:5], augmented(pixels[2:5], ALL_ON, [2, 3, 4]))
 
 

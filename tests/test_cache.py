@@ -87,7 +87,7 @@ def test_usable_images_are_kept_as_they_are(three, how):
         pytest.param(lambda file: file.unlink(), "No such file", id="gone"),
     ],
 )
-def test_a_image_that_cannot_be_read_is_left_out_by_name_with_the_reason(three, how, damage, expected):
+def test_an_image_that_cannot_be_read_is_left_out_by_name_with_the_reason(three, how, damage, expected):
     rows = rows_of(three)
     damage(three / "b.png")
     decoded_rows = decode_all(rows, **how)

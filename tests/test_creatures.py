@@ -94,7 +94,7 @@ def test_a_caption_names_exactly_what_the_creature_has() -> None:
         assert [kind for kind in SLOTS if f" {kind} with " in caption] == [creature.kind]
 
 
-def test_the_captions_of_a_image_differ_only_in_their_opening() -> None:
+def test_the_captions_of_an_image_differ_only_in_their_opening() -> None:
     for creature in CREATURES[:100]:
         captions = captions_of(creature)
         rests = {caption.removeprefix(opening) for caption, opening in zip(captions, OPENINGS, strict=True)}

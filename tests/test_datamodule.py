@@ -68,7 +68,7 @@ def test_the_test_can_be_on_any_split(hundred, checkpoint):
     assert tested == data.split_ids["val"]
 
 
-def test_a_test_on_training_images_visits_them_in_order_with_their_first_captions(images, checkpoint):
+def test_a_test_on_training_images_takes_them_in_order_with_their_first_captions(images, checkpoint):
     data = data_of(images, checkpoint)
     data.set_eval_split("train")
     batches = list(data.test_dataloader())
@@ -271,7 +271,7 @@ def test_what_is_augmented_how_does_not_depend_on_workers_or_the_size_of_batches
     assert not any(torch.equal(alone[name], plain[name]) for name in alone)
 
 
-def test_all_captions_of_a_image_can_be_learned_at_once(noisy, checkpoint):
+def test_all_captions_of_an_image_can_be_trained_on_at_once(noisy, checkpoint):
     batch = training_batches(data_of(noisy, checkpoint, captions="all"))["train"][0]
     assert batch["caption_index"].amax(1).tolist() == [1] * 4
 

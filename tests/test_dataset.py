@@ -83,7 +83,7 @@ def test_a_sample_says_which_row_it_is(table, processor):
     assert (drawn["row"], drawn["id"], drawn["is_padding"]) == (4, table[4]["id"], True)
 
 
-def test_all_captions_of_a_image_are_its_references(table, processor):
+def test_all_captions_of_an_image_are_its_references(table, processor):
     dataset = dataset_of(table, processor)
     assert [dataset[row]["references"] for row in range(len(dataset))] == list(table["captions"])
 
@@ -105,7 +105,7 @@ def test_of_very_many_captions_each_sample_has_some_and_samples_have_all():
     assert {caption for chosen in samples for caption in chosen} == set(captions)
 
 
-def test_over_samples_training_draws_every_caption_of_a_image(table, processor):
+def test_over_samples_training_draws_every_caption_of_an_image(table, processor):
     row = next(row for row, captions in enumerate(table["captions"]) if len(captions) == 2)
     dataset = dataset_of(table, processor)
     drawn = [dataset[SampleIndex(row, seed=seed)]["captions"][0] for seed in range(40)]
@@ -185,7 +185,7 @@ def test_a_caption_too_long_is_cut_and_keeps_its_end(processor):
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == ["[CLS]", "a", "red", "[SEP]"]
 
 
-def test_several_captions_of_a_image_are_packed_into_one_sequence(processor):
+def test_several_captions_of_an_image_are_packed_into_one_sequence(processor):
     batch = collate(processor, sample("cat", "a red cat"), sample("dog"))
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == (
         ["[CLS]", "cat", "[SEP]", "[CLS]", "a", "red", "cat", "[SEP]"]

@@ -161,7 +161,7 @@ def test_an_ordinary_caption_is_not_noticed(caption):
     assert found([[caption], ["a dog"], ["a house"]]) == {}
 
 
-def test_a_caption_that_a_image_has_twice_is_noticed():
+def test_a_caption_that_an_image_has_twice_is_noticed():
     assert found([["a cat", "a dog", "a cat"], ["a cat"]]) == {
         (NOTICE, "the same caption more than once for an image"): ["00.png"]
     }
@@ -176,7 +176,7 @@ def test_a_caption_of_many_images_is_named_with_their_number():
     assert found([*captions(191), *[["a cat"]] * 10]) == {}  # below a twentieth
 
 
-def test_a_caption_that_a_image_has_twice_counts_once_for_its_frequency():
+def test_a_caption_that_an_image_has_twice_counts_once_for_its_frequency():
     assert found([*captions(95), *[["a cat", "a cat"]] * 5]).keys() == {
         (NOTICE, "the same caption more than once for an image")
     }

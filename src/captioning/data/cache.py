@@ -256,11 +256,10 @@ def _decode_one(
         image, mode, rotated, frames = open_image(encoded)
         hashed = perceptual_hash(image)
         pixels = to_pixels(image, image_processor)
-    except UnidentifiedImageError:
-        return ImageInfo(error="not an image")
     except OSError as error:
         # Without the bytes or pixels in parentheses, or every image would have an error of its own.
-        return ImageInfo(error=error.strerror or re.sub(r" ?\(.*?\)", "", str(error)))
+        text = error.strerror or re.sub(r" ?\(.*?\)", "", str(error))
+        return ImageInfo(error="not an image" if isinstance(error, UnidentifiedImageError) else text)
     if write:
         write(row, pixels)
     digest = blake2b(encoded, digest_size=16).hexdigest()
