@@ -190,10 +190,11 @@ class CaptionDataModule(L.LightningDataModule):
         if reason := report.blocking_reason(**limits):
             self._report = None
             raise UserError(reason)
-        for issue in report.issues[:ISSUES_SHOWN]:
-            log.warning(plain(str(issue)))
-        if more := report.issues[ISSUES_SHOWN:]:
-            log.warning(f"and {len(more)} more issues; `captioning check` shows them all")
+        if _is_rank_zero():
+            for issue in report.issues[:ISSUES_SHOWN]:
+                log.warning(plain(str(issue)))
+            if more := report.issues[ISSUES_SHOWN:]:
+                log.warning(f"and {len(more)} more issues; `captioning check` shows them all")
 
     def set_processor(self, processor: ProcessorMixin) -> None:
         """Prepare images and captions by this processor, of a run that is resumed, and not by ``data.processor``."""
@@ -252,7 +253,7 @@ class CaptionDataModule(L.LightningDataModule):
             self.processor = make_processor(captions, **lengths)
             self.processor.image_processor = self.image_processor
         # Measuring every caption in tokens takes a while, and the first process reports it.
-        measured = self.processor is not None and getattr(rank_zero_only, "rank", 0) == 0
+        measured = self.processor is not None and _is_rank_zero()
         tokenizer = self.processor.tokenizer if measured else None
         issues = find_issues(
             rows, infos, splits, pairs, tokenizer=tokenizer, max_caption_tokens=h["max_caption_tokens"]
@@ -495,3 +496,7 @@ class CaptionDataModule(L.LightningDataModule):
     def image(self, split: str, row: int) -> Image.Image:
         """An image of a split, by its number in the split."""
         return read_image(self.rows.table[self.splits[split][row]]["image"])
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0  # which Lightning sets once it knows
