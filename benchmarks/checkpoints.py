@@ -65,7 +65,7 @@ def main() -> None:
         *(
             f"model={arguments.model}",
             "data=creatures",
-            "data.creatures=400",
+            "data.limit=400",
             f"data.batch_size={arguments.batch_size}",
         ),
         *("trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "trainer.max_epochs=-1"),

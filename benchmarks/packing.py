@@ -69,7 +69,7 @@ def arms(model, tokenizer, *, images: int, captions: int, tokens: int):
         for _ in range(images)
     ]
     pixel_values = torch.randn(images, 3, 224, 224)
-    of_all = {"tokenizer": tokenizer, "max_caption_tokens": 40, "counts": [True] * images}
+    of_all = {"tokenizer": tokenizer, "max_caption_tokens": 40, "is_padding": [False] * images}
     batch = pack(texts, **of_all)
     passes = [pack([[captions[number]] for captions in texts], **of_all) for number in range(captions)]
     for one in passes:

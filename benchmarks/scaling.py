@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     settings = [
-        *(f"model={arguments.model}", "model.checkpoint=null", "data=creatures", "data.creatures=400"),
+        *(f"model={arguments.model}", "model.checkpoint=null", "data=creatures", "data.limit=400"),
         *(f"data.batch_size={arguments.batch_size}", f"trainer.max_steps={arguments.steps}", "trainer.max_epochs=-1"),
         *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=0"),
         *("trainer.limit_test_batches=1", "model.max_new_tokens=2", "logger=none", "callbacks.gallery=null"),

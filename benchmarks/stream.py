@@ -70,7 +70,9 @@ def make_sample(row: Row, seed: int) -> Sample:
 
     pixels = torch.from_numpy(np.array(decode(read_bytes(row["image"])))).permute(2, 0, 1)
     captions = row["captions"]
-    return Sample(row=0, id=row["id"], pixels=pixels, captions=captions, references=captions, seed=seed, counts=True)
+    return Sample(
+        row=0, id=row["id"], pixels=pixels, captions=captions, references=captions, seed=seed, is_padding=False
+    )
 
 
 def peak(who: int) -> float:

@@ -12,8 +12,10 @@ images, and of one on 10,000, with git-tiny.
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from pathlib import Path
 from statistics import median
 
 import lightning as L
@@ -23,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning import CaptionDataModule, CaptionModule
+from captioning.data.creatures.dataset import creatures_folder
 from captioning.models.generation import generate_captions, prefill
 from captioning.run import default_precision, setup_logging
 
@@ -66,8 +69,7 @@ def arms(model: str, *, images: int, tokens: int, workers: int):
     """Two functions: captions for all images, and a validation on them."""
     size, batch_size, _ = SIZES[model]
     data = CaptionDataModule(
-        source="creatures",
-        creatures=images,
+        path=str(creatures_folder(Path(tempfile.gettempdir(), "captioning-creatures"), count=images)),
         processor=None,
         image_size=size,
         batch_size=batch_size,

@@ -148,8 +148,8 @@ class SeenImages(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
         seen = [
             {"step": trainer.global_step, "id": name, "seed": int(seed)}
-            for name, counts, seed in zip(batch["id"], batch["counts"], batch["seed"], strict=True)
-            if counts
+            for name, is_padding, seed in zip(batch["id"], batch["is_padding"], batch["seed"], strict=True)
+            if not is_padding
         ]
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         with Path(self.folder, str(trainer.global_rank)).open("a") as file:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from captioning.cli import app
 from captioning.data.cache import ImageInfo
-from captioning.data.issues import DataReport, find
+from captioning.data.issues import DataReport, find_issues
 from captioning.data.rows import RowIssue
 from captioning.data.statistics import summarize
 from captioning.runs.report.check_page import Check, render_check
@@ -251,15 +251,15 @@ def page_of(count: int, *, problems: list[RowIssue] | None = None, pairs: list[t
     rows = make_rows(ids=ids, images=none, captions=captions, splits=none, issues=problems or [])
     facts = [ImageInfo("", str(number), 100 + number % 900, 128, "CMYK", True, 2) for number in range(count)]
     splits = {"train": list(range(0, count, 2)), "val": list(range(1, count, 2))}
-    found = find(rows, facts, splits, pairs or [], tokenizer=None, max_caption_tokens=9)
-    inspection = DataReport(rows, facts, splits, pairs or [], found, count + len(rows.issues))
+    found = find_issues(rows, facts, splits, pairs or [], tokenizer=None, max_caption_tokens=9)
+    report = DataReport(rows, facts, splits, pairs or [], found, count + len(rows.issues))
     limits = {"strict": False, "max_bad_share": 0.1}
     return render_check(
         Check(
-            inspection=inspection,
+            report=report,
             splits=summarize(rows, [(fact.width, fact.height) for fact in facts], splits)["splits"],
-            verdict=inspection.verdict(**limits),
-            ready=inspection.stop(**limits) is None,
+            verdict=report.summary(**limits),
+            ready=report.blocking_reason(**limits) is None,
             data=HOSTILE,
             command="captioning check",
             image=lambda row: noise,

@@ -24,8 +24,7 @@ from captioning.data.creatures.dataset import (
     sample_creature,
     write_creatures,
 )
-from captioning.data.creatures.drawing import Creature, draw_creature
-from captioning.data.creatures.shapes import COLORS, shade_of
+from captioning.data.creatures.drawing import COLORS, Creature, draw_creature, shade_of
 
 PARTS = sorted({part for slots in SLOTS.values() for slot in slots for part in slot})
 # The default set's creatures.
@@ -87,7 +86,7 @@ def test_a_caption_names_exactly_what_the_creature_has() -> None:
         caption = captions_of(creature)[0]
         assert tuple(part for part in PARTS if part in caption) == tuple(sorted(creature.parts))
         assert [word for word in caption.split() if word in COLORS] == [
-            color for color in (creature.color, creature.second_colour) if color
+            color for color in (creature.color, creature.second_color) if color
         ]
         assert [word for word in ("spotted", "striped") if word in caption] == [creature.coat] * (
             creature.coat != "plain"
@@ -95,7 +94,7 @@ def test_a_caption_names_exactly_what_the_creature_has() -> None:
         assert [kind for kind in SLOTS if f" {kind} with " in caption] == [creature.kind]
 
 
-def test_the_captions_of_a_image_differ_only_in_their_opening() -> None:
+def test_the_captions_of_an_image_differ_only_in_their_opening() -> None:
     for creature in CREATURES[:100]:
         captions = captions_of(creature)
         rests = {caption.removeprefix(opening) for caption, opening in zip(captions, OPENINGS, strict=True)}
@@ -128,7 +127,7 @@ def test_the_vocabulary_is_small_and_closed() -> None:
 def test_no_attribute_is_rare() -> None:
     for values in (
         Counter(creature.kind for creature in CREATURES),
-        Counter(color for creature in CREATURES for color in {creature.color, creature.second_colour}),
+        Counter(color for creature in CREATURES for color in {creature.color, creature.second_color}),
         Counter(creature.coat for creature in CREATURES),
         Counter(part for creature in CREATURES for part in creature.parts),
     ):
@@ -153,7 +152,7 @@ def change(one: Creature, other: Creature) -> float:
 def test_all_that_a_caption_says_is_large_in_the_image(kind: str) -> None:
     creature = Creature(kind, "orange", "blue", "plain", ())
     assert change(creature, replace(creature, color="green")) > 0.08
-    assert change(creature, replace(creature, second_colour="green")) > 0.05
+    assert change(creature, replace(creature, second_color="green")) > 0.05
     for coat in ("spotted", "striped"):
         assert kind in ("snail", "turtle", "caterpillar") or change(creature, replace(creature, coat=coat)) > 0.04
     for part in itertools.chain(*SLOTS[kind]):

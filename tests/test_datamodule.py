@@ -68,7 +68,7 @@ def test_the_test_can_be_on_any_split(hundred, checkpoint):
     assert tested == data.split_ids["val"]
 
 
-def test_a_test_on_training_images_visits_them_in_order_with_their_first_captions(images, checkpoint):
+def test_a_test_on_training_images_takes_them_in_order_with_their_first_captions(images, checkpoint):
     data = data_of(images, checkpoint)
     data.set_eval_split("train")
     batches = list(data.test_dataloader())
@@ -144,10 +144,10 @@ def test_in_a_sample_bad_lines_have_their_share(tmp_path, checkpoint):
     missing = [json.dumps({"file_name": f"missing-{number}.png", "text": "gone"}) for number in range(2)]
     (tmp_path / "metadata.jsonl").write_text("\n".join([*lines, *missing]))
     data = CaptionDataModule(path=str(tmp_path), processor=str(checkpoint), limit=10)
-    assert (data.inspect().left_out, data.inspection.seen) == (1, 11)
+    assert (data.inspect().left_out, data.report.total) == (1, 11)
 
 
-def test_an_inspection_tells_and_does_not_stop(noisy, checkpoint):
+def test_an_inspection_reports_and_does_not_stop(noisy, checkpoint):
     data = CaptionDataModule(path=str(noisy), processor=str(checkpoint), strict=True)
     assert data.inspect().left_out == 1
 
@@ -182,7 +182,13 @@ def test_images_that_the_splits_do_not_name_are_left_out_and_named(noisy, checkp
     data = data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json"))
     assert forgotten not in names(data)
     assert f"image that data.splits_from doesn't name: {forgotten}" in said.text
-    assert any("gone.png" in finding.names for finding in data.inspection.findings)
+    assert any("gone.png" in issue.names for issue in data.report.issues)
+
+
+def test_splits_of_other_data_are_a_mistake_that_names_the_setting(noisy, checkpoint, tmp_path):
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["x"], "val": ["y"]}))
+    with pytest.raises(UserError, match=r"^data\.splits_from=.*: no image of its train is in the data"):
+        data_of(noisy, checkpoint, splits_from=str(tmp_path / "splits.json"))
 
 
 # ---------------------------------------------------------------- on the device
@@ -265,7 +271,7 @@ def test_what_is_augmented_how_does_not_depend_on_workers_or_the_size_of_batches
     assert not any(torch.equal(alone[name], plain[name]) for name in alone)
 
 
-def test_all_captions_of_a_image_can_be_learned_at_once(noisy, checkpoint):
+def test_all_captions_of_an_image_can_be_trained_on_at_once(noisy, checkpoint):
     batch = training_batches(data_of(noisy, checkpoint, captions="all"))["train"][0]
     assert batch["caption_index"].amax(1).tolist() == [1] * 4
 
@@ -347,14 +353,14 @@ def test_a_near_duplicate_of_a_held_out_image_is_not_trained_on(shards, checkpoi
             tar.addfile(member, io.BytesIO(content))
     for near_duplicates, expected in ((True, False), (False, True)):
         data = stream_of(shards, checkpoint, stream_head=60, near_duplicates=near_duplicates)
-        data.inspection.splits.update(val=[0], test=[data.rows.ids.index(tested)])
+        data.report.splits.update(val=[0], test=[data.rows.ids.index(tested)])
         assert ("3/copy" in of_each_image(training_batches(data)["train"], "id")) == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"source": "creatures", "path": None}, r"^data\.streaming=true: creatures are drawn"),
+        ({"source": "creatures", "path": None}, r"^data\.streaming=true: .*creatures can't"),
         ({"limit": 5}, r"^data\.limit=5 and data\.streaming=true"),
     ],
 )

@@ -4,7 +4,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from captioning.data.cache import decode_all
-from captioning.data.dataset import IGNORE_INDEX, CaptionChoice, CaptionDataset, Collator, Sample
+from captioning.data.dataset import IGNORE_INDEX, MAX_CAPTIONS, CaptionDataset, Collator, Sample, choose_captions
 from captioning.data.sampler import ResumableDistributedSampler, SampleIndex
 from captioning.data.sources import read_local
 from captioning.data.transforms import normalize
@@ -23,7 +23,7 @@ def table(images):
     return read_local(str(images)).table
 
 
-def sample(*captions: str, counts: bool = True) -> Sample:
+def sample(*captions: str, is_padding: bool = False) -> Sample:
     return Sample(
         row=3,
         id="a.png",
@@ -31,12 +31,12 @@ def sample(*captions: str, counts: bool = True) -> Sample:
         captions=list(captions),
         references=list(captions),
         seed=7,
-        counts=counts,
+        is_padding=is_padding,
     )
 
 
-def dataset_of(table, processor, *, learned="sample", **kept) -> CaptionDataset:
-    return CaptionDataset(table, processor.image_processor, choice=CaptionChoice(learned), **kept)
+def dataset_of(table, processor, *, captions="sample", **cached) -> CaptionDataset:
+    return CaptionDataset(table, processor.image_processor, captions=captions, **cached)
 
 
 def epoch_of(table, processor, *, num_workers=0, epoch=0):
@@ -64,46 +64,48 @@ def test_pixels_once_normalized_are_what_the_processor_makes_of_the_image(table,
     assert torch.equal(normalize(pixels[None], processor.image_processor), expected)
 
 
-def test_kept_pixels_are_those_of_the_image_itself(table, processor, images, tmp_path):
-    examined = decode_all(read_local(str(images)), image_processor=processor.image_processor, cache_dir=tmp_path)
+def test_cached_pixels_are_those_of_the_image_itself(table, processor, images, tmp_path):
+    decoded_rows = decode_all(read_local(str(images)), image_processor=processor.image_processor, cache_dir=tmp_path)
     rows = [7, 3, 20]
-    kept = dataset_of(table.select(rows), processor, pixels=examined.pixels, cache_index=examined.cache_index[rows])
+    kept = dataset_of(
+        table.select(rows), processor, image_cache=decoded_rows.image_cache, cache_index=decoded_rows.cache_index[rows]
+    )
     decoded = dataset_of(table.select(rows), processor)
     assert all(torch.equal(kept[row]["pixels"], decoded[row]["pixels"]) for row in range(3))
 
 
-def test_a_plain_row_number_is_a_visit_that_counts(table, processor):
-    assert dataset_of(table, processor)[2]["counts"] is True
+def test_a_plain_row_number_is_no_padding(table, processor):
+    assert dataset_of(table, processor)[2]["is_padding"] is False
 
 
 def test_a_sample_says_which_row_it_is(table, processor):
-    drawn = dataset_of(table, processor)[SampleIndex(4, seed=9, counts=False)]
-    assert (drawn["row"], drawn["id"], drawn["counts"]) == (4, table[4]["id"], False)
+    drawn = dataset_of(table, processor)[SampleIndex(4, seed=9, is_padding=True)]
+    assert (drawn["row"], drawn["id"], drawn["is_padding"]) == (4, table[4]["id"], True)
 
 
-def test_all_captions_of_a_image_are_its_references(table, processor):
+def test_all_captions_of_an_image_are_its_references(table, processor):
     dataset = dataset_of(table, processor)
     assert [dataset[row]["references"] for row in range(len(dataset))] == list(table["captions"])
 
 
-def test_the_first_caption_can_be_taken_at_each_visit(table, processor):
-    dataset = dataset_of(table, processor, learned="first")
+def test_the_first_caption_can_be_chosen(table, processor):
+    dataset = dataset_of(table, processor, captions="first")
     assert all(dataset[SampleIndex(row, seed=row)]["captions"] == table[row]["captions"][:1] for row in range(20))
 
 
-def test_all_captions_can_be_learned_at_each_visit(table, processor):
-    dataset = dataset_of(table, processor, learned="all")
+def test_all_captions_can_be_chosen(table, processor):
+    dataset = dataset_of(table, processor, captions="all")
     assert [dataset[row]["captions"] for row in range(20)] == [table[row]["captions"] for row in range(20)]
 
 
-def test_of_very_many_captions_each_visit_learns_some_and_visits_learn_all():
+def test_of_very_many_captions_each_sample_has_some_and_samples_have_all():
     captions = [f"caption {number}" for number in range(30)]
-    visits = [CaptionChoice("all", most=20)(captions, seed) for seed in range(10)]
-    assert all(len(set(learned)) == 20 for learned in visits)
-    assert {caption for learned in visits for caption in learned} == set(captions)
+    samples = [choose_captions(captions, "all", seed) for seed in range(10)]
+    assert all(len(set(chosen)) == MAX_CAPTIONS for chosen in samples)
+    assert {caption for chosen in samples for caption in chosen} == set(captions)
 
 
-def test_over_visits_training_draws_every_caption_of_a_image(table, processor):
+def test_over_samples_training_draws_every_caption_of_an_image(table, processor):
     row = next(row for row, captions in enumerate(table["captions"]) if len(captions) == 2)
     dataset = dataset_of(table, processor)
     drawn = [dataset[SampleIndex(row, seed=seed)]["captions"][0] for seed in range(40)]
@@ -120,7 +122,7 @@ def captions_of(batches) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_the_caption_of_a_visit_does_not_depend_on_worker_processes(table, processor, num_workers):
+def test_the_caption_of_a_sample_does_not_depend_on_worker_processes(table, processor, num_workers):
     alone = captions_of(epoch_of(table, processor))
     assert captions_of(epoch_of(table, processor, num_workers=num_workers)) == alone
 
@@ -163,13 +165,13 @@ def test_labels_are_the_tokens_and_ignore_padding(processor):
     assert batch["labels"].tolist() == [[*ids[0][:3], IGNORE_INDEX, IGNORE_INDEX], ids[1]]
 
 
-def test_labels_of_a_filler_are_ignored_all_over(processor):
-    batch = collate(processor, sample("a red cat"), sample("a red cat", counts=False))
+def test_labels_of_a_padding_sample_are_ignored_all_over(processor):
+    batch = collate(processor, sample("a red cat"), sample("a red cat", is_padding=True))
     assert batch["labels"][1].tolist() == [IGNORE_INDEX] * 5
 
 
-def test_a_filler_leaves_the_labels_of_others_alone(processor):
-    batch = collate(processor, sample("a red cat"), sample("a red cat", counts=False))
+def test_a_padding_sample_leaves_the_labels_of_others_alone(processor):
+    batch = collate(processor, sample("a red cat"), sample("a red cat", is_padding=True))
     assert torch.equal(batch["labels"][0], batch["input_ids"][0])
 
 
@@ -183,7 +185,7 @@ def test_a_caption_too_long_is_cut_and_keeps_its_end(processor):
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == ["[CLS]", "a", "red", "[SEP]"]
 
 
-def test_several_captions_of_a_image_are_packed_into_one_sequence(processor):
+def test_several_captions_of_an_image_are_packed_into_one_sequence(processor):
     batch = collate(processor, sample("cat", "a red cat"), sample("dog"))
     assert processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0]) == (
         ["[CLS]", "cat", "[SEP]", "[CLS]", "a", "red", "cat", "[SEP]"]
@@ -202,13 +204,13 @@ def test_images_are_stacked_in_order(processor):
 
 
 def test_what_is_no_tensor_stays_a_list(processor):
-    batch = collate(processor, sample("cat"), sample("dog", counts=False))
-    assert {name: batch[name] for name in ("row", "id", "references", "seed", "counts")} == {
+    batch = collate(processor, sample("cat"), sample("dog", is_padding=True))
+    assert {name: batch[name] for name in ("row", "id", "references", "seed", "is_padding")} == {
         "row": [3, 3],
         "id": ["a.png", "a.png"],
         "references": [["cat"], ["dog"]],
         "seed": [7, 7],
-        "counts": [True, False],
+        "is_padding": [False, True],
     }
 
 

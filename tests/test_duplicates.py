@@ -11,15 +11,21 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from captioning.data.creatures.dataset import sample_creature
 from captioning.data.creatures.drawing import Creature, draw_creature
-from captioning.data.duplicates import LOOK_BYTES, clusters, is_near_duplicate, look, near_duplicates
+from captioning.data.duplicates import (
+    PERCEPTUAL_HASH_BYTES,
+    clusters,
+    is_near_duplicate,
+    near_duplicates,
+    perceptual_hash,
+)
 
 
-def looks_of(*images):
-    return np.stack([np.frombuffer(look(image), dtype=np.uint8) for image in images])
+def hashes_of(*images):
+    return np.stack([np.frombuffer(perceptual_hash(image), dtype=np.uint8) for image in images])
 
 
 def are_near(one, other):
-    return near_duplicates(looks_of(one, other), ["one", "other"]) == [(0, 1)]
+    return near_duplicates(hashes_of(one, other), ["one", "other"]) == [(0, 1)]
 
 
 def noise(size, *, low=0, high=256, seed=0):
@@ -53,32 +59,32 @@ def creatures():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5), (72, 72), (640, 427)])
-def test_a_look_has_the_same_length_for_every_size_of_image(size):
-    assert len(look(noise(size))) == LOOK_BYTES
+def test_a_perceptual_hash_has_the_same_length_for_every_size_of_image(size):
+    assert len(perceptual_hash(noise(size))) == PERCEPTUAL_HASH_BYTES
 
 
 @pytest.mark.parametrize("size", [(64, 64), (300, 200)])
 def test_a_plain_image_has_no_steps_and_its_colour_everywhere(size):
-    assert look(Image.new("RGB", size, (10, 200, 30))) == bytes(32) + bytes((10, 200, 30)) * 64
+    assert perceptual_hash(Image.new("RGB", size, (10, 200, 30))) == bytes(32) + bytes((10, 200, 30)) * 64
 
 
 def test_noise_on_a_plain_ground_is_no_step():
-    assert look(noise((300, 200), low=235))[:32] == bytes(32)
+    assert perceptual_hash(noise((300, 200), low=235))[:32] == bytes(32)
 
 
 def test_each_step_in_brightness_is_one_bit_of_its_direction():
     ramp = Image.linear_gradient("L").convert("RGB")  # black at the top, white at the bottom
     turns = [ramp.rotate(angle) for angle in (0, 90, 180, 270)]
-    bits = np.unpackbits(looks_of(*turns)[:, :32], axis=1)
+    bits = np.unpackbits(hashes_of(*turns)[:, :32], axis=1)
     assert bits.sum(1).tolist() == [64] * 4
     assert bits.sum(0).tolist() == [1] * 256
 
 
-def test_the_bytes_of_a_look_are_the_same_on_every_machine():
+def test_the_bytes_of_a_perceptual_hash_are_the_same_on_every_machine():
     # Steps and means of this image come out even, so they are known: a white square on black, a cell in all.
     image = Image.new("RGB", (72, 72))
     image.paste("white", (18, 27, 27, 36))
-    cells = np.frombuffer(look(image), dtype=np.uint8)[32:].reshape(8, 8, 3)
+    cells = np.frombuffer(perceptual_hash(image), dtype=np.uint8)[32:].reshape(8, 8, 3)
     assert np.argwhere(cells == 255).tolist() == [[3, 2, channel] for channel in range(3)]
     assert cells.sum() == 3 * 255
 
@@ -130,42 +136,42 @@ def test_drawings_that_differ_in_a_small_part_are_different():
 
 
 def test_different_creatures_are_no_duplicates(creatures):
-    assert near_duplicates(looks_of(*creatures), [str(number) for number in range(150)]) == []
+    assert near_duplicates(hashes_of(*creatures), [str(number) for number in range(150)]) == []
 
 
 def test_copies_are_found_among_many_images(creatures):
     copies = [jpeg(scaled(image, 2), 85) for image in creatures[::10]]
-    pairs = near_duplicates(looks_of(*creatures, *copies), [str(number) for number in range(165)])
+    pairs = near_duplicates(hashes_of(*creatures, *copies), [str(number) for number in range(165)])
     assert pairs == [(10 * number, 150 + number) for number in range(15)]
 
 
 def test_one_image_is_compared_with_many_as_all_are_with_each_other(photo, creatures):
-    looks = looks_of(*creatures)
+    hashes = hashes_of(*creatures)
     for image in (jpeg(creatures[7], 50), scaled(creatures[9], 2), cropped(creatures[11], 0.02), photo):
-        pairs = near_duplicates(np.concatenate([looks, looks_of(image)]), [str(row) for row in range(151)])
-        assert is_near_duplicate(image, looks) == bool(pairs)
-    assert is_near_duplicate(creatures[3], looks)
+        pairs = near_duplicates(np.concatenate([hashes, hashes_of(image)]), [str(row) for row in range(151)])
+        assert is_near_duplicate(image, hashes) == bool(pairs)
+    assert is_near_duplicate(creatures[3], hashes)
 
 
 def test_no_image_looks_like_one_of_none(photo):
-    assert not is_near_duplicate(photo, np.empty((0, LOOK_BYTES), dtype=np.uint8))
+    assert not is_near_duplicate(photo, np.empty((0, PERCEPTUAL_HASH_BYTES), dtype=np.uint8))
 
 
 def test_rows_of_equal_digests_are_duplicates_and_paired_with_the_first():
-    looks = looks_of(*(noise((64, 64), seed=seed) for seed in range(5)))
-    assert near_duplicates(looks, ["a", "b", "a", "c", "a"]) == [(0, 2), (0, 4)]
+    hashes = hashes_of(*(noise((64, 64), seed=seed) for seed in range(5)))
+    assert near_duplicates(hashes, ["a", "b", "a", "c", "a"]) == [(0, 2), (0, 4)]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images_have_no_duplicates(count):
-    assert near_duplicates(np.zeros((count, LOOK_BYTES), dtype=np.uint8), ["a"] * count) == []
+    assert near_duplicates(np.zeros((count, PERCEPTUAL_HASH_BYTES), dtype=np.uint8), ["a"] * count) == []
 
 
 def _alike_by_definition(one, other):
     differing = np.unpackbits(one[:32] ^ other[:32]).sum()
     if differing > 31 or 2 * differing > np.unpackbits(one[:32] | other[:32]).sum():
         return False
-    a, b = (look[32:].reshape(8, 8, 3).astype(int) for look in (one, other))
+    a, b = (hashed[32:].reshape(8, 8, 3).astype(int) for hashed in (one, other))
 
     def contrast(cells, row, column):
         near = cells[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
@@ -181,12 +187,12 @@ def _alike_by_definition(one, other):
 @given(st.integers(0, 2**32), st.integers(2, 14), st.sampled_from([0.01, 0.05, 0.12]), st.sampled_from([0.05, 0.4]))
 def test_all_that_are_near_by_definition_are_connected_and_nothing_else(seed, count, flips, density):
     rng = np.random.default_rng(seed)
-    hashes = np.packbits(rng.random((1, 256)) < density, axis=1) ^ np.packbits(rng.random((count, 256)) < flips, axis=1)
+    bits = np.packbits(rng.random((1, 256)) < density, axis=1) ^ np.packbits(rng.random((count, 256)) < flips, axis=1)
     ground = rng.integers(0, 256, (1, 192)) * rng.integers(0, 2)
     thumbnails = (ground + rng.integers(0, rng.integers(12, 24), (count, 192))).clip(0, 255)
-    looks = np.concatenate([hashes, thumbnails], axis=1).astype(np.uint8)
-    pairs = near_duplicates(looks, [str(row) for row in range(count)])
-    expected = [(i, j) for i in range(count) for j in range(i + 1, count) if _alike_by_definition(looks[i], looks[j])]
+    hashes = np.concatenate([bits, thumbnails], axis=1).astype(np.uint8)
+    pairs = near_duplicates(hashes, [str(row) for row in range(count)])
+    expected = [(i, j) for i in range(count) for j in range(i + 1, count) if _alike_by_definition(hashes[i], hashes[j])]
     assert set(pairs) <= set(expected)
     assert clusters(count, pairs, [None] * count) == clusters(count, expected, [None] * count)
 
@@ -197,8 +203,8 @@ def test_hashes_within_31_bits_are_found_wherever_the_bits_are(flipped):
         bits = np.random.default_rng(seed).integers(0, 2, 256, dtype=np.uint8)
         other = bits.copy()
         other[np.random.default_rng(seed).permutation(256)[:flipped]] ^= 1
-        looks = np.concatenate([np.packbits([bits, other], axis=1), np.zeros((2, 192), dtype=np.uint8)], axis=1)
-        assert near_duplicates(looks, ["a", "b"]) == [(0, 1)]
+        hashes = np.concatenate([np.packbits([bits, other], axis=1), np.zeros((2, 192), dtype=np.uint8)], axis=1)
+        assert near_duplicates(hashes, ["a", "b"]) == [(0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -207,18 +213,18 @@ def test_hashes_within_31_bits_are_found_wherever_the_bits_are(flipped):
 )
 def test_thousands_of_blank_images_are_connected_by_few_pairs_and_fast(thumbnail_levels):
     count = 20_000
-    looks = np.zeros((count, LOOK_BYTES), dtype=np.uint8)
-    looks[:, 32:] = np.random.default_rng(0).integers(*thumbnail_levels, (count, 192))
+    hashes = np.zeros((count, PERCEPTUAL_HASH_BYTES), dtype=np.uint8)
+    hashes[:, 32:] = np.random.default_rng(0).integers(*thumbnail_levels, (count, 192))
     start = time.process_time()
-    pairs = near_duplicates(looks, [str(row) for row in range(count)])
+    pairs = near_duplicates(hashes, [str(row) for row in range(count)])
     assert time.process_time() - start < 3
     assert pairs == [(0, row) for row in range(1, count)]
 
 
 def test_twenty_thousand_images_are_compared_in_seconds():
-    looks = np.random.default_rng(0).integers(0, 256, (20_000, LOOK_BYTES), dtype=np.uint8)
+    hashes = np.random.default_rng(0).integers(0, 256, (20_000, PERCEPTUAL_HASH_BYTES), dtype=np.uint8)
     start = time.process_time()
-    assert near_duplicates(looks, [str(row) for row in range(20_000)]) == []
+    assert near_duplicates(hashes, [str(row) for row in range(20_000)]) == []
     assert time.process_time() - start < 5
 
 

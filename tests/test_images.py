@@ -75,7 +75,7 @@ def with_palette(*colors) -> Image.Image:
         ),
     ],
 )
-def test_a_image_is_decoded_as_a_person_sees_it(file, expected):
+def test_an_image_is_decoded_as_a_person_sees_it(file, expected):
     assert pixels_of(decode(file)) == expected
 
 
@@ -97,7 +97,7 @@ def test_a_cmyk_jpeg_is_not_inverted():
         (8, [GREEN, WHITE, RED, BLUE]),  # turned left to be seen
     ],
 )
-def test_a_image_is_turned_as_its_exif_says(orientation, expected):
+def test_an_image_is_turned_as_its_exif_says(orientation, expected):
     assert pixels_of(decode(encoded(CORNERS, exif=exif(orientation)))) == expected
 
 
@@ -174,7 +174,7 @@ def test_the_encoded_image_is_else_that_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     "source", [None, ImageSource(bytes=None, path=None), ImageSource(bytes=None, path="/nowhere/a.png")]
 )
-def test_a_image_that_is_not_there_is_an_oserror(source):
+def test_an_image_that_is_not_there_is_an_oserror(source):
     with pytest.raises(OSError, match=r"no image|No such file"):
         read_bytes(source)
 
@@ -187,13 +187,13 @@ def test_a_program_that_draws_is_not_run():
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_image_whose_exif_is_damaged_is_taken_as_it_lies():
+def test_an_image_whose_exif_is_damaged_is_taken_as_it_lies():
     damaged = encoded(NOISE, "WEBP", lossless=True, exif=exif(6)).replace(b"MM\0*", b"XX\0*")
     assert pixels_of(decode(damaged)) == pixels_of(NOISE)
 
 
 @pytest.mark.parametrize(
-    ("file", "mode", "turned", "frames"),
+    ("file", "mode", "rotated", "frames"),
     [
         pytest.param(encoded(NOISE.convert("CMYK"), "JPEG"), "CMYK", False, 1, id="CMYK"),
         pytest.param(encoded(NOISE, "PNG", exif=exif(6)), "RGB", True, 1, id="on its side"),
@@ -206,5 +206,5 @@ def test_a_image_whose_exif_is_damaged_is_taken_as_it_lies():
         ),
     ],
 )
-def test_what_a_image_was_in_its_file_is_told(file, mode, turned, frames):
-    assert open_image(file)[1:] == (mode, turned, frames)
+def test_what_an_image_was_in_its_file_is_known(file, mode, rotated, frames):
+    assert open_image(file)[1:] == (mode, rotated, frames)

@@ -1,4 +1,4 @@
-"""What is told of data before a training, and whether it may start."""
+"""The issues of the data, and whether they allow a training."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from PIL import Image
 from rows import make_rows
 
 from captioning.data.cache import ImageInfo
-from captioning.data.duplicates import look
-from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, find
+from captioning.data.duplicates import perceptual_hash
+from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, find_issues
 from captioning.data.rows import RowIssue, Rows
 from captioning.models.processor import make_processor
 
-GOOD = ImageInfo(trouble="", digest="", width=64, height=48, mode="RGB", turned=False, frames=1)
+GOOD = ImageInfo(error="", width=64, height=48, mode="RGB")
 
 
 def rows_of(captions: Sequence[Sequence[str]], issues: Sequence[RowIssue] = ()) -> Rows:
@@ -22,17 +22,17 @@ def rows_of(captions: Sequence[Sequence[str]], issues: Sequence[RowIssue] = ()) 
 
 
 def images(count: int, **of_first: object) -> list[ImageInfo]:
-    facts = [GOOD._replace(digest=str(number)) for number in range(count)]
-    return [facts[0]._replace(**of_first), *facts[1:]] if facts else []
+    infos = [GOOD._replace(digest=str(number)) for number in range(count)]
+    return [infos[0]._replace(**of_first), *infos[1:]] if infos else []
 
 
-def found(captions, *, facts=None, splits=None, pairs=(), issues=(), tokenizer=None, max_caption_tokens=40):
+def found(captions, *, infos=None, splits=None, pairs=(), issues=(), tokenizer=None, max_caption_tokens=40):
     """Names by severity and kind."""
     rows = rows_of(captions, issues)
-    facts = facts or images(len(captions))
+    infos = infos or images(len(captions))
     splits = splits or {"train": list(range(len(captions)))}
-    findings = find(rows, facts, splits, pairs, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens)
-    return {(severity, kind): names for severity, kind, names in findings}
+    listed = find_issues(rows, infos, splits, pairs, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens)
+    return {(severity, kind): names for severity, kind, names in listed}
 
 
 def captions(count: int) -> list[list[str]]:
@@ -81,7 +81,7 @@ def test_near_duplicates_in_two_splits_are_a_leak_that_names_both():
 
 
 def test_the_same_file_twice_is_told_from_a_near_duplicate():
-    assert found(captions(2), facts=[GOOD, GOOD], pairs=[(0, 1)]) == {
+    assert found(captions(2), infos=[GOOD, GOOD], pairs=[(0, 1)]) == {
         (NOTICE, "the same image twice"): ["00.png ~ 01.png"]
     }
 
@@ -106,14 +106,14 @@ def test_a_split_too_small_to_measure_on_is_noticed():
         ({"width": 10_000, "height": 5_001}, ["image of over 50 megapixels, which takes long to read"]),
         ({"mode": "CMYK"}, ["image in mode CMYK, converted to RGB"]),
         ({"mode": "P"}, []),
-        ({"turned": True}, ["image turned upright as its EXIF says"]),
+        ({"rotated": True}, ["image turned upright as its EXIF says"]),
         ({"frames": 2}, ["animated image, of which the first frame is used"]),
-        ({"look": look(Image.new("RGB", (64, 48), "teal"))}, ["image of a single color"]),
-        ({"look": look(Image.linear_gradient("L").convert("RGB"))}, []),
+        ({"perceptual_hash": perceptual_hash(Image.new("RGB", (64, 48), "teal"))}, ["image of a single color"]),
+        ({"perceptual_hash": perceptual_hash(Image.linear_gradient("L").convert("RGB"))}, []),
     ],
 )
 def test_an_odd_image_is_noticed(fact, kinds):
-    assert found(captions(3), facts=images(3, **fact)) == {(NOTICE, kind): ["00.png"] for kind in kinds}
+    assert found(captions(3), infos=images(3, **fact)) == {(NOTICE, kind): ["00.png"] for kind in kinds}
 
 
 SPOILT = "caption in the wrong encoding, such as Ã© for é"
@@ -161,7 +161,7 @@ def test_an_ordinary_caption_is_not_noticed(caption):
     assert found([[caption], ["a dog"], ["a house"]]) == {}
 
 
-def test_a_caption_that_a_image_has_twice_is_noticed():
+def test_a_caption_that_an_image_has_twice_is_noticed():
     assert found([["a cat", "a dog", "a cat"], ["a cat"]]) == {
         (NOTICE, "the same caption more than once for an image"): ["00.png"]
     }
@@ -176,7 +176,7 @@ def test_a_caption_of_many_images_is_named_with_their_number():
     assert found([*captions(191), *[["a cat"]] * 10]) == {}  # below a twentieth
 
 
-def test_a_caption_that_a_image_has_twice_counts_once_for_its_frequency():
+def test_a_caption_that_an_image_has_twice_counts_once_for_its_frequency():
     assert found([*captions(95), *[["a cat", "a cat"]] * 5]).keys() == {
         (NOTICE, "the same caption more than once for an image")
     }
@@ -223,9 +223,9 @@ def test_without_a_tokenizer_nothing_is_said_of_tokens():
 # ------------------------------------------------------------ whether a training may start
 
 
-def inspection(findings: list[Issue], *, usable: int = 90, seen: int = 100) -> DataReport:
+def report(issues: list[Issue], *, usable: int = 90, total: int = 100) -> DataReport:
     numbers = list(range(usable))
-    return DataReport(rows_of(captions(usable)), images(usable), {"train": numbers}, [], findings, seen)
+    return DataReport(rows_of(captions(usable)), images(usable), {"train": numbers}, [], issues, total)
 
 
 LOST = [Issue(LEFT_OUT, "empty file", [f"{number}.png" for number in range(10)])]
@@ -234,7 +234,7 @@ NOTICED = [Issue(NOTICE, "caption with HTML", ["c.png"])]
 
 
 @pytest.mark.parametrize(
-    ("findings", "strict", "share", "reason"),
+    ("issues", "strict", "share", "reason"),
     [
         ([], True, 0.0, None),
         (NOTICED, True, 0.0, None),
@@ -244,50 +244,50 @@ NOTICED = [Issue(NOTICE, "caption with HTML", ["c.png"])]
             LOST,
             False,
             0.09,
-            "10 of 100 left out, more than data.max_bad_share=0.09: 10 x empty file: 0.png, 1.png, 2.png, …; mend or "
-            "remove them (`captioning check` names all), or go on with the rest by data.max_bad_share=0.1",
+            "10 of 100 left out, more than data.max_bad_share=0.09: 10 x empty file: 0.png, 1.png, 2.png, …; fix or "
+            "remove them (`captioning check` names all), or use the rest with data.max_bad_share=0.1",
         ),
         (
             [*LOST, *LEAKING],
             True,
             1.0,
             "data.strict=true doesn't allow for 10 of 100 left out (10 x empty file: 0.png, 1.png, 2.png, …) and 1 "
-            "pair on two sides of the splits (1 x near-duplicates, in train and val: a.png ~ b.png); mend or "
-            "remove them (`captioning check` names all), or go on all the same with data.strict=false",
+            "pair on two sides of the splits (1 x near-duplicates, in train and val: a.png ~ b.png); fix or "
+            "remove them (`captioning check` names all), or set data.strict=false",
         ),
     ],
 )
-def test_what_stops_a_training_names_the_setting_the_first_names_and_the_way_out(findings, strict, share, reason):
-    assert inspection(findings).stop(strict=strict, max_bad_share=share) == reason
+def test_what_stops_a_training_names_the_setting_the_first_names_and_the_way_out(issues, strict, share, reason):
+    assert report(issues).blocking_reason(strict=strict, max_bad_share=share) == reason
 
 
 def test_of_many_kinds_the_first_stand_in_the_line():
     kinds = [Issue(LEFT_OUT, f"kind {number}", ["x"]) for number in range(5)]
-    line = str(inspection(kinds).stop(strict=True, max_bad_share=1.0))
+    line = str(report(kinds).blocking_reason(strict=True, max_bad_share=1.0))
     assert "(1 x kind 0: x; 1 x kind 1: x; 1 x kind 2: x; and 2 more kinds)" in line
 
 
 def test_a_leak_alone_stops_a_strict_training():
     assert "allow for 1 pair on two sides of the splits (" in str(
-        inspection(LEAKING).stop(strict=True, max_bad_share=1.0)
+        report(LEAKING).blocking_reason(strict=True, max_bad_share=1.0)
     )
 
 
 def test_the_share_that_is_offered_is_enough():
-    third = inspection([Issue(LEFT_OUT, "empty file", ["x"])], usable=2, seen=3)
-    assert "data.max_bad_share=0.34" in str(third.stop(strict=False, max_bad_share=0.1))
-    assert third.stop(strict=False, max_bad_share=0.34) is None
+    third = report([Issue(LEFT_OUT, "empty file", ["x"])], usable=2, total=3)
+    assert "data.max_bad_share=0.34" in str(third.blocking_reason(strict=False, max_bad_share=0.1))
+    assert third.blocking_reason(strict=False, max_bad_share=0.34) is None
 
 
 def test_without_a_usable_row_no_setting_helps():
-    nothing = inspection(LOST, usable=0, seen=10)
-    assert nothing.stop(strict=False, max_bad_share=1.0) == (
+    nothing = report(LOST, usable=0, total=10)
+    assert nothing.blocking_reason(strict=False, max_bad_share=1.0) == (
         "nothing usable among the 10 seen: 10 x empty file: 0.png, 1.png, 2.png, …"
     )
 
 
 @pytest.mark.parametrize(
-    ("findings", "verdict"),
+    ("issues", "summary"),
     [
         (NOTICED, "ready: 90 images, nothing left out"),
         (LEAKING, "ready: 90 images, nothing left out, and 1 pair on two sides of the splits"),
@@ -295,15 +295,13 @@ def test_without_a_usable_row_no_setting_helps():
         (LEAKING * 2 + LOST, "ready, with 10 of 100 left out, and 2 pairs on two sides of the splits"),
     ],
 )
-def test_the_verdict_is_a_line(findings, verdict):
-    assert inspection(findings).verdict(strict=False, max_bad_share=0.1) == verdict
+def test_the_summary_is_a_line(issues, summary):
+    assert report(issues).summary(strict=False, max_bad_share=0.1) == summary
 
 
-def test_a_verdict_that_says_no_says_why():
-    assert (
-        inspection(LOST).verdict(strict=True, max_bad_share=0.1).startswith("not ready: data.strict=true doesn't allow")
-    )
+def test_a_summary_that_says_no_says_why():
+    assert report(LOST).summary(strict=True, max_bad_share=0.1).startswith("not ready: data.strict=true doesn't allow")
 
 
-def test_a_finding_in_a_line_has_its_first_names():
+def test_an_issue_in_a_line_has_its_first_names():
     assert str(LOST[0]) == "left out: 10 x empty file: 0.png, 1.png, 2.png, …"

@@ -134,10 +134,10 @@ def images_of(number: int) -> torch.Tensor:
     return torch.randn(number, 3, 32, 32, generator=torch.Generator().manual_seed(number))
 
 
-def packed(tokenizer, captions_of_each_image: list[list[str]], *, counts=None, longest=32):
-    counts = counts or [True] * len(captions_of_each_image)
-    text = pack(captions_of_each_image, tokenizer, max_caption_tokens=longest, counts=counts)
-    return {"pixel_values": images_of(len(counts)), **text}
+def packed(tokenizer, captions_of_each_image: list[list[str]], *, is_padding=None, longest=32):
+    is_padding = is_padding or [False] * len(captions_of_each_image)
+    text = pack(captions_of_each_image, tokenizer, max_caption_tokens=longest, is_padding=is_padding)
+    return {"pixel_values": images_of(len(is_padding)), **text}
 
 
 def separate(tokenizer, captions_of_each_image: list[list[str]], *, longest=32):
@@ -222,9 +222,9 @@ def test_packed_captions_see_what_they_have_said_and_padding_is_not_seen():
     ]
 
 
-def test_a_filler_adds_nothing_to_packed_captions(lively, tokenizer):
+def test_a_padding_sample_adds_nothing_to_packed_captions(lively, tokenizer):
     captions = [["a red square", "red on blue"], ["a green square", "green", "green on blue"]]
-    both = caption_loss(lively, **packed(tokenizer, captions, counts=[True, False]))
+    both = caption_loss(lively, **packed(tokenizer, captions, is_padding=[False, True]))
     batch = {name: tensor[:1] for name, tensor in packed(tokenizer, captions).items()}
     alone = caption_loss(lively, **batch)
     torch.testing.assert_close(both.loss, alone.loss, rtol=1e-5, atol=0)

@@ -15,12 +15,12 @@ def tokenizer():
     return make_processor([" ".join(WORDS)], image_size=32, max_caption_tokens=32).tokenizer
 
 
-def packed(tokenizer, *captions_of_each_image, max_caption_tokens=32, counts=None):
+def packed(tokenizer, *captions_of_each_image, max_caption_tokens=32, is_padding=None):
     return pack(
         list(captions_of_each_image),
         tokenizer,
         max_caption_tokens=max_caption_tokens,
-        counts=counts or [True] * len(captions_of_each_image),
+        is_padding=is_padding or [False] * len(captions_of_each_image),
     )
 
 
@@ -64,8 +64,8 @@ def test_labels_ignore_padding(tokenizer):
     assert packed(tokenizer, ["a cat", "dog"], ["a red dog"])["labels"][1, 5:].tolist() == [IGNORE_INDEX] * 2
 
 
-def test_labels_of_a_filler_are_ignored_all_over_and_those_of_others_are_not(tokenizer):
-    labels = packed(tokenizer, ["a cat", "dog"], ["a cat", "dog"], counts=[False, True])["labels"]
+def test_labels_of_a_padding_sample_are_ignored_all_over_and_those_of_others_are_not(tokenizer):
+    labels = packed(tokenizer, ["a cat", "dog"], ["a cat", "dog"], is_padding=[True, False])["labels"]
     assert [(row != IGNORE_INDEX).sum() for row in labels] == [0, 3 + 2]
 
 

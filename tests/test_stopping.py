@@ -97,7 +97,7 @@ def test_one_process_that_is_told_to_stop_stops_all_at_the_same_step(settings, t
 
 
 def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost(settings, tmp_path):
-    (process,) = start(*settings, "data.source=creatures", "data.creatures=3000", folder=tmp_path / "run")
+    (process,) = start(*settings, "data.source=creatures", folder=tmp_path / "run")
     while not (tmp_path / "run" / ".lock").exists():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
@@ -107,7 +107,7 @@ def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost
 
 
 def test_a_second_signal_does_not_disturb_the_end(settings, tmp_path):
-    (process,) = start(*settings, "data.source=creatures", "data.creatures=3000", folder=tmp_path / "run")
+    (process,) = start(*settings, "data.source=creatures", folder=tmp_path / "run")
     while not (tmp_path / "run" / ".lock").exists():
         time.sleep(0.05)
     for name in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
@@ -372,7 +372,7 @@ class Notes(L.Callback):
     """Writes down which images each optimizer step was of."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, _: int) -> None:
-        ids = [name for name, counts in zip(batch["id"], batch["counts"], strict=True) if counts]
+        ids = [name for name, is_padding in zip(batch["id"], batch["is_padding"], strict=True) if not is_padding]
         line = {"step": trainer.global_step, "ids": ids}
         with Path(trainer.default_root_dir, f"notes-{trainer.global_rank}").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -417,7 +417,7 @@ def test_a_checkpoint_of_the_first_format_loads_for_ever():
 def test_a_training_goes_on_from_a_checkpoint_of_the_first_format(tmp_path):
     assert newest_checkpoint(FIRST_FORMAT.parent)[0].step == 6
     content = torch.load(FIRST_FORMAT, weights_only=True)
-    data = CaptionDataModule(source="creatures", creatures=40, batch_size=8, max_caption_tokens=12, num_workers=0)
+    data = CaptionDataModule(source="creatures", limit=40, batch_size=8, max_caption_tokens=12, num_workers=0)
     module = CaptionModule(**content["hyper_parameters"])
     module.restore(content)
     data.set_processor(module.processor)

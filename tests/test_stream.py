@@ -32,11 +32,13 @@ def sample_of(row, seed) -> Sample | None:
         return None
     captions = row["captions"]
     pixels = torch.zeros(3, 2, 2, dtype=torch.uint8)
-    return Sample(row=0, id=row["id"], pixels=pixels, captions=captions, references=captions, seed=seed, counts=True)
+    return Sample(
+        row=0, id=row["id"], pixels=pixels, captions=captions, references=captions, seed=seed, is_padding=False
+    )
 
 
 def summed_up(samples) -> list[tuple[str, int, bool]]:
-    return [(sample["id"], sample["seed"], sample["counts"]) for sample in samples]
+    return [(sample["id"], sample["seed"], sample["is_padding"]) for sample in samples]
 
 
 def loader(shards, *, workers=0, epoch_batches=None, make_sample=sample_of, **settings) -> StreamLoader:
@@ -189,9 +191,9 @@ def test_what_is_skipped_is_not_decoded(shards):
 
 def test_in_place_of_a_image_that_cannot_be_decoded_the_next_one_comes_twice_and_counts_once(damaged):
     samples = [sample for batch in islice(loader(damaged), 10) for sample in batch]
-    fillers = [number for number, (_, _, counts) in enumerate(samples[:-3]) if not counts]
-    assert fillers
-    assert all(samples[number][0] == samples[number + 1][0] for number in fillers)
+    padding = [number for number, (_, _, is_padding) in enumerate(samples[:-3]) if is_padding]
+    assert padding
+    assert all(samples[number][0] == samples[number + 1][0] for number in padding)
     assert all(int(name[2:]) % 3 for name, _, _ in samples)
 
 
@@ -199,7 +201,7 @@ def test_a_near_duplicate_of_a_held_out_image_leaves_its_place_to_the_next(tmp_p
     captions = ["near-duplicate", "x"]
     members = ((f"{n}.{s}", c) for n, caption in enumerate(captions) for s, c in row_of(caption, None))
     batches = loader(tar_shards(str(write_tar(tmp_path / "a.tar", members))), batch_size=2)
-    names = {(name, counts) for batch in islice(batches, 6) for name, _, counts in batch}
+    names = {(name, is_padding) for batch in islice(batches, 6) for name, _, is_padding in batch}
     assert names == {("a/1", True), ("a/1", False)}
 
 

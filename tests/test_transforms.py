@@ -78,11 +78,11 @@ def test_squash_keeps_all_and_fills_the_square():
     assert [pixels[:, 0, column].argmax() for column in (2, 16, 29)] == [0, 1, 2]
 
 
-def test_a_image_too_long_to_be_resized_is_refused_before_memory_is_taken():
+def test_an_image_too_long_to_be_resized_is_refused_before_memory_is_taken():
     with pytest.raises(OSError, match=r"too long and narrow to be resized \(60000 x 4 pixels\)"):
         to_pixels(Image.new("RGB", (60_000, 4)), make_image_processor(224))
 
 
-def test_a_image_that_would_be_padded_to_nothing_is_refused():
+def test_an_image_that_would_be_padded_to_nothing_is_refused():
     with pytest.raises(OSError, match="too long and narrow"):
         to_pixels(Image.new("RGB", (600, 4)), processor_of("pad"))

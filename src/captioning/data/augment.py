@@ -4,7 +4,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -26,149 +26,83 @@ UNTRUE_WHEN_MIRRORED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-STRETCH = 1.1  # a crop's sides change against each other by no more than this factor before it fills the image again
-BLUR = (0.005, 0.008)  # the least and greatest standard deviation of a blur, in shorter sides of the image
-
-
-def untrue_when_mirrored(caption: str) -> bool:
-    """Whether the English ``caption`` names a side, or something readable: what a mirrored image would belie."""
-    return UNTRUE_WHEN_MIRRORED.search(caption) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How much training images are changed; nothing by default.
-
-    A crop can cut off what a caption names, and a change of color can turn the one it names into another (white into
-    gray at 0.2): keep both small.
-
-    Args:
-        crop: largest share of an image's area that a random crop takes away, up to 0.5; 0.2 keeps 80 to 100 %.
-        color: strength of random changes of brightness, contrast and saturation, up to 0.5; 0.2 is up to ±20 %. Hue
-            stays, since captions name colors.
-        blur: share of visits in which the image is blurred slightly.
-        flip: share of visits in which the image is mirrored, unless one of its captions would no longer be true. That
-            is told by English words: leave it at 0 for other languages.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-
-    crop: float = 0.0
-    color: float = 0.0
-    blur: float = 0.0
-    flip: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value, most in (
-            ("crop", self.crop, 0.5),
-            ("color", self.color, 0.5),
-            ("blur", self.blur, 1),
-            ("flip", self.flip, 1),
-        ):
-            if not 0 <= value <= most:
-                raise UserError(f"data.augment_{name}={value}: must be between 0 (off) and {most}")
-
-    @property
-    def is_off(self) -> bool:
-        return self == Augmentation()
+STRETCH = 1.1  # a crop's sides change against each other by at most this factor before it fills the image again
 
 
 class Change(NamedTuple):
-    """What happens to an image at one visit, in this order."""
+    """What happens to an image in one sample."""
 
-    mirrored: bool  # where its captions allow it
+    flipped: bool  # where its captions allow it
     box: tuple[float, float, float, float]  # what a crop keeps: left, top, width and height, in sides of the image
     colors: tuple[float, float, float]  # factors of brightness, contrast and saturation
-    blur: float  # standard deviation in shorter sides of the image; 0: sharp
 
 
 class Augmenter:
-    """Changes images, each by the seed of its visit alone.
+    """Changes images, each by the seed of its sample alone.
 
-    The same seed draws the same change in any batch, process and on any device. Its result is the same bit for bit on
-    one CPU thread; elsewhere sums may be taken in another order or precision, and differ by less than a gray level.
-    The global random numbers of torch, NumPy and Python are neither used nor moved.
+    The same seed draws the same change in any batch, process and on any device. The result is the same bit for bit on
+    one CPU thread; elsewhere it differs by less than a gray level.
+
+    Args:
+        crop: largest share of an image's area that a random crop takes away, up to 0.5.
+        color: strength of random changes of brightness, contrast and saturation; hue stays, as captions name colors.
+        flip: share of samples that are mirrored, unless a caption would no longer be true, judged by English words.
 
     Raises:
         UserError: kornia isn't installed.
     """
 
-    def __init__(self, augmentation: Augmentation) -> None:
-        try:
-            import kornia  # noqa: F401
-        except ImportError as error:
+    def __init__(self, *, crop: float = 0.0, color: float = 0.0, flip: float = 0.0) -> None:
+        if find_spec("kornia") is None:
+            settings = {"crop": crop, "color_jitter": color, "flip": flip}
+            given = " ".join(f"data.augment_{name}={value}" for name, value in settings.items() if value)
             raise UserError(
-                f"{_given(augmentation)}: augmentation needs kornia, which isn't installed: "
-                "pip install 'captioning[augment]'"
-            ) from error
-        self.augmentation = augmentation
+                f"{given}: augmentation needs kornia, which isn't installed: pip install 'captioning[augment]'"
+            )
+        self.crop, self.color, self.flip = crop, color, flip
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, seeds: Sequence[int], captions: Sequence[Sequence[str]]) -> Tensor:
-        """The images as they are seen at these visits.
+        """From uint8 (batch, 3, height, width) to float32 in 0…255, on the same device.
 
         Args:
-            pixels: (batch, 3, height, width), uint8.
-            seeds: of the visits.
-            captions: all of each image, not only those to learn at this visit.
-
-        Returns:
-            (batch, 3, height, width), float32 in 0…255, on the device of ``pixels``.
+            pixels: the images.
+            seeds: of the samples.
+            captions: all of each image, not only those that are trained on.
         """
         changes = [self.draw(seed) for seed in seeds]
         images = pixels.to(torch.float32, copy=True)
-        if self.augmentation.flip:
-            mirror(
-                images,
-                [
-                    change.mirrored and not any(map(untrue_when_mirrored, own))
-                    for change, own in zip(changes, captions, strict=True)
-                ],
-            )
-        if self.augmentation.crop:
+        flipped = [
+            row
+            for row, (change, own) in enumerate(zip(changes, captions, strict=True))
+            if change.flipped and not any(map(UNTRUE_WHEN_MIRRORED.search, own))
+        ]
+        if flipped:
+            images[flipped] = images[flipped].flip(-1)
+        if self.crop:
             images = crop(images, torch.tensor([change.box for change in changes]))
-        if self.augmentation.color:
+        if self.color:
             images = color_jitter(images, torch.tensor([change.colors for change in changes]))
-        if self.augmentation.blur:
-            blur(images, torch.tensor([change.blur for change in changes]))
         return images.clamp_(0, 255)
 
     def draw(self, seed: int) -> Change:
-        """What happens at the visit with this seed."""
-        settings = self.augmentation
+        """The change of the sample with this seed."""
         # Other numbers than those the seed itself gives, which have chosen the caption. All are drawn in any case, so
         # that a setting leaves the effects of the others as they are.
         chance = random.Random(f"augmentation/{seed}")
-        flip, area, stretch, x, y, brightness, contrast, saturation, blurring, deviation = (
-            chance.random() for _ in range(10)
-        )
-        return Change(
-            mirrored=flip < settings.flip,
-            box=_box(1 - settings.crop * area, 2 * stretch - 1, x, y),
-            colors=(
-                1 + settings.color * (2 * brightness - 1),
-                1 + settings.color * (2 * contrast - 1),
-                1 + settings.color * (2 * saturation - 1),
-            ),
-            blur=BLUR[0] + (BLUR[1] - BLUR[0]) * deviation if blurring < settings.blur else 0.0,
-        )
-
-
-def mirror(images: Tensor, chosen: Sequence[bool]) -> None:
-    """Mirror the chosen ones of ``images`` (batch, 3, height, width), in place."""
-    from kornia.geometry.transform import hflip
-
-    rows = [row for row, is_chosen in enumerate(chosen) if is_chosen]
-    if rows:
-        images[rows] = hflip(images[rows])
+        flip, cut, stretch, x, y, *colors = (chance.random() for _ in range(8))
+        area = 1 - self.crop * cut
+        ratio = min(STRETCH, 1 / area) ** (2 * stretch - 1)  # beyond 1 / area a side would be longer than the image's
+        width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        brightness, contrast, saturation = (1 + self.color * (2 * color - 1) for color in colors)
+        box = ((1 - width) * x, (1 - height) * y, width, height)
+        return Change(flip < self.flip, box, (brightness, contrast, saturation))
 
 
 def crop(images: Tensor, boxes: Tensor) -> Tensor:
     """What lies in ``boxes`` (batch, 4), enlarged to the size of ``images`` (batch, 3, height, width), bilinear.
 
-    A box is left, top, width and height, in sides of the image, from the centre of its first pixel to that of its
-    last.
+    A box is left, top, width and height, in sides of the image, from the center of its first pixel to that of its last.
     """
     from kornia.geometry.transform import warp_affine
 
@@ -191,28 +125,3 @@ def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
     images = enhance.adjust_brightness_accumulative(images / 255, brightness)
     images = enhance.adjust_contrast_with_mean_subtraction(images, contrast)
     return enhance.adjust_saturation_with_gray_subtraction(images, saturation) * 255
-
-
-def blur(images: Tensor, deviations: Tensor) -> None:
-    """Blur ``images`` (batch, 3, height, width) in place, by ``deviations`` (batch) in shorter sides; 0: not."""
-    from kornia.filters import gaussian_blur2d
-
-    rows = deviations.nonzero().flatten().tolist()
-    if rows:
-        side = min(images.shape[-2:])
-        kernel = 2 * math.ceil(3 * BLUR[1] * side) + 1  # the same for all, so that an image's neighbours don't matter
-        sigmas = (deviations[rows] * side).to(images.device)[:, None].expand(-1, 2)
-        images[rows] = gaussian_blur2d(images[rows], (kernel, kernel), sigmas)
-
-
-def _box(area: float, stretch: float, x: float, y: float) -> tuple[float, float, float, float]:
-    """The crop that keeps ``area``, a share; ``stretch`` is in -1…1, from tall to wide, ``x`` and ``y`` in 0…1."""
-    ratio = min(STRETCH, 1 / area) ** stretch  # beyond 1 / area a side would be longer than the image's
-    width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-    return (1 - width) * x, (1 - height) * y, width, height
-
-
-def _given(augmentation: Augmentation) -> str:
-    """The settings that aren't off, as the user writes them."""
-    values = {name: getattr(augmentation, name) for name in ("crop", "color", "blur", "flip")}
-    return " ".join(f"data.augment_{name}={value}" for name, value in values.items() if value)

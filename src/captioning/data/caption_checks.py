@@ -1,18 +1,19 @@
-"""Captions worth a look before anything learns from them: too long, spoilt, or no captions at all."""
+"""Checks of captions: too long, in the wrong encoding, or no captions at all."""
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-LONGEST = 1000  # characters
+from transformers import PreTrainedTokenizerBase
+
+MAX_CHARACTERS = 1000  # characters
 FREQUENT_SHARE, FREQUENT_IMAGES, FREQUENT_SHOWN = 0.05, 10, 20
 UNKNOWN_SHARE = 0.01
 CHUNK = 2000  # images whose captions are with the tokenizer at a time
 
 # UTF-8 that was read as Windows-1252: the letter of a lead byte, then what can only be a continuation byte.
 _CONTINUATION = re.escape(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")) + r"\x80-\x9f"
-_SPOILT = re.compile(
+_WRONG_ENCODING = re.compile(
     rf"\ufffd|[\x80-\x9f]|Ã[{_CONTINUATION}]|Â[\xa0-\xbf]|â€[{_CONTINUATION}]|ðŸ|ï»¿|(?:[ÐÑ][{_CONTINUATION}]){{2}}"
 )
 _FILE_NAME = re.compile(
@@ -23,11 +24,11 @@ _HTML = re.compile(r"</?[a-z][^<>]*>|&(?:[a-z]{2,8}|#\d+|#x[\da-f]+);", re.IGNOR
 # Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese put no spaces between words.
 _NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
-Odd = tuple[str, list[str]]  # what is odd, and the ids of the images (or, where it says so, the words) that are
+Issues = tuple[str, list[str]]  # a kind, and the ids of the images (or, where it says so, the words) that have it
 
 
-def check_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Iterator[Odd]:
-    """What can be seen in the captions of each image, whatever the model."""
+def check_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Iterator[Issues]:
+    """Issues that don't depend on the model."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for name, of_image in zip(ids, captions, strict=True):
         for kind in _odd(of_image):
@@ -47,9 +48,9 @@ def check_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Ite
 def _odd(captions: Sequence[str]) -> Iterator[str]:
     if len(set(captions)) < len(captions):
         yield "the same caption more than once for an image"
-    if any(len(caption) > LONGEST for caption in captions):
-        yield f"caption of over {LONGEST:,} characters"
-    if any(not caption.isascii() and _SPOILT.search(caption) for caption in captions):
+    if any(len(caption) > MAX_CHARACTERS for caption in captions):
+        yield f"caption of over {MAX_CHARACTERS:,} characters"
+    if any(not caption.isascii() and _WRONG_ENCODING.search(caption) for caption in captions):
         yield "caption in the wrong encoding, such as \N{LATIN CAPITAL LETTER A WITH TILDE}© for é"
     if any(map(_FILE_NAME.fullmatch, captions)):
         yield "caption that looks like a file name"
@@ -64,40 +65,34 @@ def _is_one_word(caption: str) -> bool:
 
 
 def check_tokens(
-    ids: Sequence[str], captions: Sequence[Sequence[str]], *, tokenizer: Any, max_caption_tokens: int
-) -> Iterator[Odd]:
+    ids: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_caption_tokens: int,
+) -> Iterator[Issues]:
     """Captions that are cut, and words that the tokenizer doesn't know, where they are many."""
     long: dict[str, None] = {}
     tokens, unknown = 0, Counter[str]()
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     for start in range(0, len(ids), CHUNK):
         chunk = captions[start : start + CHUNK]
         names = [name for name, of_image in zip(ids[start:], chunk, strict=False) for _ in of_image]
         texts = [caption for of_image in chunk for caption in of_image]
-        encoded = _encode(tokenizer, texts).input_ids
-        tokens += sum(map(len, encoded)) - len(texts) * tokenizer.num_special_tokens_to_add()
-        long |= {
-            name: None for name, tokens_of in zip(names, encoded, strict=True) if len(tokens_of) > max_caption_tokens
-        }
-        lacking = [text for text, tokens_of in zip(texts, encoded, strict=True) if tokenizer.unk_token_id in tokens_of]
-        unknown.update(_unknown_words(tokenizer, lacking))
+        lacking = []
+        for name, text, own in zip(names, texts, tokenizer(texts, **options).input_ids, strict=True):
+            tokens += len(own) - tokenizer.num_special_tokens_to_add()
+            if len(own) > max_caption_tokens:
+                long[name] = None
+            if tokenizer.unk_token_id in own:
+                lacking.append(text)
+        if lacking:
+            encoded = tokenizer(lacking, return_offsets_mapping=True, **options)
+            for text, own, offsets in zip(lacking, encoded.input_ids, encoded.offset_mapping, strict=True):
+                words = [text[slice(*offset)] for offset in offsets]
+                unknown.update(word for word, token in zip(words, own, strict=True) if token == tokenizer.unk_token_id)
     if long:
         yield f"caption longer than data.max_caption_tokens={max_caption_tokens}, which is cut there", list(long)
     if unknown.total() > UNKNOWN_SHARE * tokens:
         kind = f"word that the tokenizer doesn't know; together they are over {100 * UNKNOWN_SHARE:.0f} % of all tokens"
         yield kind, [word for word, _ in unknown.most_common()]
-
-
-def _unknown_words(tokenizer: Any, texts: list[str]) -> Iterator[str]:
-    if not texts:
-        return
-    encoded = _encode(tokenizer, texts, return_offsets_mapping=True)
-    for text, tokens, offsets in zip(texts, encoded.input_ids, encoded.offset_mapping, strict=True):
-        yield from (
-            text[slice(*offset)]
-            for token, offset in zip(tokens, offsets, strict=True)
-            if token == tokenizer.unk_token_id
-        )
-
-
-def _encode(tokenizer: Any, texts: list[str], **options: bool) -> Any:
-    return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options)

@@ -31,7 +31,8 @@ class LeakageFilter:
     ) -> "LeakageFilter":
         """For the rows ``held_out``, by number, and ``further`` ids of which nothing else is known."""
         rows_held_out = rows.select(held_out)
-        hashes = np.frombuffer(b"".join(facts[row].look for row in held_out), np.uint8).reshape(len(held_out), -1)
+        joined = b"".join(facts[row].perceptual_hash for row in held_out)
+        hashes = np.frombuffer(joined, np.uint8).reshape(len(held_out), -1)
         groups = frozenset(group for group in rows_held_out.column("group") if group is not None)
         return cls(further.union(rows_held_out.ids), groups, hashes if near_duplicates else None)
 

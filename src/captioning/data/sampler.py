@@ -1,4 +1,4 @@
-"""In which order images are visited: a function of (seed, epoch, position), of nothing else."""
+"""In which order a training samples its images: a function of (seed, epoch, position) alone."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -10,45 +10,33 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class SampleIndex(NamedTuple):
-    """One visit of an image."""
+    """What a sampler yields: which image, and the seed of its random choices."""
 
     row: int  # number in the split
-    seed: int = 0  # of every random choice about this visit: which caption, how the image is augmented
-    counts: bool = True  # False for a filler, which keeps processes in step and adds nothing to loss or metrics
+    seed: int = 0  # of the caption that is sampled and of the augmentation
+    is_padding: bool = False  # keeps processes in step, and counts neither in the loss nor in metrics
 
 
-class ResumableDistributedSampler(
-    DistributedSampler[SampleIndex]
-):  # Lightning leaves a DistributedSampler as it is, and sets its epoch
-    """The visits of one process in an epoch.
+# Lightning replaces any sampler but a DistributedSampler, and sets the epoch of that one.
+class ResumableDistributedSampler(DistributedSampler[SampleIndex]):
+    """The samples of one process in an epoch.
 
-    All processes share one order. It is cut into global batches of ``batch_size * num_replicas`` visits, and process
-    ``rank`` takes every ``num_replicas``-th visit of each. So a global batch holds the same images however many
-    processes share it. Where the last one doesn't divide evenly, fillers make up for it: every process takes part in
-    every step, and every image counts once.
+    All processes share one order, cut into global batches of ``batch_size * num_replicas`` samples, of which process
+    ``rank`` takes every ``num_replicas``-th: a global batch holds the same images on any number of processes. Padding
+    samples complete the last one: every process takes part in every step, and every image counts once.
     """
 
     def __init__(
-        self,
-        length: int,
-        *,
-        batch_size: int,
-        num_replicas: int = 1,
-        rank: int = 0,
-        shuffle: bool,
-        seed: int = 0,
+        self, length: int, *, batch_size: int, num_replicas: int = 1, rank: int = 0, shuffle: bool, seed: int = 0
     ) -> None:
-        dataset: Any = range(length)  # only its length is read
+        dataset: Any = range(length)  # only its length is used
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.length = length
         self.batch_size = batch_size
         self.start = 0
 
     def set_position(self, *, epoch: int, position: int) -> None:
-        """Begin ``epoch`` after its first ``position`` visits, of all processes together; later epochs are whole.
-
-        ``len()`` stays that of a whole epoch.
-        """
+        """Start ``epoch`` after its first ``position`` samples of all processes; ``len()`` stays as it is."""
         self.epoch, self.start = epoch, position
 
     def set_epoch(self, epoch: int) -> None:
@@ -60,35 +48,27 @@ class ResumableDistributedSampler(
         return -(-self.length // self.num_replicas)
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        order = self._order()
+        order = list(range(self.length))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self._seed_of(-1))
+            order = torch.randperm(self.length, generator=generator).tolist()
         global_batch = self.batch_size * self.num_replicas
         for start in range(self.start, self.length, global_batch):
-            size = min(global_batch, self.length - start)
-            for position in range(
-                start + self.rank,
-                start + -(-size // self.num_replicas) * self.num_replicas,
-                self.num_replicas,
-            ):
-                counts = position < self.length
-                row = order[position] if counts else order[start]
-                yield SampleIndex(row, self._seed_of(position), counts)
-
-    def _order(self) -> list[int]:
-        if not self.shuffle:
-            return list(range(self.length))
-        generator = torch.Generator().manual_seed(self._seed_of(-1))
-        return torch.randperm(self.length, generator=generator).tolist()
+            rounds = -(-min(global_batch, self.length - start) // self.num_replicas)
+            for position in range(start + self.rank, start + rounds * self.num_replicas, self.num_replicas):
+                is_padding = position >= self.length
+                yield SampleIndex(order[start if is_padding else position], self._seed_of(position), is_padding)
 
     def _seed_of(self, position: int) -> int:
-        # Hashed, because generators of neighbouring seeds are correlated.
+        # Hashed, because generators of neighboring seeds are correlated.
         digest = blake2b(f"{self.seed}/{self.epoch}/{position}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1  # within the int64 that torch takes
 
 
 class OverfitSampler(ResumableDistributedSampler, SequentialSampler):  # type: ignore[misc]  # which yields row numbers
-    """The visits of the first epoch in every epoch, each with its own caption, for ``trainer.overfit_batches``.
+    """The samples of the first epoch in every epoch, each with the same caption, for ``trainer.overfit_batches``.
 
-    A ``SequentialSampler`` by name, because there Lightning puts one in the place of any other.
+    A ``SequentialSampler``, because Lightning would replace any other by one.
     """
 
     def _seed_of(self, position: int) -> int:

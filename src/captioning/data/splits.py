@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 from captioning.errors import UserError
 
@@ -27,26 +26,21 @@ def split_rows(
     test_fraction: float,
     seed: int,
 ) -> dict[str, list[int]]:
-    """Row numbers of each split, ascending.
+    """Row numbers of each split, ascending; they depend on the ids and the seed alone.
 
     A split that the data gives is kept. ``val`` and ``test`` that it doesn't give are cut from the rest, in whole
-    clusters. Which are cut depends on the ids and the seed alone, not on the order of rows or the machine.
-
-    The rest of a cluster with given validation or test rows isn't cut: rows without a given split go to that side
-    (to ``val`` where there are both, which leaves a test set what it was), those given to ``train`` stay there.
-
-    A split that is cut is never larger than its fraction, and smaller by less than the smallest cluster that is left
-    to train on. So a cluster larger than a split is trained on; only where all are, the smallest one is the split.
+    clusters. Of a cluster with given validation or test rows, rows without a given split go to that side (to ``val``
+    where there are both), and those given to ``train`` stay there. A split that is cut is never larger than its
+    fraction, and smaller by less than the smallest cluster that is left to train on.
 
     Args:
         ids: the unique id of each row.
         given: the split that the data gives each row, or None.
-        together: the number of each row's cluster, as ``duplicates.clusters`` has it; by default each row is its own.
-        strata: the stratum of each row, or None; each split that is cut gets the same share of every stratum, as near
-            as whole rows and clusters allow.
-        val_fraction: share of all rows for validation, where the data gives none.
+        together: the cluster of each row, as ``duplicates.clusters`` has it; by default each row is its own.
+        strata: the stratum of each row, or None; each split that is cut gets about the same share of every stratum.
+        val_fraction: share of all rows for validation.
         test_fraction: the same for the test split.
-        seed: another seed cuts other rows.
+        seed: of the cut.
 
     Raises:
         UserError: a split would be empty.
@@ -63,7 +57,8 @@ def split_rows(
             rows[split or "train"].append(row)
         else:
             pool.setdefault(together[row], []).append(row)
-    in_order = _in_order(pool.values(), ids, seed=seed)
+    by_first = {min(cluster, key=lambda row: ids[row]): cluster for cluster in pool.values()}
+    in_order = [by_first[row] for row in shuffled(by_first, ids, seed=seed)]
     for split, fraction in (("test", test_fraction), ("val", val_fraction)):
         if not rows[split]:
             rows[split], in_order = _cut(in_order, max(1, round(fraction * len(ids))), strata)
@@ -84,13 +79,7 @@ def split_rows(
 def leaks(splits: Mapping[str, Sequence[int]], together: Sequence[int]) -> list[tuple[int, int]]:
     """Rows of one cluster on two sides, which is only possible where the data give them their splits.
 
-    Args:
-        splits: the row numbers of each split.
-        together: the number of each row's cluster.
-
-    Returns:
-        For each validation or test row whose cluster is on another side too, the first row there and itself:
-        the training row where there is one, and for a test row else the validation row. Ascending by the latter.
+    For each validation or test row whose cluster is on another side too, the first row there and itself.
     """
     found = []
     first: dict[int, int] = {}
@@ -101,65 +90,32 @@ def leaks(splits: Mapping[str, Sequence[int]], together: Sequence[int]) -> list[
     return sorted(found, key=lambda pair: pair[1])
 
 
-class GivenSplits(NamedTuple):
-    """An earlier run's splits, on the rows of today's data."""
-
-    given: list[str | None]  # of each row; None: it isn't named
-    absent: list[str]  # ids that are named, but not in the data; sorted
-    unnamed: list[str]  # ids of the data that aren't named; in the order of the data
-    held_out: frozenset[str]  # ids of its val and test, in the data or not
-
-
-def read_given_splits(path: str, ids: Sequence[str]) -> GivenSplits:
-    """The split that ``splits.json`` of an earlier run gives each row.
-
-    Args:
-        path: the run folder, or the file: ``{"train": [id, ...], "val": [...], "test": [...]}``.
-        ids: the unique id of each row.
+def read_given_splits(path: str) -> dict[str, str]:
+    """The split of each id in the ``splits.json`` of an earlier run, given that file or the run folder.
 
     Raises:
-        UserError: it can't be read, isn't of that form, has an id in two splits, or none of ``ids``.
+        UserError: it can't be read, isn't of that form, or has an id in two splits.
     """
-    split_of = _split_of_ids(path)
-    if not any(name in split_of for name in ids):
-        raise UserError(f"data.splits_from={path}: names none of the {len(ids)} images; is it of other data?")
-    given = [split_of.get(name) for name in ids]
-    unnamed = [name for name, split in zip(ids, given, strict=True) if split is None]
-    held_out = frozenset(name for name, split in split_of.items() if split != "train")
-    return GivenSplits(given, sorted(split_of.keys() - set(ids)), unnamed, held_out)
-
-
-def _split_of_ids(path: str) -> dict[str, str]:
     file = Path(path, "splits.json") if Path(path).is_dir() else Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"data.splits_from={path}: no {file}; name a run folder or its splits.json") from error
-    except OSError as error:
-        raise UserError(f"data.splits_from={path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"data.splits_from={path}: not JSON ({error}); name a run folder or its splits.json") from error
-    if not (isinstance(content, dict) and content.keys() <= set(SPLITS) and _all_lists_of_ids(content)):
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
+        raise UserError(f"data.splits_from={path}: {problem}; name a run folder or its splits.json") from error
+    is_mapping = isinstance(content, dict) and content.keys() <= set(SPLITS)
+    if not is_mapping or not all(
+        isinstance(ids, list) and all(type(one) is str for one in ids) for ids in content.values()
+    ):
         raise UserError(
             f'data.splits_from={path}: not of the form {{"train": [ids], "val": [ids], "test": [ids]}}; name the run '
             "folder of a training, or its splits.json"
         )
     split_of: dict[str, str] = {}
-    for split, names in content.items():
-        for name in names:
+    for split, ids in content.items():
+        for name in ids:
             if split_of.setdefault(name, split) != split:
                 raise UserError(f"data.splits_from={path}: {name!r} is in {split_of[name]} and in {split}; keep one")
     return split_of
-
-
-def _all_lists_of_ids(content: Mapping[str, object]) -> bool:
-    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in content.values())
-
-
-def _in_order(clusters: Iterable[list[int]], ids: Sequence[str], *, seed: int) -> list[list[int]]:
-    """The clusters as ``shuffled`` orders the smallest id of each."""
-    by_first = {min(cluster, key=lambda row: ids[row]): cluster for cluster in clusters}
-    return [by_first[row] for row in shuffled(by_first, ids, seed=seed)]
 
 
 def _cut(clusters: list[list[int]], count: int, strata: Sequence[str | None]) -> tuple[list[int], list[list[int]]]:

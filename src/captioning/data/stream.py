@@ -192,7 +192,7 @@ class StreamDataset(IterableDataset[Sample]):
                 what = "not an image" if isinstance(error, UnidentifiedImageError) else error
                 kind = f"{UNREADABLE_IMAGE}: {what}"
             if sample is not None:
-                padding: Any = {**sample, "counts": False}
+                padding: Any = {**sample, "is_padding": True}
                 yield from [padding] * len(unusable)
                 unusable.clear()
                 yield sample

@@ -1,29 +1,28 @@
-"""From an RGB image to the numbers that a network sees: the processor's resize and crop, then its normalization."""
-
-from typing import Any
+"""From an image to the numbers that a network sees: the processor's resize and crop, then its normalization."""
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import BaseImageProcessor
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension, get_image_size_for_max_height_width
 
-LARGEST_RESIZED = 100_000_000  # pixels of a resized image, most of which would be cut off again
+MAX_RESIZED_PIXELS = 100_000_000  # of a long image before it is cropped
 
 
-def to_pixels(image: Image.Image, image_processor: Any) -> np.ndarray:
-    """The image as the processor resizes and crops it, not yet scaled and normalized: uint8 (3, height, width).
+def to_pixels(image: Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
+    """The image resized and cropped, not yet scaled and normalized: uint8 (3, height, width).
 
     Raises:
         OSError: the image is so long and narrow that resizing it would only fill the memory, or leave nothing.
     """
-    resized = _resized(image, image_processor)
+    resized = _resize(image, image_processor)
     crop = image_processor.crop_size if image_processor.do_center_crop else None
     if resized is not None and crop and resized.height >= crop.height and resized.width >= crop.width:
         left, top = (resized.width - crop.width) // 2, (resized.height - crop.height) // 2
-        cut = resized.crop((left, top, left + crop.width, top + crop.height))
-        return np.ascontiguousarray(np.moveaxis(np.asarray(cut), -1, 0))
+        cropped = resized.crop((left, top, left + crop.width, top + crop.height))
+        return np.ascontiguousarray(np.moveaxis(np.asarray(cropped), -1, 0))
     steps = {"do_resize": False} if resized is not None else {}
     processed = image_processor(
         image if resized is None else resized, **steps, do_rescale=False, do_normalize=False, return_tensors="np"
@@ -32,15 +31,10 @@ def to_pixels(image: Image.Image, image_processor: Any) -> np.ndarray:
     return pixels
 
 
-def normalize(pixels: Tensor, image_processor: Any) -> Tensor:
-    """Scale and normalize a batch as the processor does; bit for bit for uint8, on any device.
+def normalize(pixels: Tensor, image_processor: BaseImageProcessor) -> Tensor:
+    """Scale and normalize a batch, (batch, 3, height, width) in 0…255, as the processor does: to float32.
 
-    Args:
-        pixels: (batch, 3, height, width), from 0 to 255, uint8 or float32.
-        image_processor: its ``rescale_factor``, ``image_mean`` and ``image_std`` are taken.
-
-    Returns:
-        float32 of the same shape.
+    Equal bit for bit for uint8, on any device.
     """
     values = pixels.float()
     if image_processor.do_rescale:
@@ -55,10 +49,10 @@ def normalize(pixels: Tensor, image_processor: Any) -> Tensor:
     return values
 
 
-def _resized(image: Image.Image, image_processor: Any) -> Image.Image | None:
+def _resize(image: Image.Image, image_processor: BaseImageProcessor) -> Image.Image | None:
     """The image resized by PIL directly: the processor would first copy all of it into an array, and back.
 
-    None where the processor has another way to resize, which is then its own business.
+    None where the processor resizes in a way that isn't known here.
     """
     size = image_processor.size
     height, width = image.height, image.width
@@ -75,6 +69,6 @@ def _resized(image: Image.Image, image_processor: Any) -> Image.Image | None:
         height, width = size.height, size.width
     else:
         return None
-    if min(width, height) < 1 or width * height > LARGEST_RESIZED:
+    if min(width, height) < 1 or width * height > MAX_RESIZED_PIXELS:
         raise OSError(f"too long and narrow to be resized ({image.width} x {image.height} pixels)")
     return image.resize((width, height), resample=image_processor.resample)

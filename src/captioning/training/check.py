@@ -44,10 +44,10 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
     unmeasured = f"; captions weren't measured against a tokenizer: {missing}" if missing else ""
     limits = {"strict": data["strict"], "max_bad_share": data["max_bad_share"]}
     result = Check(
-        inspection=report,
+        report=report,
         splits=datamodule.summary["splits"],
-        verdict=f"not ready: {unsplit}" if unsplit else report.verdict(**limits) + unmeasured,
-        ready=not unsplit and report.stop(**limits) is None,
+        verdict=f"not ready: {unsplit}" if unsplit else report.summary(**limits) + unmeasured,
+        ready=not unsplit and report.blocking_reason(**limits) is None,
         data=data["path"] or data["source"],
         command=shlex.join(["captioning", "check", *overrides]),
         image=lambda row: read_image(report.rows.table[row]["image"]),
@@ -57,8 +57,8 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
     console.print()
     if result.splits:
         console.print(_splits_table(result.splits))
-    if report.findings:
-        console.print(_issues_table(report.findings))
+    if report.issues:
+        console.print(_issues_table(report.issues))
     console.print()
     for what, name in FILES.items():
         if (folder / name).exists():
@@ -73,15 +73,15 @@ def _write(folder: RunFolder, result: Check, datamodule: CaptionDataModule) -> N
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output-dir {folder.path}: {error.strerror}") from error
-    report = result.inspection
+    report = result.report
     content = {
         "verdict": result.verdict,
         "ready": result.ready,
-        "seen": report.seen,
+        "seen": report.total,
         "left_out": report.left_out,
         "data_fingerprint": datamodule.fingerprint,
         "splits": result.splits,
-        "findings": [issue._asdict() for issue in report.findings],
+        "findings": [issue._asdict() for issue in report.issues],
     }
     folder.write_json("check.json", content)
     folder.write_text("check.html", render_check(result))

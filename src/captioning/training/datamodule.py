@@ -2,28 +2,30 @@
 
 import logging
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Set
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch.utils.data import DataLoader
+from transformers import BaseImageProcessor, ProcessorMixin
 
-from captioning.data.augment import Augmentation, Augmenter
-from captioning.data.cache import ImageInfo, available_cores, data_fingerprint, decode_all
-from captioning.data.creatures.dataset import creatures_folder
-from captioning.data.dataset import CAPTIONS, Batch, CaptionChoice, CaptionDataset, Collator, Sample, StreamedSamples
+from captioning.data.augment import Augmenter
+from captioning.data.cache import ImageCache, available_cores, data_fingerprint, decode_all
+from captioning.data.creatures.dataset import COUNT, creatures_folder
+from captioning.data.dataset import Batch, CaptionDataset, Collator, Sample, StreamedSamples
 from captioning.data.duplicates import clusters, near_duplicates
 from captioning.data.hub_shards import hub_shards
 from captioning.data.images import read_image
-from captioning.data.issues import LEFT_OUT, NOTICE, DataReport, Issue, by_severity, find
+from captioning.data.issues import LEFT_OUT, NOTICE, DataReport, Issue, by_severity, find_issues
 from captioning.data.leakage import LeakageFilter
-from captioning.data.pixel_file import PixelFile
 from captioning.data.rows import Columns, Rows
 from captioning.data.sampler import OverfitSampler, ResumableDistributedSampler
 from captioning.data.shards import Shards, read_head
@@ -33,85 +35,74 @@ from captioning.data.splits import SPLITS, read_given_splits, shuffled, split_ro
 from captioning.data.statistics import summarize
 from captioning.data.stream import StreamDataset, StreamLoader
 from captioning.data.transforms import normalize as normalize_pixels
-from captioning.errors import UserError, nearest, reason
+from captioning.errors import UserError, check_arguments, nearest, reason
 from captioning.metrics import normalize
-from captioning.models.processor import FITS, fit_images, load_processor, make_image_processor, make_processor
+from captioning.models.processor import fit_images, load_processor, make_image_processor, make_processor
 from captioning.terminal import plain
 from captioning.training.loop_state import position
 
-# Every process reads the data; one says what it found.
-_warn = rank_zero_only(logging.getLogger(__name__).warning)
-_say = rank_zero_only(logging.getLogger(__name__).info)
-
-SOURCES = ("creatures", "local", "hub")
-FINDINGS_SHOWN = 6  # at the head of a run
+log = logging.getLogger(__name__)
+ISSUES_SHOWN = 6  # at the start of a run
+STATE_KEYS = ("epoch", "position", "visits")  # of a DataPosition in a checkpoint
 
 
-class Start(NamedTuple):
-    """Where in the data a training begins, in visits of all processes together: how many they are doesn't matter."""
+class DataPosition(NamedTuple):
+    """How far a training is, in samples of all processes together: how many they are doesn't matter."""
 
     epoch: int = 0
-    position: int = 0  # visits of this epoch that are done
-    visits: int = 0  # of all epochs
+    samples: int = 0  # of this epoch
+    total_samples: int = 0  # of all epochs
 
 
 class CaptionDataModule(L.LightningDataModule):
-    """CaptionResult images for :class:`captioning.CaptionModule`.
+    """Captioned images for :class:`captioning.CaptionModule`.
 
     Args:
-        source: ``creatures`` (drawn by code, nothing to download), ``local`` (files of any usual shape) or ``hub``.
+        source: ``creatures`` (drawn by code), ``local`` (files of any usual shape) or ``hub``.
         path: a folder or file, or the Hub's ``USER/NAME``.
         images: the folder that image names are relative to, and that none may leave; by default that of ``path``.
-        subset: which configuration of a Hub data set, where it has several.
+        subset: configuration of a Hub data set that has several.
         revision: branch, tag or commit of a Hub data set.
         image_column: column with the image; ``file_name`` in a folder's metadata, ``image`` elsewhere by default.
         caption_column: column with a caption or a list of them; ``text``, ``caption``, ``captions``, or ``caption_0``,
             ``caption_1`` … by default.
         id_column: column that names the image: rows with the same id are captions of one image.
-        group_column: rows with the same value never are in two splits.
+        group_column: rows with the same value are never in two splits.
         split_column: column with the split; ``split`` by default, where there is one.
         stratify_column: each split gets the same share of every value.
-        creatures: how many creatures to draw.
-        limit: use no more than so many images, a sample by ``split_seed``; a larger one holds every smaller one.
-        streaming: read tar shards or a Hub data set as it is trained on, without keeping it on the disk.
-        stream_head: how many images of a stream are read first, in turn from shards all over it, for validation, test
-            and the check.
+        limit: use at most N images, sampled by ``split_seed``; a larger sample contains every smaller one.
+        streaming: read tar shards or a Hub data set while training, without keeping it on the disk.
+        stream_head: images of a stream that are read first, for validation, test and the check.
         stream_epoch: images in an epoch of a stream.
-        stream_buffer: rows of a stream that are shuffled with each other; each process that reads has their encoded
-            images in memory.
         strict: stop when anything must be left out, or when near-duplicates are in two of the given splits.
         max_bad_share: stop when more than this share must be left out.
         near_duplicates: keep images that look the same in one split.
-        splits_from: a run folder, or a ``splits.json``, whose splits are taken.
-        val_fraction: share of the images that choose the checkpoint, where the data gives no such split.
-        test_fraction: share of the images for the final numbers, likewise.
-        split_seed: another seed cuts other images.
-        processor: checkpoint whose processor prepares images and captions; null makes one for a model from scratch,
-            with a WordPiece tokenizer learned from the training captions.
+        splits_from: a run folder, or a ``splits.json``, whose splits are used.
+        val_fraction: share of the images for validation, where the data gives no such split.
+        test_fraction: share of the images for the test, likewise.
+        split_seed: of the random splits.
+        processor: checkpoint whose processor is used; null makes one, with a WordPiece tokenizer trained on the
+            training captions, for a model from scratch.
         image_size: side of the images in pixels, for a model from scratch (a checkpoint's processor has its own).
-        fit: what is done with images that aren't square: ``crop``, ``pad`` or ``squash``; null: as the processor has
-            it, which is ``crop`` for every published GIT.
-        captions: what is learned at a visit of an image with several captions: ``sample`` (one by chance), ``all`` or
-            ``first``. Validation and test always judge by all of them.
-        max_captions: of ``all``, no more than so many, others at each visit.
+        fit: how images are made square; null: as the processor does it, which is ``crop`` for every published GIT.
+        captions: which captions of an image a sample trains on: ``sample`` (one at random), ``all`` (at most 20) or
+            ``first``. Validation and test always use all as references.
         max_caption_tokens: longer captions are cut.
-        augment_crop: largest share of a training image's area that is cut off by chance.
-        augment_color_jitter: how much its brightness, contrast and saturation change by chance; 0.2 is up to 20 %.
-        augment_blur: share of its visits in which it is blurred a little.
-        augment_flip: share of its visits in which it is mirrored, where no caption names a side.
+        augment_crop: largest share of a training image's area that a random crop takes away.
+        augment_color_jitter: how much its brightness, contrast and saturation change at random; 0.2 is up to 20 %.
+        augment_flip: share of training samples that are mirrored, where no caption names a side.
         batch_size: images per step and process.
-        num_workers: processes that prepare batches, per training process; by default none on a CPU, and on GPUs as many
-            as there are cores for, up to 8.
+        num_workers: processes that prepare batches, per training process; null: none on a CPU, up to 8 on a GPU.
         seed: of the order of images and of every random choice about them.
-        cache: whether resized images are kept on the disk; null: if they take no more than half of what is free.
-        cache_dir: where resized images, what was found of them, and drawn creatures are kept; null: in the folder
-            that the environment variable CAPTIONING_CACHE names, or else in ~/.cache/captioning.
+        cache: whether resized images are kept on the disk; null: if they take at most half of the free space.
+        cache_dir: where resized images and drawn creatures are kept; null: the environment variable
+            CAPTIONING_CACHE, or else ~/.cache/captioning.
     """
 
     def __init__(
         self,
         *,
-        source: str = "local",
+        source: Literal["creatures", "local", "hub"] = "local",
         path: str | None = None,
         images: str | None = None,
         subset: str | None = None,
@@ -122,75 +113,67 @@ class CaptionDataModule(L.LightningDataModule):
         group_column: str | None = None,
         split_column: str | None = None,
         stratify_column: str | None = None,
-        creatures: int = 1500,
-        limit: int | None = None,
+        limit: Annotated[int, Ge(1)] | None = None,
         streaming: bool = False,
-        stream_head: int = 2000,
-        stream_epoch: int = 100_000,
-        stream_buffer: int = 1000,
+        stream_head: Annotated[int, Ge(1)] = 2000,
+        stream_epoch: Annotated[int, Ge(1)] = 100_000,
         strict: bool = False,
-        max_bad_share: float = 0.1,
+        max_bad_share: Annotated[float, Ge(0), Le(1)] = 0.1,
         near_duplicates: bool = True,
         splits_from: str | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
+        val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
+        test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
         split_seed: int = 0,
         processor: str | None = "microsoft/git-base",
-        image_size: int = 224,
-        fit: str | None = None,
-        captions: str = "sample",
-        max_captions: int = 20,
-        max_caption_tokens: int = 128,
-        augment_crop: float = 0.0,
-        augment_color_jitter: float = 0.0,
-        augment_blur: float = 0.0,
-        augment_flip: float = 0.0,
-        batch_size: int = 32,
-        num_workers: int | None = None,
+        image_size: Annotated[int, Ge(1)] = 224,
+        fit: Literal["crop", "pad", "squash"] | None = None,
+        captions: Literal["sample", "all", "first"] = "sample",
+        max_caption_tokens: Annotated[int, Ge(3)] = 128,  # start, a word, end
+        augment_crop: Annotated[float, Ge(0), Le(0.5)] = 0.0,
+        augment_color_jitter: Annotated[float, Ge(0), Le(0.5)] = 0.0,
+        augment_flip: Annotated[float, Ge(0), Le(1)] = 0.0,
+        batch_size: Annotated[int, Ge(1)] = 32,
+        num_workers: Annotated[int, Ge(0)] | None = None,
         seed: int = 42,
         cache: bool | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        _check_source(source, path)
-        _check_stream(streaming, source, limit)
-        _check_choice("captions", captions, CAPTIONS)
-        _check_choice("fit", fit, (None, *FITS))
-        _check_ranges(creatures=creatures, limit=limit, image_size=image_size, batch_size=batch_size)
-        _check_ranges(
-            max_captions=max_captions, stream_head=stream_head, stream_epoch=stream_epoch, stream_buffer=stream_buffer
-        )
-        _check_shares(max_bad_share, val_fraction, test_fraction)
-        if max_caption_tokens < 3:
+        check_arguments(type(self).__init__, locals(), section="data")
+        if source == "local" and not path:
             raise UserError(
-                f"data.max_caption_tokens must be at least 3 (start, a word, end), got {max_caption_tokens}"
+                "data.path is missing: the folder or file with your images, as in data=local data.path=PATH"
             )
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"data.num_workers must be 0 or more, or null for as many as fit, got {num_workers}")
-        augmentation = Augmentation(crop=augment_crop, color=augment_color_jitter, blur=augment_blur, flip=augment_flip)
-        self.augment = Augmenter(augmentation) if not augmentation.is_off else None
+        if source == "hub" and not path:
+            raise UserError("data.path is missing: the name of the data set, as in data=hub data.path=USER/NAME")
+        if streaming and source == "creatures":
+            raise UserError("data.streaming=true: only tar shards and the Hub can be streamed, creatures can't")
+        if streaming and limit is not None:
+            raise UserError(
+                f"data.limit={limit} and data.streaming=true: data.stream_epoch limits an epoch of a stream"
+            )
+        if val_fraction + test_fraction >= 1:
+            raise UserError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; "
+                "their sum must be below 1"
+            )
         self.save_hyperparameters(logger=False)
-        self.columns = Columns(
-            image=image_column,
-            caption=caption_column,
-            id=id_column,
-            group=group_column,
-            split=split_column,
-            stratify=stratify_column,
-        )
+        self.columns = Columns(**{field.name: self.hparams[f"{field.name}_column"] for field in fields(Columns)})
         self.cache_dir = Path(cache_dir or os.environ.get("CAPTIONING_CACHE") or "~/.cache/captioning").expanduser()
-        self._choice = CaptionChoice(captions, max_captions)
+        self.augment: Augmenter | None = None
+        if augment_crop or augment_color_jitter or augment_flip:
+            self.augment = Augmenter(crop=augment_crop, color=augment_color_jitter, flip=augment_flip)
         self.shards: Shards | None = None  # of a stream
-        self.inspection: DataReport | None = None
-        self.pixels: PixelFile | None = None
-        self.cache_index = np.zeros(0, np.int64)  # of each row's image in ``pixels``
+        self.image_cache: ImageCache | None = None
+        self.cache_index = np.zeros(0, np.int64)  # of each row's image in ``image_cache``
         self.given_held_out: frozenset[str] = frozenset()  # ids that data.splits_from validates and tests on
         self.eval_split = "test"
         self.fingerprint = ""
-        self.image_processor: Any = None
-        self.processor: Any = None
+        self.processor: ProcessorMixin = None
+        self.image_processor: BaseImageProcessor = None
         self.processor_missing = self.splits_missing = ""
-        self._start = Start()
+        self._report: DataReport | None = None
+        self._start = DataPosition()
 
     # ------------------------------------------------------------ from source to splits
 
@@ -200,159 +183,165 @@ class CaptionDataModule(L.LightningDataModule):
         Raises:
             UserError: the data can't be used, or too much of them (with ``strict``: any).
         """
-        if self.inspection is not None:
+        if self._report is not None:
             return
-        inspection = self.inspect()
-        if reason := inspection.stop(strict=self.hparams["strict"], max_bad_share=self.hparams["max_bad_share"]):
-            self.inspection = None
+        report = self.inspect()
+        limits = {name: self.hparams[name] for name in ("strict", "max_bad_share")}
+        if reason := report.blocking_reason(**limits):
+            self._report = None
             raise UserError(reason)
-        for finding in inspection.findings[:FINDINGS_SHOWN]:
-            _warn(plain(str(finding)))
-        if more := inspection.findings[FINDINGS_SHOWN:]:
-            _warn(f"and {len(more)} more findings; `captioning check` shows them all")
+        if _is_rank_zero():
+            for issue in report.issues[:ISSUES_SHOWN]:
+                log.warning(plain(str(issue)))
+            if more := report.issues[ISSUES_SHOWN:]:
+                log.warning(f"and {len(more)} more issues; `captioning check` shows them all")
 
-    def set_processor(self, processor: Any) -> None:
-        """Prepare images and captions by this processor, in place of the one that ``data.processor`` says."""
+    def set_processor(self, processor: ProcessorMixin) -> None:
+        """Prepare images and captions by this processor, of a run that is resumed, and not by ``data.processor``."""
         self.processor = processor
 
     def inspect(self, *, tolerant: bool = False) -> DataReport:
-        """Read, examine and split the images, and tell what was found, without stopping for it.
+        """Read, decode and split the images, and report what was found, without stopping for it.
 
         Args:
-            tolerant: go on when the checkpoint's processor can't be had, without telling anything of tokens, and when
-                the images can't be split; ``processor_missing`` and ``splits_missing`` then say why.
+            tolerant: continue when the checkpoint's processor can't be loaded, without measuring captions in tokens,
+                and when the images can't be split; ``processor_missing`` and ``splits_missing`` then say why.
 
         Raises:
             UserError: nothing can be used.
         """
-        h: Any = self.hparams
+        h = self.hparams
         try:
-            rows = self._limited(self._read())
+            rows = self._limit(self._read())
         except OSError as error:
             raise UserError(
-                f"data.path={h.path or h.source}: can't be read, or what is read can't be kept in "
+                f"data.path={h['path'] or h['source']}: can't be read, or what is read can't be kept in "
                 f"data.cache_dir={self.cache_dir} ({reason(error)})"
             ) from error
-        seen = len(rows.table) + len(rows.issues)
-        self.image_processor = self._load_processor(tolerant)
-        rows, facts, self.pixels, self.cache_index = decode_all(
-            rows,
-            image_processor=self.image_processor,
-            cache_dir=self.cache_dir / "images",
-            keep_pixels=False if self.processor_missing else h.cache,
-        )
-        self.fingerprint = data_fingerprint(rows, facts)
-        pairs = self._near_duplicates(facts)
-        try:
-            splits, further = self._split(rows, pairs)
-        except UserError as error:
-            if not tolerant:
-                raise
-            splits, further, self.splits_missing = {"all": list(range(len(rows.table)))}, [], str(error)
-        if self.processor is None and not self.processor_missing:
-            self.processor = self._make_processor(rows, splits)
-        # It takes a while to measure every caption in tokens, and one process says what is found.
-        tokenizer = self.processor.tokenizer if self.processor and _is_first_process() else None
-        findings = find(rows, facts, splits, pairs, tokenizer=tokenizer, max_caption_tokens=h.max_caption_tokens)
-        self.inspection = DataReport(rows, facts, splits, pairs, by_severity([*findings, *further]), seen)
-        return self.inspection
+        total = len(rows.table) + len(rows.issues)
 
-    def _load_processor(self, tolerant: bool) -> Any:
-        """The image processor, with the checkpoint's processor that it is of, where there is one."""
-        h: Any = self.hparams
         try:
-            if self.processor is None and h.processor:
-                self.processor = load_processor(h.processor)
+            if self.processor is None and h["processor"]:
+                self.processor = load_processor(h["processor"])
         except UserError as error:
             if not tolerant:
                 raise
             self.processor_missing = str(error)
-        image_processor = self.processor.image_processor if self.processor else make_image_processor(h.image_size)
-        fit_images(image_processor, h.fit)
-        return image_processor
-
-    def _near_duplicates(self, facts: list[ImageInfo]) -> list[tuple[int, int]]:
-        if not self.hparams["near_duplicates"] or not facts:
-            return []
-        looks = np.frombuffer(b"".join(found.look for found in facts), np.uint8).reshape(len(facts), -1)
-        return near_duplicates(looks, [found.digest for found in facts])
-
-    def _split(self, rows: Rows, pairs: list[tuple[int, int]]) -> tuple[dict[str, list[int]], list[Issue]]:
-        h: Any = self.hparams
-        if self.eval_split == "all" or not len(rows.table):
-            return {"all": list(range(len(rows.table)))}, []
-        if h.splits_from is not None:
-            return self._given_splits(rows.ids)
-        splits = split_rows(
-            rows.ids,
-            rows.column("split"),
-            together=clusters(len(rows.table), pairs, rows.column("group")),
-            strata=rows.column("stratum"),
-            val_fraction=h.val_fraction,
-            test_fraction=h.test_fraction,
-            seed=h.split_seed,
+        from_scratch = self.processor is None
+        self.image_processor = make_image_processor(h["image_size"]) if from_scratch else self.processor.image_processor
+        fit_images(self.image_processor, h["fit"])
+        keep_pixels = False if self.processor_missing else h["cache"]
+        rows, infos, self.image_cache, self.cache_index = decode_all(
+            rows, image_processor=self.image_processor, cache_dir=self.cache_dir / "images", keep_pixels=keep_pixels
         )
-        return splits, []
+        self.fingerprint = data_fingerprint(rows, infos)
 
-    def _given_splits(self, ids: list[str]) -> tuple[dict[str, list[int]], list[Issue]]:
-        given = read_given_splits(self.hparams["splits_from"], ids)
-        splits = {split: [row for row, its in enumerate(given.given) if its == split] for split in SPLITS}
-        self.given_held_out = given.held_out
-        for split, rows in splits.items():
-            if not rows:
-                raise UserError(
-                    f"data.splits_from={self.hparams['splits_from']}: no image of its {split} is in the data"
-                )
-        findings = [
-            Issue(LEFT_OUT, "image that data.splits_from doesn't name", given.unnamed),
-            # Of a stream only the head is known.
-            Issue(NOTICE, "image of data.splits_from that isn't in the data", [] if self.shards else given.absent),
-        ]
-        return splits, [finding for finding in findings if finding.names]
+        pairs: list[tuple[int, int]] = []
+        if h["near_duplicates"] and infos:
+            hashes = np.frombuffer(b"".join(info.perceptual_hash for info in infos), np.uint8).reshape(len(infos), -1)
+            pairs = near_duplicates(hashes, [info.digest for info in infos])
+        try:
+            splits, split_issues = self._split(rows, pairs)
+        except UserError as error:
+            if not tolerant:
+                raise
+            splits, split_issues, self.splits_missing = {"all": list(range(len(rows.table)))}, [], str(error)
+
+        if from_scratch and not self.processor_missing:
+            captions = (caption for own in rows.select(splits.get("train", [])).captions for caption in own)
+            lengths = {name: h[name] for name in ("image_size", "max_caption_tokens")}
+            self.processor = make_processor(captions, **lengths)
+            self.processor.image_processor = self.image_processor
+        # Measuring every caption in tokens takes a while, and the first process reports it.
+        measured = self.processor is not None and _is_rank_zero()
+        tokenizer = self.processor.tokenizer if measured else None
+        issues = find_issues(
+            rows, infos, splits, pairs, tokenizer=tokenizer, max_caption_tokens=h["max_caption_tokens"]
+        )
+        self._report = DataReport(rows, infos, splits, pairs, by_severity([*issues, *split_issues]), total)
+        return self._report
 
     def _read(self) -> Rows:
-        h: Any = self.hparams
-        if h.streaming:
-            shards = (
-                hub_shards(h.path, subset=h.subset, revision=h.revision, columns=self.columns)
-                if h.source == "hub"
-                else tar_shards(h.path, columns=self.columns)
-            )
-            self.shards = shards
-            _say(f"{len(shards):,} shards to stream; {h.stream_head:,} of their images are read now and checked")
-            return read_head(shards, h.stream_head, cache_dir=self.cache_dir / "shards")
-        if h.source == "hub":
-            return read_hub(h.path, subset=h.subset, revision=h.revision, columns=self.columns)
-        if h.source == "local":
-            return read_local(h.path, images=h.images, columns=self.columns, cache_dir=self.cache_dir / "shards")
-        return read_local(str(creatures_folder(self.cache_dir, count=h.creatures)))
+        h = self.hparams
+        of_hub = {name: h[name] for name in ("subset", "revision")}
+        if h["streaming"]:
+            if h["source"] == "hub":
+                self.shards = hub_shards(h["path"], **of_hub, columns=self.columns)
+            else:
+                self.shards = tar_shards(h["path"], columns=self.columns)
+            log.info(f"{len(self.shards):,} shards to stream; {h['stream_head']:,} of their images are read first")
+            return read_head(self.shards, h["stream_head"], cache_dir=self.cache_dir / "shards")
+        if h["source"] == "hub":
+            return read_hub(h["path"], **of_hub, columns=self.columns)
+        if h["source"] == "local":
+            shards_dir = self.cache_dir / "shards"
+            return read_local(h["path"], images=h["images"], columns=self.columns, cache_dir=shards_dir)
+        return read_local(str(creatures_folder(self.cache_dir, count=min(h["limit"] or COUNT, COUNT))))
 
-    def _limited(self, rows: Rows) -> Rows:
-        h: Any = self.hparams
-        if h.limit is None:
+    def _limit(self, rows: Rows) -> Rows:
+        """A sample of ``limit`` rows, and the same share of the problems."""
+        limit = self.hparams["limit"]
+        if limit is None:
             return rows
-        # Every split gives its share. Another seed than the split's, whose first rows are all of its test images.
-        seed = h.split_seed + 1
-        kept = sorted(shuffled(range(len(rows.table)), rows.ids, seed=seed)[: h.limit])
-        # What is bad has its share in the sample, or it would be held against a few good rows.
-        bad = shuffled(range(len(rows.issues)), [problem.name for problem in rows.issues], seed=seed)
+        # Another seed than the split's, whose first rows are all of its test images.
+        seed = self.hparams["split_seed"] + 1
+        kept = sorted(shuffled(range(len(rows.table)), rows.ids, seed=seed)[:limit])
+        bad = shuffled(range(len(rows.issues)), [issue.name for issue in rows.issues], seed=seed)
         bad = sorted(bad[: round(len(kept) / max(len(rows.table), 1) * len(bad))])
         return Rows(rows.table.select(kept), tuple(rows.issues[number] for number in bad))
 
-    def _make_processor(self, rows: Rows, splits: dict[str, list[int]]) -> Any:
-        learned = rows.select(splits.get("train", [])).captions
-        processor = make_processor(
-            (caption for captions in learned for caption in captions),
-            image_size=self.hparams["image_size"],
-            max_caption_tokens=self.hparams["max_caption_tokens"],
-        )
-        processor.image_processor = self.image_processor
-        return processor
+    def _split(self, rows: Rows, pairs: list[tuple[int, int]]) -> tuple[dict[str, list[int]], list[Issue]]:
+        h = self.hparams
+        if self.eval_split == "all" or not len(rows.table):
+            return {"all": list(range(len(rows.table)))}, []
+        if h["splits_from"] is None:
+            return split_rows(
+                rows.ids,
+                rows.column("split"),
+                together=clusters(len(rows.table), pairs, rows.column("group")),
+                strata=rows.column("stratum"),
+                val_fraction=h["val_fraction"],
+                test_fraction=h["test_fraction"],
+                seed=h["split_seed"],
+            ), []
+        split_of = read_given_splits(h["splits_from"])
+        self.given_held_out = frozenset(name for name, split in split_of.items() if split != "train")
+        splits = {split: [row for row, name in enumerate(rows.ids) if split_of.get(name) == split] for split in SPLITS}
+        if empty := [split for split in SPLITS if not splits[split]]:
+            raise UserError(f"data.splits_from={h['splits_from']}: no image of its {empty[0]} is in the data")
+        issues = [
+            Issue(
+                LEFT_OUT, "image that data.splits_from doesn't name", [one for one in rows.ids if one not in split_of]
+            ),
+            Issue(NOTICE, "image of data.splits_from that isn't in the data", sorted(split_of.keys() - set(rows.ids))),
+        ][: 1 if self.shards else 2]  # of a stream only the head is known
+        return splits, [issue for issue in issues if issue.names]
 
     # ------------------------------------------------------------ batches
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        return self._stream() if self.shards is not None else self._dataloader("train", training=True)
+        if self.shards is None:
+            return self._dataloader("train", training=True)
+        h = self.hparams
+        leakage = LeakageFilter.of(
+            self.rows,
+            self.report.image_infos,
+            [*self.splits["val"], *self.splits["test"]],
+            further=self.given_held_out,
+            near_duplicates=h["near_duplicates"],
+        )
+        dataset = StreamDataset(
+            self.shards,
+            StreamedSamples(self.image_processor, h["captions"], leakage),
+            batch_size=h["batch_size"],
+            is_held_out=leakage.matches_row,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            seed=h["seed"],
+            start_batch=self._start.total_samples // self._global_batch,
+        )
+        epoch_batches = max(1, h["stream_epoch"] // self._global_batch)
+        return StreamLoader(dataset, epoch_batches=epoch_batches, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Sample]:
         return self._dataloader("val")
@@ -361,24 +350,24 @@ class CaptionDataModule(L.LightningDataModule):
         return self._dataloader(self.eval_split)
 
     def overfit(self, trainer: L.Trainer) -> None:
-        """Validate on the images that ``trainer.overfit_batches`` trains on: are they learned by heart?
+        """Validate on the images that ``trainer.overfit_batches`` trains on.
 
         Raises:
             UserError: the data are streamed.
         """
-        given = _overfit_batches(trainer)
+        given: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # which Lightning sets elsewhere
         if self.shards is not None:
             raise UserError(
-                f"trainer.overfit_batches={given} and data.streaming=true: a stream's batches don't come back; leave "
+                f"trainer.overfit_batches={given} and data.streaming=true: a stream doesn't repeat its batches; leave "
                 "one of them out"
             )
         size = self.hparams["batch_size"] * trainer.world_size
         rows = self.splits["train"]
         batches = given if isinstance(given, int) else max(1, int(given * -(-len(rows) // size)))
-        visits = OverfitSampler(len(rows), batch_size=size, shuffle=True, seed=self.hparams["seed"])
-        self.splits["val"] = [rows[visit.row] for visit in islice(visits, batches * size)]
+        sampler = OverfitSampler(len(rows), batch_size=size, shuffle=True, seed=self.hparams["seed"])
+        self.splits["val"] = [rows[index.row] for index in islice(sampler, batches * size)]
         trainer.limit_train_batches, trainer.limit_val_batches = batches, 1.0  # Lightning would cut this once more
-        _say(f"trainer.overfit_batches={given}: {len(self.splits['val'])} images are trained and validated on")
+        log.info(f"trainer.overfit_batches={given}: {len(self.splits['val'])} images are trained and validated on")
 
     def set_eval_split(self, split: str) -> None:
         """Choose the images of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split.
@@ -391,7 +380,7 @@ class CaptionDataModule(L.LightningDataModule):
         self.eval_split = split
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training images, and normalize all, on the device: a quarter of the bytes has to get there."""
+        """Augment training images, and normalize all, on the device: uint8 is a quarter of the bytes to transfer."""
         pixels = batch["pixel_values"]
         if self.augment is not None and self.trainer is not None and self.trainer.training:
             pixels = self.augment(pixels, batch["seed"], batch["references"])
@@ -402,11 +391,12 @@ class CaptionDataModule(L.LightningDataModule):
         dataset = CaptionDataset(
             self.rows.table.select(rows),
             self.image_processor,
-            choice=self._choice if training else CaptionChoice("first"),
-            pixels=self.pixels,
+            captions=self.hparams["captions"] if training else "first",
+            image_cache=self.image_cache,
             cache_index=self.cache_index[rows],
         )
-        sampler = (OverfitSampler if self.trainer and _overfit_batches(self.trainer) else ResumableDistributedSampler)(
+        sampler_class = OverfitSampler if getattr(self.trainer, "overfit_batches", 0) else ResumableDistributedSampler
+        sampler = sampler_class(
             len(dataset),
             batch_size=self.hparams["batch_size"],
             num_replicas=self.trainer.world_size if self.trainer else 1,
@@ -415,35 +405,17 @@ class CaptionDataModule(L.LightningDataModule):
             seed=self.hparams["seed"],
         )
         if training:
-            sampler.set_position(epoch=self._start.epoch, position=self._start.position)
-        return DataLoader(dataset, batch_size=self.hparams["batch_size"], sampler=sampler, **self._loading())
+            sampler.set_position(epoch=self._start.epoch, position=self._start.samples)
+        return DataLoader(dataset, batch_size=self.hparams["batch_size"], sampler=sampler, **self._loader_options())
 
-    def _stream(self) -> StreamLoader:
-        assert self.shards is not None
-        h: Any = self.hparams
-        held_out = LeakageFilter.of(
-            self.rows,
-            self._inspected.facts,
-            [*self.splits["val"], *self.splits["test"]],
-            further=self.given_held_out,
-            near_duplicates=h.near_duplicates,
-        )
-        dataset = StreamDataset(
-            self.shards,
-            StreamedSamples(self.image_processor, self._choice, held_out),
-            batch_size=h.batch_size,
-            is_held_out=held_out.matches_row,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            seed=h.seed,
-            buffer=h.stream_buffer,
-            start_batch=self._start.visits // self._global_batch,
-        )
-        return StreamLoader(dataset, epoch_batches=max(1, h.stream_epoch // self._global_batch), **self._loading())
-
-    def _loading(self) -> dict[str, Any]:
+    def _loader_options(self) -> dict[str, Any]:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer ran
-        num_workers = self._num_workers()
+        num_workers = self.hparams["num_workers"]
+        if num_workers is None:
+            # On a CPU every core computes; its threads would wait for each core that a worker takes.
+            trainer = self.trainer
+            on_gpu = trainer is not None and trainer.strategy.root_device.type != "cpu"
+            num_workers = min(8, available_cores() // trainer.num_devices) if trainer and on_gpu else 0
         return {
             "collate_fn": Collator(self.processor.tokenizer, self.hparams["max_caption_tokens"]),
             "num_workers": num_workers,
@@ -453,50 +425,50 @@ class CaptionDataModule(L.LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
 
-    def _num_workers(self) -> int:
-        if self.hparams["num_workers"] is not None:
-            return int(self.hparams["num_workers"])
-        if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
-            return 0  # every core works for the network; its threads would wait for each one that a worker takes
-        return min(8, available_cores() // self.trainer.num_devices)
-
-    # ------------------------------------------------------------ where a training is in them
+    # ------------------------------------------------------------ resume
 
     def state_dict(self) -> dict[str, int]:
-        """How far a training is. Lightning keeps it in checkpoints and gives it back before it asks for batches."""
+        """How far a training is. Lightning keeps it in checkpoints and restores it before it asks for batches."""
         if self.trainer is None or not (self.trainer.training or self.trainer.validating):
             return {}
         epoch, batches, total_batches = position(self.trainer)
-        return Start(epoch, batches * self._global_batch, total_batches * self._global_batch)._asdict()
+        samples = DataPosition(epoch, batches * self._global_batch, total_batches * self._global_batch)
+        return dict(zip(STATE_KEYS, samples, strict=True))
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._start = Start(**state_dict)
+        self._start = DataPosition(*(state_dict[key] for key in STATE_KEYS))
 
     def batches_done(self) -> tuple[int, int]:
-        """What the restored place is in batches of this many processes: of the epoch, and of all epochs."""
+        """The restored position in batches of this many processes: of the epoch, and of all epochs."""
         size = self._global_batch
-        of_epoch = self._start.position // size
+        of_epoch = self._start.samples // size
         if self.shards is None:  # an epoch's last batch may not be full
             length = len(self.splits["train"])
-            of_epoch = -(-length // size) - max(0, -(-(length - self._start.position) // size))
-        return of_epoch, self._start.visits // size
+            of_epoch = -(-length // size) - max(0, -(-(length - self._start.samples) // size))
+        return of_epoch, self._start.total_samples // size
 
     @property
     def _global_batch(self) -> int:
-        """Visits of all processes in a micro-batch."""
+        """Samples of all processes in a micro-batch."""
         return int(self.hparams["batch_size"]) * (self.trainer.world_size if self.trainer else 1)
 
     # ------------------------------------------------------------ what is in it
 
     @property
+    def report(self) -> DataReport:
+        """What reading, decoding and splitting the data found."""
+        if self._report is None:
+            raise RuntimeError("the data aren't read yet: call setup(), or let a Trainer do it")
+        return self._report
+
+    @property
     def rows(self) -> Rows:
-        """The rows that can be used."""
-        return self._inspected.rows
+        return self.report.rows
 
     @property
     def splits(self) -> dict[str, list[int]]:
         """Row numbers of each split."""
-        return self._inspected.splits
+        return self.report.splits
 
     @property
     def split_ids(self) -> dict[str, list[str]]:
@@ -506,10 +478,10 @@ class CaptionDataModule(L.LightningDataModule):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The data in numbers, a few samples, and what was found of them, fit for JSON."""
-        sizes = [(found.width, found.height) for found in self._inspected.facts]
-        findings = [finding._asdict() for finding in self._inspected.findings]
-        return {**summarize(self.rows, sizes, self.splits), "findings": findings}
+        """Statistics of the data, a few samples, and the issues, fit for JSON."""
+        sizes = [(info.width, info.height) for info in self.report.image_infos]
+        issues = [issue._asdict() for issue in self.report.issues]
+        return {**summarize(self.rows, sizes, self.splits), "findings": issues}
 
     def captions(self, split: str) -> list[list[str]]:
         """The captions of each image of a split."""
@@ -524,60 +496,6 @@ class CaptionDataModule(L.LightningDataModule):
         """An image of a split, by its number in the split."""
         return read_image(self.rows.table[self.splits[split][row]]["image"])
 
-    @property
-    def _inspected(self) -> DataReport:
-        if self.inspection is None:
-            raise RuntimeError("the data aren't read yet: call setup(), or let a Trainer do it")
-        return self.inspection
 
-
-@rank_zero_only
-def _is_first_process() -> bool:
-    return True  # and None in the others
-
-
-def _overfit_batches(trainer: L.Trainer) -> int | float:
-    batches: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # which Lightning sets elsewhere
-    return batches
-
-
-def _check_source(source: str, path: str | None) -> None:
-    _check_choice("source", source, SOURCES)
-    if source == "local" and not path:
-        raise UserError("data.path is missing: the folder or file with your images, as in data=local data.path=PATH")
-    if source == "hub" and not path:
-        raise UserError("data.path is missing: the name of the data set, as in data=hub data.path=USER/NAME")
-
-
-def _check_stream(streaming: bool, source: str, limit: int | None) -> None:
-    if streaming and source == "creatures":
-        raise UserError("data.streaming=true: creatures are drawn on this disk; tar shards and the Hub can be streamed")
-    if streaming and limit is not None:
-        raise UserError(
-            f"data.limit={limit} and data.streaming=true: how much of a stream is read is set by data.stream_epoch"
-        )
-
-
-def _check_choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
-    if value not in choices:
-        names = [choice or "null" for choice in choices]
-        raise UserError(f"data.{name}={value}: no such choice{nearest(str(value), names)}")
-
-
-def _check_ranges(**at_least_one: int | None) -> None:
-    for name, value in at_least_one.items():
-        if value is not None and value < 1:
-            raise UserError(f"data.{name} must be at least 1, got {value}")
-
-
-def _check_shares(max_bad_share: float, val_fraction: float, test_fraction: float) -> None:
-    if not 0 <= max_bad_share <= 1:
-        raise UserError(f"data.max_bad_share is a share, between 0 and 1, got {max_bad_share}")
-    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 < fraction < 1:
-            raise UserError(f"data.{name} must be between 0 and 1 (0.1 is a tenth of the images), got {fraction}")
-    if val_fraction + test_fraction >= 1:
-        raise UserError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; "
-            "their sum must be below 1"
-        )
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0  # which Lightning sets once it knows

@@ -40,9 +40,9 @@ class CaptionEvaluator:
         self.numbered: list[tuple[int, Prediction]] = []
 
     def update(self, batch: Batch, predictions: Sequence[str]) -> None:
-        """Take note of the captions of a batch, its fillers left out."""
+        """Take note of the captions of a batch, without padding samples."""
         for row, caption in enumerate(predictions):
-            if batch["counts"][row]:
+            if not batch["is_padding"][row]:
                 prediction = Prediction(id=batch["id"][row], references=batch["references"][row], prediction=caption)
                 self.numbered.append((batch["row"][row], prediction))
 

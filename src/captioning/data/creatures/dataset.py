@@ -1,77 +1,68 @@
-"""The embedded data set: cartoon creatures, and captions that say exactly what can be seen of them."""
+"""The drawn data set: cartoon creatures, and captions that say exactly what can be seen of them."""
 
 import json
 import tempfile
 from pathlib import Path
 from random import Random
 
-from captioning.data.creatures.drawing import Creature, draw_creature
-from captioning.data.creatures.parts import FACES
-from captioning.data.creatures.shapes import COLORS
+from captioning.data.creatures.drawing import COLORS, Creature, draw_creature
 
-VERSION = 1  # of the drawings and captions; another version is another set
+COUNT = 1500
+VERSION = 2  # of the drawings and captions; another version is another set
 
 OPENINGS = ("a drawing of", "a cartoon of", "an image of")
 
 _HEAD = ("one horn", "two horns", "pointed ears", "round ears", "long ears", "antennae", "a leaf on its head")
 _BACK = ("wings", "a long tail", "a curly tail")
+_FACE = ("big eyes", "one big eye", "an open mouth")
 
-# What each kind may have: no more than one part of each slot.
+# What each kind may have: at most one part of each slot.
 SLOTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "creature on two legs": (_HEAD, _BACK, FACES),
-    "creature on four legs": (_HEAD, _BACK, FACES),
-    "bird": (_HEAD, ("big eyes", "one big eye")),
-    "fish": (_HEAD, ("wings",), FACES),
-    "snake": (_HEAD, ("wings",), ("big eyes", "one big eye")),
-    "snail": (_HEAD, ("wings",), FACES),
-    "turtle": (_HEAD, FACES),
-    "octopus": (_HEAD, ("wings",), FACES),
-    "crab": (_HEAD, FACES),
-    "caterpillar": (_HEAD, ("wings",), FACES),
+    "creature on two legs": (_HEAD, _BACK, _FACE),
+    "creature on four legs": (_HEAD, _BACK, _FACE),
+    "bird": (_HEAD, _FACE[:2]),
+    "fish": (_HEAD, ("wings",), _FACE),
+    "snake": (_HEAD, ("wings",), _FACE[:2]),
+    "snail": (_HEAD, ("wings",), _FACE),
+    "turtle": (_HEAD, _FACE),
+    "octopus": (_HEAD, ("wings",), _FACE),
+    "crab": (_HEAD, _FACE),
+    "caterpillar": (_HEAD, ("wings",), _FACE),
 }
 _KINDS = (*SLOTS, "creature on two legs", "creature on four legs")  # twice: only they have tails
 _ONE_COAT = ("snail", "turtle", "caterpillar")  # their second color has its place already
 
 # Pairs that are hard to tell apart, or one of which can be taken for the other's light or shadow.
-_CLASHES = (
-    {"red", "orange"},
-    {"red", "pink"},
-    {"red", "brown"},
-    {"orange", "yellow"},
-    {"orange", "brown"},
-    {"yellow", "white"},
-    {"blue", "purple"},
-    {"purple", "pink"},
-    {"purple", "brown"},
-    {"purple", "black"},
-    {"pink", "white"},
-    {"brown", "black"},
-)
+_CLASHES = [
+    *({"red", other} for other in ("orange", "pink", "brown")),
+    *({"purple", other} for other in ("blue", "pink", "brown", "black")),
+    *({"orange", "yellow"}, {"orange", "brown"}, {"yellow", "white"}, {"pink", "white"}, {"brown", "black"}),
+]
 
 
 def sample_creature(rng: Random) -> Creature:
-    """A creature by lot: one or two parts, and in two of three cases a second color."""
+    """A random creature: one or two parts, and in two of three cases a second color."""
     kind = rng.choice(_KINDS)
-    color, second_colour, coat = rng.choice(list(COLORS)), None, "plain"
+    color, second_color, coat = rng.choice(list(COLORS)), None, "plain"
     if rng.random() < 2 / 3:
-        second_colour = rng.choice([name for name in COLORS if name != color and {name, color} not in _CLASHES])
+        second_color = rng.choice([name for name in COLORS if name != color and {name, color} not in _CLASHES])
         if kind not in _ONE_COAT:
             coat = rng.choice(("plain", "plain", "spotted", "striped"))
     slots = SLOTS[kind]
     filled = sorted(rng.sample(range(len(slots)), rng.choice((1, 2, 2))))
-    return Creature(kind, color, second_colour, coat, tuple(rng.choice(slots[i]) for i in filled))
+    return Creature(kind, color, second_color, coat, tuple(rng.choice(slots[i]) for i in filled))
 
 
 def captions_of(creature: Creature) -> list[str]:
     """All that the creature is, in one order of words, after each of the openings."""
-    colors = creature.color if creature.second_colour is None else f"{creature.color} and {creature.second_colour}"
+    colors = creature.color if creature.second_color is None else f"{creature.color} and {creature.second_color}"
     coat = "" if creature.coat == "plain" else f"{creature.coat} "
     name = f"{coat}{colors} {creature.kind}"
     article = "an" if name[0] in "aeiou" else "a"
     return [f"{opening} {article} {name} with {' and '.join(creature.parts)}" for opening in OPENINGS]
 
 
-def write_creatures(folder: Path, *, count: int = 1500, seed: int = 0, size: int = 128) -> None:
+def write_creatures(folder: Path, *, count: int = COUNT, seed: int = 0, size: int = 128) -> None:
     """Write an image folder: PNG files of ``size`` pixels and ``metadata.jsonl`` with three captions for each."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
@@ -83,8 +74,8 @@ def write_creatures(folder: Path, *, count: int = 1500, seed: int = 0, size: int
             metadata.write(json.dumps({"file_name": name, "text": captions_of(creature)}) + "\n")
 
 
-def creatures_folder(cache: Path, *, count: int = 1500, seed: int = 0, size: int = 128) -> Path:
-    """The folder inside ``cache`` that holds exactly this set; drawn at first use, and finished or absent.
+def creatures_folder(cache: Path, *, count: int = COUNT, seed: int = 0, size: int = 128) -> Path:
+    """The folder inside ``cache`` that holds this set; drawn at first use, and whole or absent.
 
     Raises:
         OSError: the cache can't be written; nothing is left behind.

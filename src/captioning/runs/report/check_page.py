@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, pairs_by_finding
+from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, pairs_by_issue
 from captioning.data.statistics import spread
 from captioning.runs.report import plots
 from captioning.runs.report.numbers import numbers_of_split
@@ -27,7 +27,7 @@ class Check:
     """What a page shows.
 
     Attributes:
-        inspection: what was found.
+        report: what was found.
         splits: the data of each split in numbers, as :func:`captioning.data.statistics.summarize` gives them.
         verdict: the line that says whether the data are ready, and why.
         ready: whether they are.
@@ -36,7 +36,7 @@ class Check:
         image: the image of a row, by its number.
     """
 
-    inspection: DataReport
+    report: DataReport
     splits: Mapping[str, Any]
     verdict: str
     ready: bool
@@ -49,7 +49,7 @@ class Check:
         """``good``, ``fair`` (ready, but not with all of it, or with leaks) or ``bad``."""
         if not self.ready:
             return "bad"
-        return "fair" if self.inspection.left_out or self.inspection.leaks else "good"
+        return "fair" if self.report.left_out or self.report.leaks else "good"
 
 
 class ImageCard(NamedTuple):
@@ -74,10 +74,10 @@ class IssueCard(NamedTuple):
 
 def render_check(check: Check) -> str:
     """The page. What comes from the data is escaped; only the plots and the style are taken as they are."""
-    report, rows = check.inspection, check.inspection.rows
+    report, rows = check.report, check.report.rows
     split_of = {row: split for split, numbers in report.splits.items() for row in numbers}
     row_of = {name: row for row, name in enumerate(rows.ids)}
-    pairs_of = pairs_by_finding(report.pairs, report.facts, report.splits)
+    pairs_of = pairs_by_issue(report.pairs, report.image_infos, report.splits)
 
     @cache
     def card(row: int) -> ImageCard:
@@ -85,13 +85,13 @@ def render_check(check: Check) -> str:
             image = data_uri(small_jpeg(check.image(row), side=SIDE, quality=QUALITY))
         except OSError:  # deleted since it was checked
             image = None
-        facts = report.facts[row]
+        facts = report.image_infos[row]
         size = f"{facts.width:,} × {facts.height:,}"  # noqa: RUF001  the sign between width and height
         note = " · ".join(filter(None, (split_of.get(row), size, facts.mode)))
         return ImageCard(image, rows.ids[row], rows.captions[row], note)
 
     issues = []
-    for severity, kind, names in report.findings:
+    for severity, kind, names in report.issues:
         pairs = pairs_of.get((severity, kind), [])[:PAIRS]
         of_images = not pairs and severity != LEFT_OUT and all(name in row_of for name in names[:IMAGES])
         issue = IssueCard(
@@ -106,7 +106,7 @@ def render_check(check: Check) -> str:
     lengths: Counter[int] = Counter()
     for split in check.splits.values():
         lengths.update({int(words): count for words, count in split["caption_words"].items()})
-    sizes = [facts.width for facts in report.facts], [facts.height for facts in report.facts]
+    sizes = [facts.width for facts in report.image_infos], [facts.height for facts in report.image_infos]
     word, reason = re.split("[:,] ", check.verdict, maxsplit=1)
     return render_template(
         "check.html",
@@ -124,7 +124,7 @@ def render_check(check: Check) -> str:
             "Length of the captions": plots.caption_lengths({"captions": list(lengths.elements())}),
             "Size of the images": plots.image_sizes(*sizes),
         }
-        if report.facts
+        if report.image_infos
         else {},
         samples=[card(row) for row in sample_rows(report.splits, SAMPLES)],
     )
