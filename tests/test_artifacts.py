@@ -3,7 +3,7 @@ import json
 from conftest import SMALL
 
 from captioning.run import train
-from captioning.runs.thumbnails import read_thumbnails
+from captioning.runs.run_folder import RunFolder
 from captioning.training.artifacts import with_reasons
 
 
@@ -37,7 +37,7 @@ def test_the_folder_shows_the_data_and_every_test_image(compose, images, tmp_pat
     assert {split: numbers["images"] for split, numbers in data["splits"].items()} == {
         split: len(ids) for split, ids in splits.items()
     }
-    thumbnails = read_thumbnails(run).keys()
+    thumbnails = RunFolder(run).thumbnails.keys()
     assert {("test", name) for name in splits["test"]} <= thumbnails
     assert {(sample["split"], sample["id"]) for sample in data["samples"]} <= thumbnails
 

@@ -360,12 +360,13 @@ def test_a_run_without_predictions_is_named(right, tmp_path):
 @pytest.mark.parametrize(
     ("line", "trouble"),
     [
-        ('{"id": "2.png", "refer', "damaged"),
-        ("\udcff", "damaged"),
-        ("[" * 100_000, "damaged"),
-        ('{"id": "2.png", "references": [], "prediction": "a"}', "no reference"),
-        ('{"id": "2.png", "references": [1], "prediction": "a"}', "isn't text"),
-        ('{"id": "2.png", "references": "a cat", "prediction": "a"}', 'not {"id"'),
+        ('{"id": "2.png", "refer', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"id": "2.png", "references": ["a"]}', "not an object with id, prediction, references"),
+        ('{"id": "2.png", "references": [], "prediction": "a"}', "references a list of texts"),
+        ('{"id": "2.png", "references": [1], "prediction": "a"}', "references a list of texts"),
+        ('{"id": "2.png", "references": "a cat", "prediction": "a"}', "references a list of texts"),
+        ('{"id": ["2"], "references": ["a"], "prediction": "a"}', "must be text"),
         ('{"id": "0.png", "references": ["a"], "prediction": "a"}', "0.png is there twice"),
     ],
 )

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from captioning.evaluate import evaluate
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
 from captioning.config.compose import absolute_paths, start_of
 from captioning.errors import UserError
-from captioning.evaluate import evaluate
 from captioning.run import train
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
 
@@ -187,8 +187,7 @@ def test_evaluating_on_images_that_it_was_trained_on_is_said(run, tmp_path, said
 
 @pytest.mark.parametrize("path", ["https://host/{0..3}.tar", "pipe:cat 0.tar", "a.tar::https://host/b.tar"])
 def test_an_address_of_shards_is_no_path_below_the_folder_of_the_run(path, tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    run_folder.write_text(tmp_path / ".hydra" / "hydra.yaml", "hydra: {runtime: {cwd: /start}}")
+    RunFolder(tmp_path).write_text(".hydra/hydra.yaml", "hydra: {runtime: {cwd: /start}}")
     expected = path.replace("a.tar", "/start/a.tar")
     assert absolute_paths(start_of(tmp_path), {"source": "local", "path": path}) == {"path": expected}
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from captioning.errors import UserError
 from captioning.run import train
-from captioning.runs.thumbnails import read_thumbnails
+from captioning.runs.run_folder import RunFolder
 from captioning.training.callbacks.gallery import Gallery
 
 
@@ -51,7 +51,7 @@ def test_without_wandb_each_validation_is_drawn(run):
 
 
 def test_the_images_shown_have_thumbnails(run):
-    assert {("val", line["id"]) for line in lines_of(run)} <= read_thumbnails(run).keys()
+    assert {("val", line["id"]) for line in lines_of(run)} <= RunFolder(run).thumbnails.keys()
 
 
 def test_the_sanity_check_is_not_shown(compose, images, tmp_path):

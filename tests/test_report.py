@@ -20,7 +20,7 @@ from captioning.runs.report import write_report
 from captioning.runs.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
 from captioning.runs.report.numbers import shown
 from captioning.runs.report.plots import thinned
-from captioning.runs.report.read import Series, read_run
+from captioning.runs.run_folder import RunFolder, Series
 
 STYLE = Path(sys.modules["captioning.runs.report"].__file__ or "").with_name("style.css")
 
@@ -134,14 +134,14 @@ def test_a_file_without_a_line_yet_is_no_mistake(run, name):
 
 def test_a_line_that_is_still_being_written_is_left_out(run):
     (run / "metrics.csv").write_text("step,train/loss\n1,3.0\n2,2.0\n3,1")
-    curves = read_run(run).curves
+    curves = RunFolder(run).curves
     assert curves is not None
     assert curves["train/loss"].values.tolist() == [3.0, 2.0]
 
 
 def test_a_step_taken_again_by_a_resumed_run_counts_as_the_last(run):
     (run / "metrics.csv").write_text("step,train/loss\n1,3.0\n2,2.0\n3,9.0\n2,1.5\n3,1.0\n")
-    curves = read_run(run).curves
+    curves = RunFolder(run).curves
     assert curves is not None
     assert curves["train/loss"].values.tolist() == [3.0, 1.5, 1.0]
 
@@ -360,7 +360,7 @@ def test_frequent_captions_are_those_said_more_than_once():
 )
 def test_odd_captions_are_reported(run, pairs):
     give(run, *pairs)
-    assert f"of {len(pairs)} " in text_of(run) or len(caption_rows(read_run(run).predictions or [])) == len(pairs)
+    assert f"of {len(pairs)} " in text_of(run) or len(RunFolder(run).predictions or {}) == len(pairs)
 
 
 def test_few_test_images_are_warned_of(run):

@@ -2,32 +2,30 @@ import io
 
 from PIL import Image
 
-from captioning.runs.thumbnails import add_thumbnails, read_thumbnails
+from captioning.runs.run_folder import RunFolder
 
 
 def test_thumbnails_are_small_and_keep_their_shape(tmp_path):
-    add_thumbnails(tmp_path, "val", {"wide.png": Image.new("RGB", (1000, 500), "red")})
-    image = Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "wide.png"]))
+    run = RunFolder(tmp_path)
+    run.add_thumbnails("val", {"wide.png": Image.new("RGB", (1000, 500), "red")})
+    image = Image.open(io.BytesIO(run.thumbnails["val", "wide.png"]))
     assert (image.format, image.size) == ("JPEG", (128, 64))
 
 
 def test_a_small_image_stays_small(tmp_path):
-    add_thumbnails(tmp_path, "val", {"dot.png": Image.new("RGB", (3, 2))})
-    assert Image.open(io.BytesIO(read_thumbnails(tmp_path)["val", "dot.png"])).size == (3, 2)
+    run = RunFolder(tmp_path)
+    run.add_thumbnails("val", {"dot.png": Image.new("RGB", (3, 2))})
+    assert Image.open(io.BytesIO(run.thumbnails["val", "dot.png"])).size == (3, 2)
 
 
 def test_thumbnails_are_added_to_those_that_are_there(tmp_path):
     image = Image.new("RGB", (8, 8))
     for split, name in (("val", "a"), ("test", "a"), ("val", "b"), ("val", "a")):
-        add_thumbnails(tmp_path, split, {name: image})
-    assert read_thumbnails(tmp_path).keys() == {("val", "a"), ("test", "a"), ("val", "b")}
+        RunFolder(tmp_path).add_thumbnails(split, {name: image})
+    assert RunFolder(tmp_path).thumbnails.keys() == {("val", "a"), ("test", "a"), ("val", "b")}
 
 
 def test_nothing_but_the_file_is_left(tmp_path):
-    add_thumbnails(tmp_path, "val", {})
+    RunFolder(tmp_path).add_thumbnails("val", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thumbnails.parquet"]
-    assert read_thumbnails(tmp_path) == {}
-
-
-def test_a_folder_without_thumbnails_has_none(tmp_path):
-    assert read_thumbnails(tmp_path) == {}
+    assert RunFolder(tmp_path).thumbnails == {}

@@ -55,9 +55,9 @@ def compare(
     """Tell whether runs differ, by the test captions in their folders."""
     from dataclasses import asdict
 
+    from captioning.files import write_json
     from captioning.runs.comparison import compare as compare_runs
     from captioning.runs.comparison_table import print_comparison
-    from captioning.runs.run_folder import write_json
 
     _require_writable(json)
     comparison = compare_runs(runs, metric=metric, captions=captions)
@@ -82,7 +82,7 @@ def sweep_report(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
 ) -> None:
     """Show the jobs of a sweep beside each other: which is best, and which settings matter. Writes its sweep.html."""
-    from captioning.runs.run_folder import write_json
+    from captioning.files import write_json
     from captioning.sweeps.report import as_json, read_sweep
     from captioning.sweeps.table import print_sweep
 

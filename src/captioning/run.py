@@ -48,7 +48,6 @@ from captioning.training.memory import keep_freed_memory
 from captioning.training.module import CaptionModule
 from captioning.training.resume import load_resume_point, require_same_data
 from captioning.training.signals import INTERRUPTED, Interrupted, SignalHandler, handle_signals
-from captioning.training.tuning import require_tunable, tune
 
 _log = rank_zero_only(logging.getLogger(__name__).info)
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
@@ -68,8 +67,8 @@ def run(cfg: Config) -> float | None:
 def train(cfg: Any) -> dict[str, Any]:
     """Train, test the best checkpoint, and leave the run folder ``cfg.output_dir``. Returns the final numbers.
 
-    With ``cfg.resume`` a run is resumed; of one that has ended the numbers are returned. A run that a signal stops saves
-    a checkpoint and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
+    With ``cfg.resume`` a run is resumed; of one that is finished the numbers are returned. A run that a signal stops
+    saves a checkpoint and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
     """
     setup_logging(is_rank_zero=rank() == 0)
     cfg.data.update(absolute_paths(cfg.data))  # the run may be resumed from another folder
@@ -82,7 +81,6 @@ def train(cfg: Any) -> dict[str, Any]:
         # What can be wrong is found before what is slow, and before Lightning starts further processes.
         data, module = CaptionDataModule(**settings.data), CaptionModule(**settings.model)
         trainer = make_trainer(settings, signals)
-        require_tunable(settings, trainer)
         artifacts.require_no_weights(run, resume)
         if resume:
             data.set_processor(module.restore(resume.checkpoint.content))
@@ -94,15 +92,15 @@ def train(cfg: Any) -> dict[str, Any]:
 
         if resume:
             require_same_data(run, data)
-        for key, value in {} if resume else tune(settings, trainer, module, data).items():
-            OmegaConf.update(cfg, key, value)
         if trainer.is_global_zero:
             artifacts.require_disk_space(run, trainer, module)
         if trainer.is_global_zero and resume:
             overrides = merge_overrides(run.overrides or (), _task_overrides())
             artifacts.write_resumed(run, trainer, resume, config=OmegaConf.to_yaml(cfg), overrides=overrides)
         elif trainer.is_global_zero:
-            artifacts.write_initial(run, trainer, data, module, config=OmegaConf.to_yaml(cfg), overrides=_task_overrides())
+            artifacts.write_initial(
+                run, trainer, data, module, config=OmegaConf.to_yaml(cfg), overrides=_task_overrides()
+            )
         for logger in trainer.loggers:
             logger.log_hyperparams(asdict(settings))
 
@@ -114,7 +112,7 @@ def train(cfg: Any) -> dict[str, Any]:
 
 @contextmanager
 def _resumable(run: RunFolder) -> Iterator[SignalHandler]:
-    """Within, a signal ends the run with a line that says how to resume it, and with an exit status that asks for it."""
+    """Within, a signal ends the run with a line that says how to resume it, and the exit status INTERRUPTED."""
     with handle_signals() as signals:
         try:
             yield signals
@@ -221,7 +219,9 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
         cfg = compose_settings(overrides, command="evaluate", folder=run.path, defaults=own)
         settings = resolve(cfg)
         given = [override.lstrip("+") for override in overrides]
-        if "pipe:" in str(settings.data["path"]) and not any(text.startswith(("data=", "data.path=")) for text in given):
+        if "pipe:" in str(settings.data["path"]) and not any(
+            text.startswith(("data=", "data.path=")) for text in given
+        ):
             raise UserError(f"{model}: its data.path runs a command; give the data yourself: data=local data.path=PATH")
         data, module = CaptionDataModule(**settings.data), CaptionModule(**settings.model)
         data.set_eval_split(split)
@@ -256,7 +256,9 @@ def _settings_of(trained: RunFolder, overrides: Sequence[str]) -> list[str]:
     decoding = {field.name for field in fields(Decoding)}
     kept = {f"model.{name}": value for name, value in model.items() if name in decoding}
     if not has_data:  # but what is taken from the model, and the seed, which is this command's
-        kept |= {f"data.{name}": value for name, value in data.items() if name not in ("processor", "image_size", "seed")}
+        kept |= {
+            f"data.{name}": value for name, value in data.items() if name not in ("processor", "image_size", "seed")
+        }
     texts = [f"{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}" for key, value in kept.items()]
     return [*([] if has_data else ["data=local"]), *texts]
 

@@ -9,11 +9,12 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from captioning.data.shards import is_file_name
 from captioning.errors import UserError
-from captioning.runs import run_folder
+from captioning.runs.run_folder import RunFolder
 from captioning.training.distributed.environment import default_run_dir, is_restart
 
 CONF = Path(__file__).parents[3] / "conf"
 AUTO = "auto"
+GROUPS = ("model", "data", "trainer", "callbacks", "logger", "experiment")  # of conf/
 # Of the command line of a run that is resumed: its folder has these, and Hydra writes nothing into it.
 RESUMED = ("hydra.output_subdir=null", "hydra/job_logging=none")
 
@@ -50,7 +51,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
     there is a checkpoint in the folder, and else nothing changes.
 
     Raises:
-        UserError: RUN is no run folder, or isn't ``hydra.run.dir``.
+        UserError: RUN is no run folder, or isn't ``hydra.run.dir``; or another choice of a group is given.
     """
     given = dict(map(_key_and_value, arguments))
     resume = given.get("resume") or (AUTO if is_restart() else "null")
@@ -66,13 +67,21 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         if run_dir and folder.resolve() != Path(run_dir).resolve():
             raise UserError(f"resume={resume} and hydra.run.dir={run_dir}: a run is resumed in its own folder")
     folder = folder.absolute()
-    resumed = [f"hydra.run.dir={literal(str(folder))}", *RESUMED, f"resume={resume if resume == AUTO else literal(resume)}"]
-    earlier = set(map(str, run_folder.read_list(folder / ".hydra" / "overrides.yaml") or []))
+    resumed = [
+        f"hydra.run.dir={literal(str(folder))}",
+        *RESUMED,
+        f"resume={resume if resume == AUTO else literal(resume)}",
+    ]
+    earlier = set(RunFolder(folder).overrides or ())
     kept: list[str] = []
     for argument in arguments if "resume" in given else [*arguments, "resume"]:
         key, _ = _key_and_value(argument)
         if key == "resume":
             kept += resumed  # in this place, because Hydra takes no options between overrides
+        elif key in GROUPS and argument not in earlier:
+            raise UserError(
+                f"{argument}: a run that is resumed keeps its {key}; give single settings, as in model.lr=1e-5"
+            )
         elif key != "hydra.run.dir" and argument not in earlier:
             kept.append(argument)
     return ["--config-path", str(folder / ".hydra"), "--config-name", "config", *kept]

@@ -19,16 +19,17 @@ ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
 TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # the extras that bring them
 # Settings of the release before, with what they are called now; without a name, what to do.
-RENAMED = {
+RENAMED: dict[str, str | None] = {
     "data.augment_colour": "data.augment_color_jitter",
     "callbacks.gallery.pictures": "callbacks.gallery.images",
-    **{f"callbacks.collapse_alarm.{name}": "" for name in ("top_caption", "repetition", "empty_captions", "min_pictures")},
+    **{
+        f"callbacks.collapse_alarm.{name}": ""
+        for name in ("top_caption", "repetition", "empty_captions", "min_pictures")
+    },
     **{f"hub.{name}": "" for name in ("every_n_validations", "license", "data_license", "samples")},
     "callbacks.throughput.peak_flops": "",
     "data.creatures": "data.limit",
-    "data.max_captions": "",
-    "data.augment_blur": "",
-    "data.stream_buffer": "",
+    **dict.fromkeys(("data.max_captions", "data.augment_blur", "data.stream_buffer")),
 }
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
@@ -88,11 +89,9 @@ def explain(error: Exception) -> str:
     if ambiguous := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
         return _unreadable(ambiguous.group(1))
     # A mistake on the command line is the cause of Hydra's error, one in a file its context.
-    cause = next(
-        (e for e in (error.__cause__, error.__context__, error) if isinstance(e, OmegaConfBaseException)), None
-    )
-    if cause is not None:
-        return _explain_value(cause, composition=error)
+    causes = [e for e in (error.__cause__, error.__context__, error) if isinstance(e, OmegaConfBaseException)]
+    if causes:
+        return _explain_value(max(causes, key=lambda e: bool(e.full_key)), composition=error)
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}; the run folder is set with hydra.run.dir=DIR"

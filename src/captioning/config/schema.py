@@ -153,14 +153,16 @@ def run_dir() -> str:
 
 
 def resolve(cfg: Any) -> Config:
-    """A configuration as plain Python, checked against the schema once more: ``+`` adds keys, and a saved one may be old.
+    """A configuration as plain Python, checked against the schema: ``+`` adds keys, and a saved one may be old.
 
     Raises:
         ConfigKeyError: a key that isn't in the schema.
         ValidationError: a value of another type.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    nodes = {name: schema_of(kind, with_target=True) for name, kind in CALLBACKS.items() if plain["callbacks"].get(name)}
+    nodes = {
+        name: schema_of(kind, with_target=True) for name, kind in CALLBACKS.items() if plain["callbacks"].get(name)
+    }
     checked = OmegaConf.merge(OmegaConf.structured(Config(callbacks=nodes)), plain)
     return Config(**OmegaConf.to_container(checked))  # type: ignore[arg-type]
 

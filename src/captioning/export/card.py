@@ -13,13 +13,13 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from captioning.files import write_text
 from captioning.inference.pretrained import find_model
 from captioning.metrics import score
 from captioning.models.generation import Decoding
 from captioning.models.git import GitForCausalLM
 from captioning.runs.report.numbers import number_rows, shown
-from captioning.runs.report.read import Run, read_run
-from captioning.runs.run_folder import write_text
+from captioning.runs.run_folder import RunFolder
 
 SAMPLES = "samples"
 TAG = "captioning"  # of all models by this project
@@ -55,7 +55,7 @@ class Card:
     name: str
     parameters: int
     decoding: Decoding
-    run: Run | None = None
+    run: RunFolder | None = None
     license: str | None = None
     data_license: str | None = None
     samples: list[Sample] = field(default_factory=list)
@@ -196,7 +196,7 @@ class Card:
     @property
     def settings(self) -> str:
         """Those of the run, in YAML, without where things lie on the machine that trained it."""
-        settings = without_places((self.run and self.run.settings) or {})
+        settings = without_places((self.run and self.run.config) or {})
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip() if settings else ""
 
     @property
@@ -207,7 +207,7 @@ class Card:
         return ", ".join(f"{name} {version}" for name, version in packages.items() if version)
 
     def _setting(self, group: str, name: str) -> Any:
-        return ((self.run.settings if self.run else {}).get(group) or {}).get(name)
+        return (((self.run and self.run.config) or {}).get(group) or {}).get(name)
 
 
 def read_card(
@@ -235,7 +235,7 @@ def read_card(
     """
     model = find_model(source)
     is_of_run = isinstance(model, Path) and model.name == "model" and (model.parent / ".hydra").is_dir()
-    run = read_run(Path(model).parent) if is_of_run else None
+    run = RunFolder(Path(model).parent) if is_of_run else None
     return Card(
         name=name,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -248,9 +248,9 @@ def read_card(
     )
 
 
-def _samples(run: Run, count: int) -> list[Sample]:
+def _samples(run: RunFolder, count: int) -> list[Sample]:
     """Test images from the best caption to the worst, at equal distances."""
-    predictions = run.predictions or []
+    predictions = list((run.predictions or {}).values())
     if not predictions or not count:
         return []
     order = score([p["prediction"] for p in predictions], [p["references"] for p in predictions]).worst_first()[::-1]

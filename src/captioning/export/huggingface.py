@@ -15,7 +15,7 @@ from captioning.export.onnx import require_packages, write_onnx
 from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
 from captioning.models.git import GitForCausalLM
-from captioning.runs import run_folder
+from captioning.runs.run_folder import write_model
 
 TRANSFORMERS, ONNX = "transformers", "onnx"
 
@@ -65,7 +65,7 @@ def export(
         if form == ONNX:
             write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
         else:
-            run_folder.write_model(part, network=network, processor=processor)
+            write_model(part, network=network, processor=processor)
         card = read_card(
             run,
             network=network,

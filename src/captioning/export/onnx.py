@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from captioning.errors import UserError
+from captioning.files import write_json
 from captioning.models.generation import Decoding
 from captioning.models.git import GitForCausalLM, KeysValues, KVCache
-from captioning.runs.run_folder import write_json
 
 ENCODER, DECODER, PROGRAM, SETTINGS = "encoder.onnx", "decoder.onnx", "caption.py", "captioning.json"
 

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from captioning.errors import shown
+from captioning.files import write_json_lines
 from captioning.inference.captioner import Captioner, CaptionResult
 from captioning.inference.inputs import Inputs
 from captioning.inference.outputs import Output, Row, StandardOutput
 from captioning.inference.pretrained import find_model
-from captioning.runs.run_folder import write_json_lines
 from captioning.terminal import quiet_transformers, tolerate_any_terminal
 from captioning.training.signals import INTERRUPTED, Interrupted, handle_signals
 

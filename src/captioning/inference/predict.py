@@ -27,7 +27,7 @@ from captioning.inference.captioner import (
     prepare,
 )
 from captioning.inference.pretrained import find_model, load_pretrained
-from captioning.run import setup_logging
+from captioning.terminal import setup_logging
 from captioning.training.distributed.environment import rank
 from captioning.training.distributed.strategies import trainer_arguments
 

@@ -16,7 +16,7 @@ from captioning.models.git import GitForCausalLM
 from captioning.models.loading import load_model, model_from_config
 from captioning.models.lora import Lora, merged
 from captioning.models.processor import load_processor, processor_from_files
-from captioning.runs.run_folder import read_mapping
+from captioning.runs.run_folder import RunFolder
 
 
 class LoadedModel(NamedTuple):
@@ -40,8 +40,7 @@ def load_pretrained(source: str | Path) -> LoadedModel:
     if isinstance(found, Path) and found.suffix == ".ckpt":
         return _from_checkpoint(found)
     network = load_model(str(found))
-    run = Path(found).parent
-    settings = read_mapping(run / ".hydra" / "config.yaml") if Path(found).name == "model" else None
+    settings = RunFolder(Path(found).parent).config if Path(found).name == "model" else None
     saved = network.generation_config.to_dict()
     if not saved.get("do_sample"):
         saved |= {"temperature": None, "top_p": None}

@@ -17,7 +17,7 @@ from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, perc
 from captioning.metrics.error_rates import nearest_first
 from captioning.metrics.metric import FloatArray
 from captioning.metrics.metric_info import FEW_IMAGES
-from captioning.runs.finished_run import FinishedRun, read_run
+from captioning.runs.run_folder import Prediction, RunFolder, flat
 
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can say them
 # What captions can be ranked by. copied_captions takes the training captions, which run folders don't hold.
@@ -26,6 +26,9 @@ RANKABLE = [
     for name, higher in HIGHER_IS_BETTER.items()
     if higher is not None and name not in (*TEACHER_FORCED, "copied_captions")
 ]
+
+# Of environment.json: what two runs are compared by. The rest always differs.
+PROVENANCE = ("data_fingerprint", "evaluated_split", "git", "devices", "python", "packages", "cuda")
 
 Interval = tuple[float, float]
 
@@ -96,22 +99,24 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
         UserError: fewer than two runs, a run twice, one that can't be read, no common image, or no such metric.
     """
     _check(folders, metric)
-    runs = [read_run(folder) for folder in folders]
-    ids = [image for image in runs[0].predictions if all(image in run.predictions for run in runs)]
+    runs = [RunFolder(folder) for folder in folders]
+    predictions = [require_predictions(run) for run in runs]
+    ids = [image for image in predictions[0] if all(image in others for others in predictions)]
     if not ids:
         raise UserError(
             f"{folders[0]}: none of its test images is in every other run; compare runs of the same data and split"
         )
-    references = [runs[0].predictions[image]["references"] for image in ids]
-    tested = [_test(run, name, ids, references) for run, name in zip(runs, _short_names(folders), strict=True)]
+    references = [predictions[0][image]["references"] for image in ids]
+    named = zip(runs, predictions, _short_names(folders), strict=True)
+    tested = [_test(run, lines, name, ids, references) for run, lines, name in named]
     return Comparison(
         images=len(ids),
         resamples=RESAMPLES,
         metric=metric,
         warnings=_warnings(tested, ids),
         runs=[_judge(tested, own, ids, references, metric, captions) for own in tested],
-        settings=_differing([run.settings for run in runs]),
-        environment=_differing([run.environment for run in runs]),
+        settings=_differing([None if run.config is None else flat(run.config) for run in runs]),
+        environment=_differing([_provenance(run) for run in runs]),
     )
 
 
@@ -119,11 +124,30 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
 class _Tested:
     """A run's captions of the common images with their scores, as they are and resampled, (resamples, names)."""
 
-    run: FinishedRun
+    run: RunFolder
+    predictions: dict[str, Prediction]
     name: str
     captions: list[str]
     scores: Scores
     draws: FloatArray
+
+
+def require_predictions(run: RunFolder) -> dict[str, Prediction]:
+    """The test captions of a run, by the id of their image.
+
+    Raises:
+        UserError: there is no such folder, it has no ``predictions.jsonl``, or that is damaged.
+    """
+    if not run.path.is_dir():
+        raise UserError(f"{run.path}: no such folder; give the folder of a run, such as outputs/DATE/TIME")
+    if run.predictions is None:
+        raise UserError(f"{run.path}: has no predictions.jsonl; a run writes it once its test has ended")
+    return run.predictions
+
+
+def _provenance(run: RunFolder) -> dict[str, str] | None:
+    environment = run.environment
+    return None if environment is None else flat({k: environment[k] for k in PROVENANCE if k in environment})
 
 
 def _check(folders: Sequence[Path], metric: str) -> None:
@@ -144,10 +168,16 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     return [str(Path(*path[-enough:])) for path in parts]
 
 
-def _test(run: FinishedRun, name: str, ids: Sequence[str], references: Sequence[Sequence[str]]) -> _Tested:
-    captions = [run.predictions[image]["prediction"] for image in ids]
+def _test(
+    run: RunFolder,
+    predictions: dict[str, Prediction],
+    name: str,
+    ids: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> _Tested:
+    captions = [predictions[image]["prediction"] for image in ids]
     scores = score(captions, references)
-    return _Tested(run, name, captions, scores, scores.resampled())  # with the same draws for all: paired
+    return _Tested(run, predictions, name, captions, scores, scores.resampled())  # with the same draws for all: paired
 
 
 def _judge(
@@ -161,12 +191,12 @@ def _judge(
     first = tested[0]
     changed = sum(normalize(a) != normalize(b) for a, b in zip(first.captions, own.captions, strict=True))
     intervals = own.scores.intervals()
-    same_images = all(len(each.run.predictions) == len(ids) for each in tested)
+    same_images = all(len(each.predictions) == len(ids) for each in tested)
     improved, worsened = _most_changed(first, own, ids, references, metric, count)
     return JudgedRun(
         name=own.name,
-        folder=str(own.run.folder),
-        left_out=len(own.run.predictions) - len(ids),
+        folder=str(own.run.path),
+        left_out=len(own.predictions) - len(ids),
         numbers={name: Number(value, intervals.get(name)) for name, value in own.scores.values().items()},
         teacher_forced=_teacher_forced(own.run) if same_images else {},
         changed_captions=changed,
@@ -225,8 +255,8 @@ def _most_changed(
     return improved, worsened
 
 
-def _teacher_forced(run: FinishedRun) -> dict[str, float]:
-    values = {name: run.metrics.get(f"test/{name}") for name in TEACHER_FORCED}
+def _teacher_forced(run: RunFolder) -> dict[str, float]:
+    values = {name: (run.metrics or {}).get(f"test/{name}") for name in TEACHER_FORCED}
     return {name: value for name, value in values.items() if isinstance(value, int | float) and isfinite(value)}
 
 
@@ -238,13 +268,13 @@ def _warnings(tested: Sequence[_Tested], ids: Sequence[str]) -> list[str]:
     fingerprints = {(run.environment or {}).get("data_fingerprint") for run in runs} - {None}
     if len(fingerprints) > 1:
         warnings.append("the runs had different data (data_fingerprint); an id may be of another image in each.")
-    truths = [[sorted(run.predictions[image]["references"]) for run in runs] for image in ids]
+    truths = [[sorted(each.predictions[image]["references"]) for each in tested] for image in ids]
     if differing := sum(any(truth != of_image[0] for truth in of_image) for of_image in truths):
         warnings.append(
             f"the references of {differing} of the images differ between runs; those of {tested[0].name} are used."
         )
     for file, lacking in (
-        (".hydra/config.yaml", [each.name for each in tested if each.run.settings is None]),
+        (".hydra/config.yaml", [each.name for each in tested if each.run.config is None]),
         ("environment.json", [each.name for each in tested if each.run.environment is None]),
     ):
         if lacking:

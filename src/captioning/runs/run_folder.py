@@ -1,5 +1,8 @@
-"""What a run leaves behind in its folder. A file there is whole or absent."""
+"""What a run leaves behind: written while it runs, and read years later without torch."""
 
+from __future__ import annotations
+
+import csv
 import importlib.metadata
 import json
 import os
@@ -10,144 +13,222 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import yaml
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from captioning.errors import UserError
-from captioning.files import replacing
+from captioning.files import replacing, write_json, write_json_lines, write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from captioning.metrics.metric import FloatArray
 
 LOCK = ".lock"
 PACKAGES = (
-    "captioning",
-    "torch",
-    "lightning",
-    "transformers",
-    "datasets",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-    "tokenizers",
-    "pillow",
-    "numpy",
-    "wandb",
+    *("captioning", "torch", "lightning", "transformers", "datasets", "torchmetrics", "hydra-core", "omegaconf"),
+    *("tokenizers", "pillow", "numpy", "wandb"),
 )
+WAY_OUT = "remove the file to do without it"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON; another process sees the whole file or none."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+class Prediction(TypedDict):
+    """A line of ``predictions.jsonl``."""
+
+    id: str
+    references: list[str]
+    prediction: str
 
 
-def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON object a line; another process sees the whole file or none."""
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+class Series(NamedTuple):
+    """A number over training: steps in rising order, (points,), and values, (points,), which may be nan or infinite."""
+
+    steps: FloatArray
+    values: FloatArray
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8; another process sees the whole file or none."""
-    with replacing(path) as part:
-        # Half of a surrogate pair can stand in JSON, but not in UTF-8.
-        part.write_text(text, encoding="utf-8", errors="replace")
+class RunFolder:
+    """A run's folder. Each property is a file, read once; None where the file is missing.
 
+    Reading a property raises a ``UserError`` that names the file where it is damaged.
 
-def read_text(path: Path) -> str | None:
-    """A file's text; None where there is no such file.
-
-    Raises:
-        UserError: the file isn't UTF-8.
+    Args:
+        path: the folder, which need not exist.
     """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text in UTF-8; remove the file to do without it") from error
 
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
-def read_mapping(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON or YAML file; None where there is no such file.
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The settings as composed; an interpolation is the text that it is."""
+        return read_mapping(self.path / ".hydra" / "config.yaml")
 
-    Raises:
-        UserError: the file is damaged, or holds something else.
-    """
-    content: dict[str, Any] | None = _read(path, dict, "mapping")
-    return content
+    @cached_property
+    def overrides(self) -> list[str] | None:
+        """What was given on the command line."""
+        overrides = _read(self.path / ".hydra" / "overrides.yaml", list, "list")
+        return None if overrides is None else list(map(str, overrides))
 
+    @cached_property
+    def hydra_runtime(self) -> dict[str, Any]:
+        """Where and how Hydra started the run: ``cwd``, ``choices`` by config group; empty where that isn't known."""
+        hydra = (read_mapping(self.path / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
+        return hydra.get("runtime") or {}
 
-def read_list(path: Path) -> list[Any] | None:
-    """The list in a JSON or YAML file; None, and errors, as of :func:`read_mapping`."""
-    content: list[Any] | None = _read(path, list, "list")
-    return content
+    @cached_property
+    def environment(self) -> dict[str, Any] | None:
+        """Versions, machine and data, as :func:`current_environment` gives them."""
+        return read_mapping(self.path / "environment.json")
 
+    @cached_property
+    def splits(self) -> dict[str, list[str]] | None:
+        """The ids of each split."""
+        return read_mapping(self.path / "splits.json")
 
-def _read(path: Path, kind: type, name: str) -> Any:
-    text = read_text(path)
-    if text is None:
-        return None
-    form, load = ("YAML", _load_yaml) if path.suffix == ".yaml" else ("JSON", json.loads)
-    try:
-        content = load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"{path}: not {form} ({message}); remove the file to do without it") from error
-    if not isinstance(content, kind):
-        raise UserError(f"{path}: not a {name}; remove the file to do without it")
-    return content
+    @cached_property
+    def data(self) -> dict[str, Any] | None:
+        """The data in numbers, what the check found, and samples."""
+        data = read_mapping(self.path / "data.json")
+        for facts in (data or {}).get("splits", {}).values():
+            facts.setdefault("images", facts.get("pictures"))  # its key before 0.2
+        return data
 
+    @cached_property
+    def metrics(self) -> dict[str, Any] | None:
+        """The final numbers; a run with them has ended."""
+        return read_mapping(self.path / "metrics.json")
 
-def _load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # as safe, and ten times as fast
+    @cached_property
+    def curves(self) -> dict[str, Series] | None:
+        """Each number of ``metrics.csv`` over its own steps; of a step that was taken again, the last value.
 
+        Loggers number steps from 0; here a step is how many were taken, as in the names of checkpoints.
+        """
+        text = read_text(self.path / "metrics.csv")
+        if text is None:
+            return None
+        import numpy as np
 
-def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | None:
-    """The JSON objects of a file, one a line; None where there is no such file.
-
-    Raises:
-        UserError: a line isn't an object with at least ``keys``.
-    """
-    text = read_text(path)
-    if text is None:
-        return None
-    lines = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        columns: dict[str, dict[float, float]] = {}
+        whole_lines = text.split("\n")[:-1]  # the one after the last line break may still be being written
         try:
-            lines.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); remove the file to do without it") from error
-        if not isinstance(lines[-1], dict) or not keys <= lines[-1].keys():
+            for row in csv.DictReader(whole_lines):
+                for name, value in row.items():
+                    if row.get("step") and name not in ("step", "epoch") and value:
+                        name = name.replace("pictures_per_second", "images_per_second")  # its name before 0.2
+                        columns.setdefault(name, {})[float(row["step"]) + 1] = float(value)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.path / 'metrics.csv'}: not a table of numbers ({error}); {WAY_OUT}") from error
+        return {name: Series(*np.array(sorted(points.items())).T) for name, points in columns.items()}
+
+    @cached_property
+    def predictions(self) -> dict[str, Prediction] | None:
+        """The test captions by the id of their image, in the order of the data."""
+        path = self.path / "predictions.jsonl"
+        lines = read_json_lines(path, keys=Prediction.__annotations__.keys())
+        if lines is None:
+            return None
+        predictions: dict[str, Prediction] = {}
+        for number, line in enumerate(lines, start=1):
+            image, references, caption = line["id"], line["references"], line["prediction"]
+            is_list = isinstance(references, list) and references
+            if not all(isinstance(text, str) for text in (image, caption, *(references if is_list else [None]))):
+                raise UserError(f"{path}, line {number}: id and prediction must be text, references a list of texts")
+            if image in predictions:
+                raise UserError(f"{path}, line {number}: the image {image} is there twice")
+            predictions[image] = Prediction(id=image, references=references, prediction=caption)
+        return predictions
+
+    @cached_property
+    def gallery(self) -> list[dict[str, Any]] | None:
+        """A few validation captions for each validation."""
+        return read_json_lines(self.path / "gallery.jsonl", keys={"step", "id", "references", "prediction"})
+
+    @cached_property
+    def alarms(self) -> list[dict[str, Any]] | None:
+        """A line for each validation and test whose captions had collapsed."""
+        return read_json_lines(self.path / "alarms.jsonl", keys={"step", "split", "kind", "message"})
+
+    @cached_property
+    def thumbnails(self) -> dict[tuple[str, str], bytes]:
+        """Small JPEGs by split and id; empty where there are none."""
+        path = self.path / "thumbnails.parquet"
+        if not path.exists():
+            return {}
+        import pyarrow.parquet as pq  # a fifth of a second, which a user's mistake needn't wait for
+        from pyarrow import ArrowInvalid
+
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except ArrowInvalid as error:
+            raise UserError(f"{path}: not a Parquet file; {WAY_OUT}") from error
+        return {(row["split"], row["id"]): row["jpeg"] for row in rows}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Have the folder for this process alone; it is made if it isn't there, and removed again if it stays empty.
+
+        Raises:
+            UserError: another process is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
             raise UserError(
-                f"{path}, line {number}: not an object with {', '.join(sorted(keys))}; remove the file to do without it"
-            )
-    return lines
+                f"{self.path}: another run is at work in this folder; wait for it, or take another one"
+            ) from error
+        try:
+            yield
+        finally:
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {LOCK}:
+                shutil.rmtree(self.path)  # before the lock is let go, or it might be another's by then
+            lock.release()
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole; what was read before is read again."""
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / name, text)
+        self._forget()
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Have a run folder for oneself; made if it isn't there, and taken away again if it stays empty.
+    def write_json(self, name: str, content: object) -> None:
+        """Write a file of JSON."""
+        write_json(self.path / name, content)
+        self._forget()
 
-    Raises:
-        UserError: another process is at work in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"{folder}: another run is at work in this folder; wait for it, or take another one") from error
-    try:
-        yield
-    finally:
-        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
-            shutil.rmtree(folder)  # before the lock is let go, or it might be another's by then
-        lock.release()
+    def write_json_lines(self, name: str, lines: Iterable[Mapping[str, object]]) -> None:
+        """Write a file with a JSON object a line."""
+        write_json_lines(self.path / name, lines)
+        self._forget()
+
+    def add_thumbnails(self, split: str, images: Mapping[str, Image.Image]) -> None:
+        """Add small copies of images of a split, by id; one that is there already is replaced."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from captioning.runs.thumbnails import small_jpeg
+
+        thumbnails = self.thumbnails | {(split, name): small_jpeg(image) for name, image in images.items()}
+        rows = [{"split": split, "id": name, "jpeg": jpeg} for (split, name), jpeg in thumbnails.items()]
+        schema = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
+        with replacing(self.path / "thumbnails.parquet") as part:
+            pq.write_table(pa.Table.from_pylist(rows, schema), part)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.__dict__ = {"path": self.path}
 
 
 def write_model(folder: Path, *, network: Any, processor: Any) -> None:
     """Save a Hugging Face folder that ``AutoProcessor`` and ``AutoModelForCausalLM`` load: safetensors, no pickle."""
+    from safetensors import SafetensorError
+
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -163,16 +244,31 @@ def write_model(folder: Path, *, network: Any, processor: Any) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def environment(*, data_fingerprint: str, evaluated_split: str, devices: str) -> dict[str, Any]:
-    """What it takes to tell whether two runs had the same ground: versions, code, machine and data."""
-    import torch  # here, because writing a file of JSON takes no second to import
+def current_environment(*, data_fingerprint: str, evaluated_split: str, devices: str) -> dict[str, Any]:
+    """What it takes to tell whether two runs are comparable: versions, code, machine and data."""
+    import torch  # here, because reading a run takes no second
 
+    packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
+    except (OSError, subprocess.SubprocessError):  # not a git checkout
+        commit = None
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git": _git(),
+        "packages": packages,
+        "git": commit,
         "platform": platform.platform(),
         "hostname": platform.node(),
         "cpu_count": os.cpu_count(),
@@ -183,21 +279,75 @@ def environment(*, data_fingerprint: str, evaluated_split: str, devices: str) ->
     }
 
 
-def _version(package: str) -> str | None:
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Values as text by dotted keys; an interpolation is the text that it is."""
+    leaves: dict[str, str] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            is_text = isinstance(value, str) and value
+            leaves[f"{prefix}{key}"] = value if is_text else json.dumps(value, ensure_ascii=False, default=str)
+    return leaves
+
+
+def read_text(path: Path) -> str | None:
+    """A file's text; None where there is no such file.
+
+    Raises:
+        UserError: the file isn't UTF-8.
+    """
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8; {WAY_OUT}") from error
 
 
-def _git() -> dict[str, Any] | None:
-    """The commit that the code is at and whether it was changed since; None outside a git checkout."""
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON or YAML file; None where there is no such file.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    Raises:
+        UserError: the file is damaged, or holds something else.
+    """
+    content: dict[str, Any] | None = _read(path, dict, "mapping")
+    return content
 
+
+def _read(path: Path, kind: type, name: str) -> Any:
+    text = read_text(path)
+    if text is None:
+        return None
     try:
-        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
-    except (OSError, subprocess.SubprocessError):
+        if path.suffix == ".yaml":
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, and ten times as fast
+            content = yaml.load(text, Loader=loader)
+        else:
+            content = json.loads(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        form = path.suffix[1:].upper()
+        raise UserError(f"{path}: not {form} ({' '.join(str(error).split())}); {WAY_OUT}") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: not a {name}; {WAY_OUT}")
+    return content
+
+
+def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | None:
+    """The JSON objects of a file, one a line; None where there is no such file.
+
+    Raises:
+        UserError: a line isn't an object with at least ``keys``.
+    """
+    text = read_text(path)
+    if text is None:
         return None
+    lines = []
+    for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
+        try:
+            lines.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); {WAY_OUT}") from error
+        if not isinstance(lines[-1], dict) or not keys <= lines[-1].keys():
+            raise UserError(f"{path}, line {number}: not an object with {', '.join(sorted(keys))}; {WAY_OUT}")
+    return lines

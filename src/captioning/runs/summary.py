@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
+from captioning.metrics import Scores
 from captioning.metrics.error_rates import nearest_first
 from captioning.metrics.metric_info import METRIC_INFO
+from captioning.runs.run_folder import Prediction
 from captioning.terminal import plain, plain_console
-from captioning.training.evaluator import Evaluation, Prediction
 
 NUMBERS = ("wer", "cer", "bleu4", "rouge_l", "cider", "exact_match", "unique_captions", "token_accuracy", "loss")
 PLACES = {
@@ -23,17 +24,23 @@ PLACES = {
 
 
 def print_summary(
-    metrics: Mapping[str, Any], evaluation: Evaluation, folder: Path, *, split: str, captions_shown: int = 3
+    metrics: Mapping[str, Any],
+    predictions: Sequence[Prediction],
+    scores: Scores,
+    folder: Path,
+    *,
+    split: str,
+    captions_shown: int = 3,
 ) -> None:
     """The numbers of a split, its best and its worst captions beside their references, and where everything is."""
-    worst_first = evaluation.scores.worst_first()
+    worst_first = scores.worst_first()
     console = plain_console()
     step = f", with the checkpoint of step {metrics['tested_step']}" if "tested_step" in metrics else ""
     console.print(
-        f"\n{len(evaluation.predictions):,} images of the {split} split{step}:",
+        f"\n{len(predictions):,} images of the {split} split{step}:",
         _numbers(metrics),
-        _captions("best", [evaluation.predictions[index] for index in worst_first[::-1][:captions_shown]]),
-        _captions("worst", [evaluation.predictions[index] for index in worst_first[:captions_shown]]),
+        _captions("best", [predictions[index] for index in worst_first[::-1][:captions_shown]]),
+        _captions("worst", [predictions[index] for index in worst_first[:captions_shown]]),
         sep="\n",
     )
     for what, name in PLACES.items():

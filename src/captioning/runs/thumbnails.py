@@ -1,39 +1,14 @@
-"""Small copies of images in the run folder, for those who look at it without the data."""
+"""Small copies of images, in run folders and in pages."""
 
 import io
-from collections.abc import Mapping
-from pathlib import Path
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
 
 from PIL import Image
 
-from captioning.files import replacing
-
-NAME = "thumbnails.parquet"
 LONGEST_SIDE = 128
-
-
-def add_thumbnails(folder: Path, split: str, images: Mapping[str, Image.Image]) -> None:
-    """Add images of a split, by id, to the run folder's thumbnails; one that is there already is replaced."""
-    import pyarrow as pa  # here, because it takes a fifth of a second, and a mistake is answered before
-    import pyarrow.parquet as pq
-
-    thumbnails = read_thumbnails(folder) | {(split, name): small_jpeg(image) for name, image in images.items()}
-    schema = pa.schema([("split", pa.string()), ("id", pa.string()), ("jpeg", pa.binary())])
-    splits, ids = zip(*thumbnails, strict=True) if thumbnails else ((), ())
-    table = pa.table([splits, ids, list(thumbnails.values())], schema=schema)
-    with replacing(folder / NAME) as part:
-        pq.write_table(table, part)
-
-
-def read_thumbnails(folder: Path) -> dict[tuple[str, str], bytes]:
-    """JPEGs by split and id; empty where the run folder has none."""
-    if not (folder / NAME).exists():
-        return {}
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(folder / NAME)
-    keys = zip(table["split"].to_pylist(), table["id"].to_pylist(), strict=True)
-    return dict(zip(keys, table["jpeg"].to_pylist(), strict=True))
+ROOM = 2_500_000  # bytes of JPEG in a page; base64 adds a third, and the page is to stay under 5 MB
+SMALL_SIDE, SMALL_QUALITY = 96, 70
 
 
 def small_jpeg(image: Image.Image, *, side: int = LONGEST_SIDE, quality: int = 80) -> bytes:
@@ -41,5 +16,21 @@ def small_jpeg(image: Image.Image, *, side: int = LONGEST_SIDE, quality: int = 8
     small = image.copy()
     small.thumbnail((side, side))
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=quality, optimize=True)
+    small.convert("RGB").save(encoded, "JPEG", quality=quality, optimize=True)
     return encoded.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """An encoded image as the source of an image in a page."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
+
+
+def data_uris(
+    thumbnails: Mapping[tuple[str, str], bytes], wanted: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """The wanted images (split and id) that there are, in 96 pixels where they would take too much room as they are."""
+    jpegs = {key: thumbnails[key] for key in wanted if key in thumbnails}
+    if sum(map(len, jpegs.values())) > ROOM:
+        images = {key: Image.open(io.BytesIO(jpeg), formats=["JPEG"]) for key, jpeg in jpegs.items()}
+        jpegs = {key: small_jpeg(image, side=SMALL_SIDE, quality=SMALL_QUALITY) for key, image in images.items()}
+    return {key: data_uri(jpeg) for key, jpeg in jpegs.items()}

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-from pyarrow import ArrowInvalid
+from typing import NamedTuple
 
 from captioning.data.statistics import spread
 from captioning.errors import UserError
 from captioning.metrics import normalize
 from captioning.metrics.error_rates import nearest_first
-from captioning.runs.comparison import RANKABLE, Comparison, compare
-from captioning.runs.finished_run import read_predictions
+from captioning.runs.comparison import RANKABLE, Comparison, compare, require_predictions
 from captioning.runs.report.captions import Part, clipped, differences, equals_a_reference
-from captioning.runs.report.data_uris import data_uris
-from captioning.runs.thumbnails import read_thumbnails
+from captioning.runs.run_folder import Prediction, RunFolder
+from captioning.runs.thumbnails import data_uris
 from captioning.sweeps.report import Job, Sweep
-
-if TYPE_CHECKING:
-    from captioning.training.evaluator import Prediction
 
 BEST, IMAGES = 4, 8
 
@@ -83,7 +77,7 @@ def _predictions(ranked: Sequence[Job]) -> tuple[dict[str, dict[str, Prediction]
         if len(found) == BEST:
             break
         try:
-            found[job.name] = read_predictions(job.folder)
+            found[job.name] = require_predictions(RunFolder(job.folder))
         except (UserError, OSError) as error:
             notes.append(f"Job {job.name} isn't shown: {error}")
     return found, notes
@@ -107,8 +101,8 @@ def _thumbnails(jobs: Sequence[Job], ids: Sequence[str]) -> dict[str, str]:
         if not lacking:
             break
         try:
-            thumbnails |= {name: uri for (_, name), uri in data_uris(read_thumbnails(job.folder), lacking).items()}
-        except (ArrowInvalid, OSError):  # images are only beside the point
+            thumbnails |= {name: uri for (_, name), uri in data_uris(RunFolder(job.folder).thumbnails, lacking).items()}
+        except (UserError, OSError):  # images are only beside the point
             continue
     return thumbnails
 

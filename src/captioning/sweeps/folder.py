@@ -18,7 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from captioning.errors import UserError
-from captioning.runs.run_folder import read_mapping, write_json
+from captioning.files import write_json
+from captioning.runs.run_folder import read_mapping
 
 RUNNING, FINISHED, FAILED, INTERRUPTED, NOT_STARTED = "running", "finished", "failed", "interrupted", "not started"
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from captioning.errors import UserError
-from captioning.runs.run_folder import read_list, read_mapping
+from captioning.runs.run_folder import RunFolder
 from captioning.sweeps.folder import (
     FAILED,
     FINISHED,
@@ -109,8 +109,7 @@ class JobFolder:
 
     def _choices(self) -> dict[str, Any]:
         try:
-            hydra = read_mapping(self.folder / ".hydra/hydra.yaml") or {}
-            return dict(hydra["hydra"]["runtime"]["choices"])
+            return dict(RunFolder(self.folder).hydra_runtime["choices"])
         except (UserError, OSError, KeyError, TypeError, ValueError):
             return {}
 
@@ -121,10 +120,8 @@ class JobFolder:
 
     def _so_far(self, monitor: str) -> str:
         """How far it came."""
-        from captioning.runs.report.read import read_curves  # for the few that aren't finished
-
         try:
-            curves = read_curves(self.folder / "metrics.csv") or {}
+            curves = RunFolder(self.folder).curves or {}
         except (UserError, OSError):
             curves = {}
         if not curves:
@@ -186,11 +183,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _read(path: Path, sweep: Path, record: JobRecord | None) -> JobFolder:
     job = JobFolder(path.relative_to(sweep).as_posix(), path, record=record or read_record(path))
     try:
-        overrides = read_list(path / ".hydra/overrides.yaml") or (job.record.overrides if job.record else [])
+        run = RunFolder(path)
+        overrides = run.overrides or (job.record.overrides if job.record else [])
         job.overrides = [text for text in map(str, overrides) if not is_ignored(_key(text))]
-        job.config = read_mapping(path / ".hydra/config.yaml")
-        job.started = _started(read_mapping(path / "environment.json") or {})
-        job.metrics = read_mapping(path / "metrics.json")
+        job.config = run.config
+        job.started = _started(run.environment or {})
+        job.metrics = run.metrics
     except (UserError, OSError) as error:  # of one job; the others are there to be seen
         job.trouble = str(error)
     return job

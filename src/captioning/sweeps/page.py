@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from captioning.files import write_text
 from captioning.metrics.metric_info import METRIC_INFO
 from captioning.runs.report.numbers import HEADLINES, duration, finite
 from captioning.runs.report.plots import Plot
 from captioning.runs.report.templates import render_template
-from captioning.runs.run_folder import write_text
 from captioning.sweeps.captions import side_by_side
 from captioning.sweeps.folder import FINISHED
 from captioning.sweeps.importance import METHOD, Importance, as_number

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import IO, Any
 
 from captioning.config.messages import MISTAKES, explain
-from captioning.runs.run_folder import write_text
+from captioning.files import write_text
 from captioning.training.signals import SIGNALS
 
 PARENT, REASON_FILE = "CAPTIONING_PARENT", "CAPTIONING_REASON_FILE"

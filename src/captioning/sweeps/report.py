@@ -16,9 +16,8 @@ from typing import Any
 
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.runs.finished_run import flat
 from captioning.runs.report.numbers import finite
-from captioning.runs.run_folder import read_mapping
+from captioning.runs.run_folder import flat, read_mapping
 from captioning.sweeps.folder import FINISHED, RUNNING
 from captioning.sweeps.importance import METHOD, Importance, as_number, importances
 from captioning.sweeps.job_folder import MISSING, STATUSES, JobFolder, is_ignored, is_run, job_folders

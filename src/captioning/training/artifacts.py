@@ -195,6 +195,7 @@ def write_final(
 
 
 def _training_metrics(trainer: L.Trainer, module: CaptionModule) -> dict[str, Any]:
+    metrics: dict[str, Any]
     if best := best_checkpoint(trainer):
         checkpoint = torch.load(best, weights_only=True, mmap=True)
         metrics = checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}

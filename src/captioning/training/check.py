@@ -1,7 +1,7 @@
 """`captioning check`: whether data are fit to train on, before anything is trained."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _write(folder: RunFolder, result: Check, datamodule: CaptionDataModule) -> N
             part.write_bytes(sample_grid([(result.image(row), captions[row][0]) for row in rows]))
 
 
-def _splits_table(splits: dict[str, Any]) -> Table:
+def _splits_table(splits: Mapping[str, Any]) -> Table:
     numbers = {split: numbers_of_split(summary) for split, summary in splits.items()}
     table = Table("split", caption="three numbers: smallest / median / largest", caption_justify="left")
     for name in next(iter(numbers.values())):

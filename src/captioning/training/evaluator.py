@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch.distributed
 
 from captioning.data.dataset import Batch
 from captioning.metrics import Scores, score
-
-
-class Prediction(TypedDict):
-    """A line of ``predictions.jsonl``."""
-
-    id: str
-    references: list[str]
-    prediction: str
+from captioning.runs.run_folder import Prediction
 
 
 @dataclass(frozen=True)

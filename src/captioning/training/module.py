@@ -402,15 +402,16 @@ class CaptionModule(L.LightningModule):
     def _inputs(self, batch: Batch, split: str) -> dict[str, Any]:
         """The arguments of ``caption_loss``; of a frozen vision tower the features, where they are kept."""
         features = self.features.get(split)
-        return dict(
-            features=features.of(batch["row"], batch["pixel_values"], self.network.encode_image) if features else None,
-            pixel_values=batch["pixel_values"],
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=batch["labels"],
-            position_ids=batch.get("position_ids"),
-            caption_index=batch.get("caption_index"),
-        )
+        pixels = batch["pixel_values"]
+        return {
+            "features": features.of(batch["row"], pixels, self.network.encode_image) if features else None,
+            "pixel_values": pixels,
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "labels": batch["labels"],
+            "position_ids": batch.get("position_ids"),
+            "caption_index": batch.get("caption_index"),
+        }
 
     # ------------------------------------------------------------ validation and test
 

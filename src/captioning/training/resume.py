@@ -62,8 +62,10 @@ def load_resume_point(run: RunFolder, config: Mapping[str, Any]) -> ResumePoint 
     """
     if config["resume"] is None:
         return None
+    found: Found | None
+    damaged: list[Path] = []
     if rank() and RESUME_CKPT_ENV in os.environ:  # by the first process, which has read all of it
-        found, damaged = read_checkpoint(Path(os.environ[RESUME_CKPT_ENV])), []
+        found = read_checkpoint(Path(os.environ[RESUME_CKPT_ENV]))
     else:
         found, damaged = newest_checkpoint(run.path / "checkpoints")
     if found is None:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from captioning.errors import UserError
-from captioning.runs import run_folder
+from captioning.files import write_json
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.callbacks.validate_every import ValidateEvery
@@ -45,7 +45,7 @@ class Curve(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Leave it in a run folder, as ``find_lr.json`` and drawn as ``find_lr.png``."""
-        run_folder.write_json(folder / "find_lr.json", self._asdict())
+        write_json(folder / "find_lr.json", self._asdict())
         draw(self, folder / "find_lr.png")
 
 

@@ -12,9 +12,8 @@ def write_report(folder: Path) -> Path:
         UserError: ``folder`` is no run folder, or a file of it can't be read.
     """
     from captioning.runs.report.page import render
-    from captioning.runs.report.read import read_run
-    from captioning.runs.run_folder import write_text
+    from captioning.runs.run_folder import RunFolder
 
-    path = folder / "report.html"
-    write_text(path, render(read_run(folder)))
-    return path
+    run = RunFolder(folder)
+    run.write_text("report.html", render(run))
+    return folder / "report.html"

@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from captioning.data.statistics import spread
 from captioning.metrics import normalize, score
 from captioning.metrics.corpus import words
 from captioning.metrics.error_rates import nearest_first
-
-if TYPE_CHECKING:
-    from captioning.training.evaluator import Prediction
+from captioning.runs.run_folder import Prediction
 
 ROWS, WORST, BEST = 500, 200, 100
 LONGEST_WORDS, LONGEST_LETTERS, MOST_REFERENCES = 60, 300, 5

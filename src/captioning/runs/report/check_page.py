@@ -11,10 +11,9 @@ from PIL import Image
 from captioning.data.issues import LEAK, LEFT_OUT, NOTICE, DataReport, Issue, pairs_by_finding
 from captioning.data.statistics import spread
 from captioning.runs.report import histograms
-from captioning.runs.report.data_uris import data_uri
 from captioning.runs.report.numbers import numbers_of_split
 from captioning.runs.report.templates import render_template
-from captioning.runs.thumbnails import small_jpeg
+from captioning.runs.thumbnails import data_uri, small_jpeg
 
 SAMPLES, PAIRS, IMAGES = 24, 20, 8  # shown: of all, of a kind of duplicates, of any other finding
 NAMES_IN_PAGE, NAMES_SHOWN = 10_000, 20  # of a kind that is left out, of a notice

@@ -6,28 +6,48 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 from captioning.data.statistics import spread
+from captioning.errors import UserError
 from captioning.metrics.corpus import words
 from captioning.metrics.metric_info import FEW_IMAGES, METRIC_INFO
 from captioning.runs.report import plots
 from captioning.runs.report.captions import caption_rows, equals_a_reference, frequent_captions, word_usage
-from captioning.runs.report.data_uris import data_uris
 from captioning.runs.report.numbers import HEADLINES, number_rows, numbers_of_split
-from captioning.runs.report.read import Run, Series
 from captioning.runs.report.templates import render_template
+from captioning.runs.run_folder import Prediction, RunFolder, Series
+from captioning.runs.thumbnails import data_uris
 
-if TYPE_CHECKING:
-    from captioning.training.evaluator import Prediction
-
+# The files that a report reads, and why a run folder may be without one.
+WHY_MISSING = {
+    ".hydra/config.yaml": "the run was started from Python",
+    ".hydra/overrides.yaml": "the run was started from Python",
+    "environment.json": "the run ended before its training began",
+    "splits.json": "the run ended before its training began",
+    "data.json": "the run ended before its training began",
+    "metrics.csv": "the csv logger was off (logger=csv switches it on), or nothing was trained here",
+    "metrics.json": "the run ended before its test, or still goes on",
+    "predictions.jsonl": "the run ended before its test, or still goes on",
+    "gallery.jsonl": "there was no validation yet, or nothing was trained here",
+    "alarms.jsonl": "nothing was alarming, or the run is of an older version",
+    "thumbnails.parquet": "the run ended before its test",
+}
 MOST_VALIDATIONS = 60
 SPEED = ("images_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
 
 
-def render(run: Run) -> str:
+def render(run: RunFolder) -> str:
     """The page. What comes from the run is escaped; only the plots, the style and the script are taken as they are."""
-    rows = caption_rows(run.predictions or [])
+    if not any((run.path / name).exists() for name in WHY_MISSING):
+        raise UserError(
+            f"{run.path}: no run folder, since nothing that a run writes is in it; name one, such as outputs/DATE/TIME"
+        )
+    missing = {name: why for name, why in WHY_MISSING.items() if not (run.path / name).exists()}
+    predictions = list((run.predictions or {}).values())
+    rows = caption_rows(predictions)
     samples = (run.data or {}).get("samples", [])
     keys = [("test", row.id) for row in rows]
     keys += [("val", line["id"]) for line in run.gallery or []]
@@ -37,6 +57,8 @@ def render(run: Run) -> str:
         styles=["style.css"],
         scripts=["sortable.js", "script.js"],
         run=run,
+        missing=missing,
+        config=None if run.config is None else yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         images=data_uris(run.thumbnails, keys),
         head=_head(run),
         alarms=_alarms(run.alarms or []),
@@ -46,7 +68,7 @@ def render(run: Run) -> str:
         curves=_curves(run),
         gallery=_gallery(run),
         rows=rows,
-        language=_language(run.predictions or []),
+        language=_language(predictions),
         splits={split: numbers_of_split(facts) for split, facts in _splits(run).items()},
         findings=_findings(run.data or {}),
         samples=samples,
@@ -56,10 +78,12 @@ def render(run: Run) -> str:
     )
 
 
-def _head(run: Run) -> dict[str, str]:
+def _head(run: RunFolder) -> dict[str, str]:
     """Title and facts, of which any may be unknown and is then left out."""
-    environment, settings = run.environment or {}, run.settings
-    chosen = run.choices | dict(override.split("=", 1) for override in run.overrides or [] if "=" in override)
+    environment, settings = run.environment or {}, run.config or {}
+    chosen = run.hydra_runtime.get("choices", {}) | dict(
+        override.split("=", 1) for override in run.overrides or [] if "=" in override
+    )
     model, data = settings.get("model") or {}, settings.get("data") or {}
     weights = chosen.get("model.checkpoint", model.get("checkpoint"))
     if weights in (None, "null"):
@@ -77,18 +101,18 @@ def _head(run: Run) -> dict[str, str]:
         "Started": _started(run),
         "Devices": environment.get("devices"),
         "Code": f"commit {git['commit'][:10]}{changed}" if git.get("commit") else None,
-        "Run folder": run.folder.resolve().name,
+        "Run folder": run.path.resolve().name,
     }
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _started(run: Run) -> str | None:
+def _started(run: RunFolder) -> str | None:
     started = (run.environment or {}).get("started")
     if started:
         return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M}"
     for name in ("environment.json", ".hydra/config.yaml"):
-        if (run.folder / name).exists():
-            written = datetime.fromtimestamp((run.folder / name).stat().st_mtime)
+        if (run.path / name).exists():
+            written = datetime.fromtimestamp((run.path / name).stat().st_mtime)
             return f"{written:%Y-%m-%d %H:%M} (the time of {name})"
     return None
 
@@ -114,7 +138,7 @@ def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     return alarms
 
 
-def _test_images(run: Run) -> int | None:
+def _test_images(run: RunFolder) -> int | None:
     if run.predictions:
         return len(run.predictions)
     return len(run.splits["test"]) if run.splits and "test" in run.splits else None
@@ -127,7 +151,7 @@ class Figure(NamedTuple):
     plot: plots.Plot
 
 
-def _curves(run: Run) -> dict[str, list[Figure]]:
+def _curves(run: RunFolder) -> dict[str, list[Figure]]:
     """Plots by group: ``train``, ``val`` (what matters most), ``more`` validation numbers, and ``speed``."""
     curves, tested = run.curves or {}, (run.metrics or {}).get("tested_step")
     order = [f"val/{name}" for name in METRIC_INFO if name != "loss"]
@@ -175,7 +199,7 @@ class Gallery(NamedTuple):
     images: list[GalleryImage]
 
 
-def _gallery(run: Run) -> Gallery | None:
+def _gallery(run: RunFolder) -> Gallery | None:
     lines, tested = run.gallery, (run.metrics or {}).get("tested_step")
     if not lines:
         return None
@@ -214,7 +238,7 @@ def _language(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
     }
 
 
-def _splits(run: Run) -> dict[str, Any]:
+def _splits(run: RunFolder) -> dict[str, Any]:
     splits = (run.data or {}).get("splits", {})
     return {split: facts for split, facts in splits.items() if facts.get("caption_words")}
 
@@ -227,7 +251,7 @@ def _findings(data: Mapping[str, Any]) -> list[tuple[str, str, int, list[str]]]:
     ]
 
 
-def _again(run: Run) -> dict[str, str]:
+def _again(run: RunFolder) -> dict[str, str]:
     """The commands that run it again, and what has to be said about them."""
     environment = run.environment or {}
     _, program, *arguments = environment.get("command") or ["python", "train.py"]

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from captioning.metrics.metric import FloatArray
 from captioning.runs.report.numbers import shown
-from captioning.runs.report.read import Series
+from captioning.runs.run_folder import Series
 
 # What matplotlib draws with, and what the page has in its place.
 INK, FAINT, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"

@@ -32,8 +32,8 @@ class CollapseAlarm(L.Callback):
     """Compares the variety of generated captions with that of their references after each validation and test.
 
     An alarm is given once when it arises, in the terminal and to wandb, and its end is logged too. The run folder's
-    ``alarms.jsonl`` has a line for each validation and test at which it held. A model from random weights gives one early
-    and outgrows it.
+    ``alarms.jsonl`` has a line for each validation and test at which it held. A model from random weights gives one
+    early and outgrows it.
     """
 
     def __init__(self) -> None:
@@ -66,12 +66,11 @@ class CollapseAlarm(L.Callback):
         elif pl_module.hparams["checkpoint"] is not None:
             remedy = f"model.lr={lr:g} is likely too high for this checkpoint and data: try model.lr={lr / 5:.0e}"
         elif phase == "val":
-            remedy = f"a model from random weights starts like this; if it lasts, train longer, or with less than model.lr={lr:g}"
+            start = "a model from random weights starts like this; if it lasts"
+            remedy = f"{start}, train longer, or with less than model.lr={lr:g}"
         else:
-            remedy = (
-                "later checkpoints may not collapse: compare `captioning evaluate` of checkpoints/last.ckpt, choose another "
-                f"monitor, train longer, or with less than model.lr={lr:g}"
-            )
+            later = "a later checkpoint may not: `captioning evaluate RUN/checkpoints/last.ckpt`"
+            remedy = f"{later}; else take another monitor, train longer, or with less than model.lr={lr:g}"
         alarms = list(find_collapse(evaluation, remedy=remedy))
         raised, self._raised[phase] = self._raised[phase], {alarm.kind for alarm in alarms}
         for kind in raised - self._raised[phase]:

@@ -13,7 +13,7 @@ import lightning as L
 from torch import distributed
 
 from captioning.errors import UserError
-from captioning.runs.finished_run import flat
+from captioning.runs.run_folder import flat
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import named
 from captioning.training.module import CaptionModule

@@ -21,16 +21,14 @@ class LastCheckpoint(Checkpoint):
     two optimizer steps, and with the curves on the disk up to it.
 
     Args:
-        dirpath: the folder of the checkpoints.
         every_n_minutes: at least so often; null: only after validations, and by steps.
         every_n_steps: also after every so many optimizer steps.
     """
 
-    def __init__(self, *, dirpath: str, every_n_minutes: float | None = 10.0, every_n_steps: int | None = None) -> None:
+    def __init__(self, *, every_n_minutes: float | None = 10.0, every_n_steps: int | None = None) -> None:
         for name, value in (("every_n_minutes", every_n_minutes), ("every_n_steps", every_n_steps)):
             if value is not None and value <= 0:
                 raise UserError(f"callbacks.last.{name} must be above 0, got {value}; null: never for this reason")
-        self.path = Path(dirpath) / LAST
         self.every_n_seconds = every_n_minutes and every_n_minutes * 60
         self.every_n_steps = every_n_steps
         self._saved_at = 0.0  # seconds of the clock
@@ -87,5 +85,5 @@ class LastCheckpoint(Checkpoint):
             return
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / LAST)
         self._saved_at, self._saved_step, self._is_owed = time.monotonic(), trainer.global_step, False

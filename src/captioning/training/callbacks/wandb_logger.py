@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from captioning.metrics import HIGHER_IS_BETTER
-from captioning.runs.run_folder import Prediction, RunFolder
+from captioning.runs.run_folder import Prediction, RunFolder, read_mapping
 
 _log = logging.getLogger(__name__)
 LONGEST_SIDE = 256  # pixels, of the images in tables
@@ -49,7 +49,7 @@ class CaptionWandbLogger(WandbLogger):
 
     def resume(self, *, before: int) -> None:
         """Continue the wandb run of this folder, under its name, if it was tracked."""
-        if identity := self._run_folder.read_mapping(IDENTITY):
+        if identity := read_mapping(self._run_folder.path / IDENTITY):
             self._wandb_init.update(identity, resume="allow")
             self._id = identity["id"]
 
