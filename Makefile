@@ -2,11 +2,13 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/.installed
+# Stamps: what training needs is installed; every extra and what tests and checks need, too.
+RUNS := $(VENV)/.runs
+TOOLS := $(VENV)/.tools
 
 PYTHON ?=
-CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3
-SUPPORTED := (3, 10) <= sys.version_info[:2] < (3, 14)
+CANDIDATES := python3.11 python3.12 python3.13 python3
+SUPPORTED := (3, 11) <= sys.version_info[:2] < (3, 14)
 
 # Extra arguments: make train ARGS="trainer.devices=2", make test ARGS="-k wer -x"
 ARGS ?=
@@ -17,17 +19,20 @@ ARGS ?=
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-install: $(STAMP)  ## make .venv and install the project with its tools (PYTHON=... picks the interpreter)
+install: $(TOOLS)  ## make .venv and install the project with its tools (PYTHON=... picks the interpreter)
 
-train: install  ## train the quickstart experiment (ARGS="trainer.devices=2 ..." is appended)
+train: $(RUNS)  ## train the quickstart experiment (ARGS="trainer.devices=2 ..." is appended)
 	$(PY) train.py experiment=quickstart $(ARGS)
 
-# A file's tests stay in one process: they share what takes long to make.
+# A file's tests stay in one process: they share what takes long to make. One thread each, and none that spins.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest \
+    -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: install  ## run the tests, a process for each core (ARGS="-k name ..." is appended)
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: install  ## run the tests that `make test` leaves out, which take longer
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 bench: install  ## print how fast steps, captions and whole runs are beside the tutorial's, and how they scale (an hour on 2 cores)
 	$(PY) benchmarks/step.py
@@ -36,7 +41,7 @@ bench: install  ## print how fast steps, captions and whole runs are beside the 
 	$(PY) benchmarks/growth.py
 
 docs: install  ## build the documentation into build/docs, with every link checked
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	$(VENV)/bin/zensical build --strict --clean
 
 check: install  ## lint, formatting and types, as CI runs them
 	$(PY) -m ruff check
@@ -50,39 +55,46 @@ format: install  ## put the code into shape: fix what ruff can, then format
 # A pin that stands in the file is kept: delete its line first to move it, or all lines but the measured ones.
 constraints:  ## resolve constraints.txt again after a change of pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv not found; 'pipx install uv' or 'pip install uv' brings it" >&2; exit 1; }
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	    --constraints constraints.txt --no-header --no-annotate --quiet --output-file constraints.tmp
 	{ sed -n '/^#/p' constraints.txt; grep -vE '^(cuda-|nvidia-|triton=)' constraints.tmp; } > constraints.new
 	rm constraints.tmp
 	mv constraints.new constraints.txt
 
 clean:  ## remove .venv, caches and build leftovers; what runs wrote into outputs/ stays
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache .hypothesis .coverage htmlcov
 	find . \( -name .git -o -name outputs -o -name multirun \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp comes last, so that an install that fails or is stopped is taken up again the next time.
 # A .venv is kept if its Python is a supported one and every package in it, pip among them, was installed to the end
 # (pip writes INSTALLER after all that a package brings); otherwise it is made afresh.
-# pip 21.3 is the first that installs a pyproject.toml in editable mode; Python 3.10.0 brings an older one.
-$(STAMP): pyproject.toml constraints.txt
-	@$(PY) -c 'import sys, sysconfig; from importlib import metadata; \
-	    packages = metadata.distributions(path=[sysconfig.get_path("purelib")]); \
-	    installers = {package.name: package.read_text("INSTALLER") for package in packages}; \
-	    whole = "pip" in installers and all(installers.values()); \
-	    sys.exit(not (whole and $(SUPPORTED)))' 2>/dev/null || { \
-	python=; \
-	for candidate in $(if $(PYTHON),"$(PYTHON)",$(CANDIDATES)); do \
-	    if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not ($(SUPPORTED)))' 2>/dev/null; then \
-	        python=$$candidate; break; \
-	    fi; \
-	done; \
-	if [ -z "$$python" ]; then \
-	    echo 'make: no usable Python among: $(or $(PYTHON),$(CANDIDATES)). It takes 3.10 to 3.13 with venv and' \
-	         'ensurepip (Debian, Ubuntu: install python3-venv); name another with PYTHON=/path/to/python' >&2; \
-	    exit 1; \
-	fi; \
-	echo "$$python -m venv --clear $(VENV)"; \
-	"$$python" -m venv --clear $(VENV); }
-	$(PY) -m pip install 'pip>=21.3'
-	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+define MAKE_VENV
+@$(PY) -c 'import sys, sysconfig; from importlib import metadata; \
+    packages = metadata.distributions(path=[sysconfig.get_path("purelib")]); \
+    installers = {package.name: package.read_text("INSTALLER") for package in packages}; \
+    whole = "pip" in installers and all(installers.values()); \
+    sys.exit(not (whole and $(SUPPORTED)))' 2>/dev/null || { \
+python=; \
+for candidate in $(if $(PYTHON),"$(PYTHON)",$(CANDIDATES)); do \
+    if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not ($(SUPPORTED)))' 2>/dev/null; then \
+        python=$$candidate; break; \
+    fi; \
+done; \
+if [ -z "$$python" ]; then \
+    echo 'make: no usable Python among: $(or $(PYTHON),$(CANDIDATES)). It takes 3.11 to 3.13 with venv and' \
+         'ensurepip (Debian, Ubuntu: install python3-venv); name another with PYTHON=/path/to/python' >&2; \
+    exit 1; \
+fi; \
+echo "$$python -m venv --clear $(VENV)"; \
+"$$python" -m venv --clear $(VENV); }
+endef
+
+# A stamp comes last, so that an install that fails or is stopped is taken up again the next time.
+$(RUNS): pyproject.toml constraints.txt
+	$(MAKE_VENV)
+	$(PY) -m pip install -c constraints.txt -e .
 	@touch $@
+
+$(TOOLS): pyproject.toml constraints.txt
+	$(MAKE_VENV)
+	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	@touch $(RUNS) $@

@@ -3,10 +3,10 @@
     python benchmarks/caption_folder.py FOLDER                  500 images of 640 x 480, made there; git-base's size
     python benchmarks/caption_folder.py FOLDER --device cuda --images 20000
 
-Three arms caption a part of the images in turn, in every round another part, greedily, in captions of exactly so
-many tokens: files to rows of JSONL as ``captioning caption`` makes them; the model alone, with pixels in memory, in
+Three arms caption a part of the images in turn, in every round another part, greedily, in captions of exactly
+--tokens tokens: files to rows of JSONL as ``captioning caption`` makes them; the model alone, with pixels in memory, in
 batches of the same size; and a loop of transformers' processor and ``generate``, image by image, over a fifth of
-them. Weights are random. In the end the whole command, its start among it.
+them. Weights are random. At the end the whole command, with its start.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning.inference.captioner import Captioner
-from captioning.inference.outputs import JSON_LINES, Row, TextFile
+from captioning.inference.outputs import CaptionFile
 from captioning.models.loading import init_model
 from captioning.models.processor import make_processor
 from captioning.runs import run_folder
 
-OF_THE_LOOP = 5  # it captions one of so many
+OF_THE_LOOP = 5  # it captions one of this many
 
 
 def main() -> None:
@@ -77,11 +77,11 @@ def measure(
     length = {"max_new_tokens": arguments.tokens, "min_new_tokens": arguments.tokens}
 
     def to_a_file(part: Sequence[str]) -> None:
-        rows = TextFile(scratch / "captions.jsonl", JSON_LINES)
-        with rows.reserved():
+        rows = CaptionFile(scratch / "captions.jsonl", "jsonl")
+        with rows.open(overwrite=True):
             for captioned in captioner.stream(part, batch_size=batch_size, **length):
                 best = captioned.captions[0]
-                rows.write(Row(captioned.image, best.text, best.score))
+                rows.write({"path": captioned.image, "caption": best.text, "score": best.score})
 
     def alone(pixels: torch.Tensor) -> None:
         for batch in pixels.split(batch_size):

@@ -103,18 +103,20 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> p
     return caplog
 
 
-@pytest.fixture
-def compose(tmp_path: Path) -> Callable[..., object]:
+def compose_config(*overrides: str) -> object:
     """Compose the project's configuration with overrides, as the command line does."""
     import hydra
 
     import captioning.config.schema  # noqa: F401  its schema is part of conf/config.yaml
 
-    def composed(*overrides: str) -> object:
-        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return hydra.compose("config", [f"output_dir={tmp_path / 'run'}", *overrides])
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
 
-    return composed
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., object]:
+    """:func:`compose_config` with a run folder of the test's own."""
+    return lambda *overrides: compose_config(f"output_dir={tmp_path / 'run'}", *overrides)
 
 
 @pytest.fixture(scope="session")

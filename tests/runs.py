@@ -1,11 +1,14 @@
 """Whole runs in processes of their own, started so fast that a test can afford many of them."""
 
+import atexit
 import multiprocessing
 import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from conftest import ROOT
 # One process imports everything, and each run is a fork of it.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["captioning.run", "captioning.config.schema", "matplotlib.figure", "captioning.runs.report.page"]
+    ["captioning.run", "captioning.cli", "captioning.config.schema", "matplotlib.figure", "captioning.runs.report.page"]
 )
 
 
@@ -42,15 +45,49 @@ class Kill(L.Callback):
         setattr(self, where, strike)
 
 
-def _run(overrides: Sequence[str], environment: dict[str, str], log: str) -> None:
+def _run(command: Sequence[str], folder: str, environment: dict[str, str], out: str, err: str) -> None:
+    os.chdir(folder)
+    os.environ.clear()
     os.environ.update(environment)
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    for number, path in ((0, os.devnull), (1, out), (2, err)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of what loads images, as it is outside of a fork server
-    sys.argv = [str(ROOT / "train.py"), *overrides]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = [*command]
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
+def forked(
+    command: Sequence[object], folder: Path | None = None, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """``subprocess.run`` of a Python script, such as train.py or .venv/bin/captioning, and its arguments.
+
+    The process is a fork of one that has imported everything: not for a test of imports, nor of what libraries read
+    from the environment while they are imported, nor of processes that start themselves once more.
+    """
+    command = [str(part) for part in command]
+    with tempfile.TemporaryDirectory() as scratch:
+        out, err = Path(scratch, "out"), Path(scratch, "err")
+        process = _context.Process(
+            target=_run,
+            args=(command, str(folder or Path.cwd()), {**os.environ} if environment is None else environment),
+            kwargs={"out": str(out), "err": str(err)},
+        )
+        process.start()
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(command, 300, err.read_bytes())
+        return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), err.read_text())
+
+
+def train(*overrides: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``python train.py`` in a folder of its own, as someone who isn't logged in to anything."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    return forked([ROOT / "train.py", *overrides], folder, {**inherited, "NETRC": str(folder / "netrc"), **environment})
 
 
 def start(*overrides: str, folder: Path, processes: int = 1) -> list[Any]:
@@ -62,8 +99,11 @@ def start(*overrides: str, folder: Path, processes: int = 1) -> list[Any]:
     started = []
     for rank in range(processes):
         environment = {**together, "LOCAL_RANK": str(rank), "RANK": str(rank)} if processes > 1 else {}
-        log = folder.parent / f"{folder.name}.log"
-        process = _context.Process(target=_run, args=(given, environment, str(log)))
+        log = str(folder.parent / f"{folder.name}.log")
+        command = [str(ROOT / "train.py"), *given]
+        process = _context.Process(
+            target=_run, args=(command, str(Path.cwd()), {**os.environ, **environment}, log, log)
+        )
         process.start()
         started.append(process)
     return started

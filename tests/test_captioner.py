@@ -17,7 +17,7 @@ from PIL import Image
 from captioning import Captioner
 from captioning.errors import UserError
 from captioning.inference.captioner import ImageError
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """`captioning check` as a user runs it, and the page that it leaves."""
 
 import html
-import io
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from captioning.data.issues import DataReport, find
 from captioning.data.rows import Problem
 from captioning.data.statistics import summarize
 from captioning.runs.report.check_page import Check, render_check
-from captioning.runs.report.sample_grid import sample_grid, wrapped
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)> "quoted' {{ 7 * 7 }} [red]$x^2$ 猫 🐈 قطة \x1b[31m"""
 
@@ -70,7 +67,6 @@ def test_good_data_are_ready(folder, checked, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "check.html",
         "check.json",
-        "samples.png",
         "splits.json",
     }
 
@@ -129,7 +125,6 @@ def test_where_nothing_is_usable_the_page_says_of_all_files_why(folder, checked,
     page = text_of((tmp_path / "out" / "check.html").read_text())
     assert [name for name in names if name not in page] == []
     assert "No image is left to show." in page
-    assert not (tmp_path / "out" / "samples.png").exists()
 
 
 def test_images_that_cannot_be_split_are_shown_and_not_ready(tmp_path, checked):
@@ -209,13 +204,13 @@ def test_a_check_of_the_same_folder_replaces_the_one_before(folder, checked, tmp
     spoil(folder, 29)
     checked(folder)
     shutil.rmtree(folder)
-    (tmp_path / "out" / "samples.png").touch()
+    (tmp_path / "out" / "splits.json").touch()
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()
     (spoilt / "a.png").write_text("no image")
     (spoilt / "a.txt").write_text("a cat")
     checked(spoilt)
-    assert not (tmp_path / "out" / "samples.png").exists()
+    assert not (tmp_path / "out" / "splits.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -323,22 +318,3 @@ def test_the_page_fits_any_screen_and_loads_without_a_complaint(large_page, brow
     browser.open(tmp_path / "check.html")
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert [m for m in browser.messages if m["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")] == []
-
-
-# ------------------------------------------------------------ the images
-
-
-@pytest.mark.parametrize(
-    "caption", ["$x^{2$ \\frac", HOSTILE, "猫" * 500, "word " * 500, "", "a\nb", "half \ud83d of a cat"]
-)
-def test_any_caption_can_be_drawn_without_a_complaint(caption):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        drawn = sample_grid([(Image.new("RGB", (20_000, 10), "red"), caption)])
-    assert Image.open(io.BytesIO(drawn)).size[0] > 1000
-
-
-def test_a_caption_that_is_long_is_cut_below_its_image():
-    lines = wrapped("word " * 500).splitlines()
-    assert len(lines) == 4
-    assert lines[-1].endswith("…")

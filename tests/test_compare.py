@@ -1,13 +1,16 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from captioning.errors import UserError
+from captioning.runs import comparison_table
 from captioning.runs.comparison import compare
 
 COMMAND = Path(sys.executable).with_name("captioning")
@@ -43,8 +46,8 @@ def wer(*folders, **settings):
     return compare(folders, **settings).runs[1].differences["wer"]
 
 
-def run_command(*arguments, columns=200):
-    environment = os.environ | {"COLUMNS": str(columns), "PYTHONUTF8": "1"}
+def run_command(*arguments):
+    environment = os.environ | {"COLUMNS": "80", "PYTHONUTF8": "1"}  # which counts for a terminal only
     return subprocess.run(
         [COMMAND, "compare", *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
     )
@@ -300,19 +303,28 @@ def test_two_runs_stand_in_one_table_with_the_verdict(right, wrong):
 
 def test_of_several_runs_each_is_judged_against_the_first(right, wrong, tmp_path):
     printed = run_command(right, wrong, make_run(tmp_path / "copied", TRUTHS)).stdout
-    tables = [line for line in printed.splitlines() if line.startswith(("test ", "run "))]
+    tables = [line for line in printed.splitlines() if line.startswith("test ")]
     assert [table.split() for table in tables] == [
-        ["test", "right", "wrong", "copied"],
-        ["run", "wrong", "against", "right", "difference", "verdict"],
-        ["run", "copied", "against", "right", "difference", "verdict"],
+        ["test", "right", "wrong", "difference", "verdict"],
+        ["test", "right", "copied", "difference", "verdict"],
     ]
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_nothing_is_cut_off_or_runs_over_the_edge(right, wrong, columns):
+def test_nothing_is_cut_or_wrapped_in_a_pipe(right, wrong):
     make_config(right, f"path: {'a' * 200}\n")
     make_config(wrong, f"path: {'b' * 200}\n")
-    printed = run_command(right, wrong, columns=columns).stdout
+    printed = run_command(right, wrong).stdout
+    assert re.search(r"^path +a{200} +b{200}$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_nothing_is_cut_off_or_runs_over_the_edge_of_a_terminal(right, wrong, columns, monkeypatch, capsys):
+    make_config(right, f"path: {'a' * 200}\n")
+    make_config(wrong, f"path: {'b' * 200}\n")
+    terminal = Console(markup=False, emoji=False, highlight=False, width=columns)
+    monkeypatch.setattr(comparison_table, "plain_console", lambda: terminal)
+    comparison_table.print_comparison(compare([right, wrong]))
+    printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= columns
     assert "…" not in printed.replace("[…]", "")  # which explains the notation of intervals
     assert "vocabulary_coverage ↑" in printed

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from captioning.evaluate import evaluate
-from conftest import ROOT, SMALL
+import runs
+from conftest import SMALL
 from omegaconf import OmegaConf
 
-from captioning.config.compose import absolute_paths, start_of
+from captioning.config.compose import absolute_paths
 from captioning.errors import UserError
-from captioning.run import train
+from captioning.run import evaluate, train
 from captioning.runs.run_folder import RunFolder
 
 ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
@@ -23,8 +23,8 @@ ON_CPU = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-
 def run(images, tmp_path_factory) -> Path:
     """A run folder as ``python train.py`` leaves it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, ROOT / "train.py", *SMALL, f"data.path={images}", f"hydra.run.dir={folder}"]
-    subprocess.run([*command, "data.test_fraction=0.2", "model.lr=0.01"], check=True, capture_output=True)
+    own = [f"data.path={images}", f"hydra.run.dir={folder}", "data.test_fraction=0.2", "model.lr=0.01"]
+    assert runs.train(*SMALL, *own, folder=folder.parent).returncode == 0
     return folder
 
 
@@ -53,9 +53,9 @@ def test_a_path_with_odd_characters_is_the_path_that_it_is(checkpoint, images, t
     folder = tmp_path / 'a "b" $c, {d}=é'
     shutil.copytree(checkpoint, folder / "model folder")
     shutil.copytree(images, folder / "images")
-    command = [sys.executable, ROOT / "train.py", *SMALL, "hydra.run.dir=run", "data.test_fraction=0.2"]
     escaped = str(folder / "images").replace('"', '\\"').replace("${", "\\${")
-    subprocess.run([*command, f'data.path="{escaped}"'], check=True, capture_output=True, cwd=tmp_path)
+    own = ["hydra.run.dir=run", "data.test_fraction=0.2", f'data.path="{escaped}"']
+    assert runs.train(*SMALL, *own, folder=tmp_path).returncode == 0
     evaluate(str(tmp_path / "run"), ON_CPU, folder=folder / "out")
     assert predictions(folder / "out") == predictions(tmp_path / "run")
 
@@ -159,7 +159,7 @@ def test_a_command_that_a_run_folder_holds_is_not_run(run, tmp_path):
 
 def test_the_command_ends_a_mistake_in_one_line(run, tmp_path):
     command = [Path(sys.executable).with_name("captioning"), "evaluate", run, "model.num_beems=4"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = runs.forked(command, tmp_path)
     assert (ran.returncode, ran.stderr) == (
         1,
         "error: model.num_beems=4: no such setting; did you mean model.num_beams?\n",
@@ -194,8 +194,7 @@ def test_an_address_of_shards_is_no_path_below_the_folder_of_the_run(path, tmp_p
 
 def test_a_relative_folder_of_images_is_found_from_anywhere(images, tmp_path, monkeypatch):
     shutil.copytree(images, tmp_path / "here" / "images")
-    command = [sys.executable, ROOT / "train.py", *SMALL, "data.path=images", "hydra.run.dir=run"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path / "here")
+    assert runs.train(*SMALL, "data.path=images", "hydra.run.dir=run", folder=tmp_path / "here").returncode == 0
     monkeypatch.chdir(tmp_path)
     evaluate("here/run", ON_CPU, folder=tmp_path / "out")
     assert predictions(tmp_path / "out") == predictions(tmp_path / "here" / "run")

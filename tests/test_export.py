@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import runs
 import transformers
 import yaml
-from conftest import ROOT, SMALL
+from conftest import SMALL
 from huggingface_hub import ModelCard
 
 from captioning import Captioner
@@ -22,8 +23,8 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose captions aren't chosen as by default."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     decoding = ("model.num_beams=2", "model.max_new_tokens=6", "model.min_new_tokens=3")
-    settings = (*SMALL, f"data.path={images}", f"hydra.run.dir={folder}", "logger=csv", *decoding)
-    subprocess.run([sys.executable, ROOT / "train.py", *settings], check=True, capture_output=True)
+    own = (f"data.path={images}", f"hydra.run.dir={folder}", "logger=csv", *decoding)
+    assert runs.train(*SMALL, *own, folder=folder.parent).returncode == 0
     return folder
 
 
@@ -94,9 +95,9 @@ def test_the_card_does_not_tell_where_things_lay(run, card, images):
 
 
 def test_the_card_says_that_a_licence_of_the_data_is_not_known_until_it_is(run, card, tmp_path):
-    assert "Their licence wasn't stated" in card
+    assert "Their license wasn't stated" in card
     export(str(run), tmp_path / "new", samples=0, license="mit", data_license="cc0-1.0")
-    assert "Their licence: cc0-1.0." in (tmp_path / "new" / "README.md").read_text()
+    assert "Their license: cc0-1.0." in (tmp_path / "new" / "README.md").read_text()
     assert ModelCard.load(tmp_path / "new" / "README.md").data.license == "mit"
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from captioning.evaluate import evaluate
 from conftest import SMALL
-from runs import run, said
+from runs import forked, run, said
 from test_module import data_of, trainer_of
 
 from captioning import CaptionModule
 from captioning.data.dataset import Batch
 from captioning.errors import UserError
-from captioning.evaluate import evaluate
 from captioning.models.generation import Decoding, generate_captions
 from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import load_model
@@ -253,7 +253,7 @@ def test_a_checkpoint_is_whole_and_evaluated_in_a_fresh_process(finished, tmp_pa
     command = [Path(sys.executable).with_name("captioning"), "evaluate", best_of(finished)]
     command += ["--output-dir", tmp_path / "again"]
     on_cpu = ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "data.num_workers=0"]
-    done = subprocess.run([*command, *on_cpu], capture_output=True, text=True, check=False)
+    done = forked([*command, *on_cpu])
     assert done.returncode == 0, done.stderr[-3000:]
     assert predictions_of(tmp_path / "again") == predictions_of(finished)
     ours, again = (json.loads((folder / "metrics.json").read_text()) for folder in (finished, tmp_path / "again"))

@@ -7,7 +7,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of
 BEGIN = """
 import resource
 import torch
-from captioning.training.memory import keep_freed_memory, read_proc_status
+from captioning.training.memory import keep_freed_memory, peak_memory
 
 keep_freed_memory()
 """
@@ -25,7 +25,7 @@ for _ in range(20):
     torch.ones(64, 1024, 1024)
     small.append([{} for _ in range(1000)])
     small.append(torch.ones(100))
-print(read_proc_status("/proc/self/status", "VmHWM"))
+print(peak_memory(torch.device("cpu")))
 """
 
 

@@ -45,7 +45,7 @@ def test_ray_captions_the_images_of_all_folders_as_the_captioner_does(checkpoint
     assert {name: row["caption"] for name, row in rows.items() if name != "bad.png"} == captions
 
 
-def test_a_image_that_fails_is_kept_with_its_reason(rows):
+def test_an_image_that_fails_is_kept_with_its_reason(rows):
     assert rows["bad.png"]["caption"] is rows["bad.png"]["score"] is None
     assert rows["bad.png"]["error"] == "not an image"
 
@@ -65,7 +65,7 @@ def test_a_batch_in_which_all_fail_has_columns_of_the_same_types(checkpoint):
 
 
 def test_what_is_in_the_output_is_left_alone(checkpoint, folder):
-    with pytest.raises(UserError, match="something is in it; name a new folder"):
+    with pytest.raises(UserError, match="isn't empty; name a new folder"):
         caption_with_ray(str(checkpoint), str(folder), str(folder))
 
 

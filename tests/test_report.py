@@ -17,10 +17,9 @@ from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
 from captioning.metrics.metric_info import METRIC_INFO
 from captioning.runs.report import write_report
-from captioning.runs.report.captions import caption_rows, chosen, clipped, differences, frequent_captions, word_usage
+from captioning.runs.report.captions import caption_rows, chosen, clipped, differences, frequent_captions
 from captioning.runs.report.numbers import shown
-from captioning.runs.report.plots import thinned
-from captioning.runs.run_folder import RunFolder, Series
+from captioning.runs.run_folder import RunFolder
 
 STYLE = Path(sys.modules["captioning.runs.report"].__file__ or "").with_name("style.css")
 
@@ -162,9 +161,9 @@ def test_five_hundred_images_are_written_in_seconds_to_less_than_5_mb(tmp_path):
     write_thumbnails(
         run / "thumbnails.parquet", [("test", f"image-{i:03}.png", photo) for i, photo in enumerate(photos)]
     )
-    start = time.perf_counter()
+    start = time.process_time()  # other processes may be using the cores
     report = write_report(run)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert report.stat().st_size < 5e6
     assert report.read_bytes().count(b'alt="image ') == 500
 
@@ -190,9 +189,8 @@ def test_a_model_that_the_experiment_chose_is_named(run):
     assert "git-small, from random weights" in text_of(run)
 
 
-def test_the_time_of_a_file_stands_in_for_that_of_the_start(run):
-    (run / "environment.json").write_text("{}")
-    assert "(the time of environment.json)" in text_of(run)
+def test_the_title_says_what_the_run_is(run):
+    assert "<title>git-tiny on creatures" in page_of(run)
 
 
 def test_code_that_was_changed_is_said_to_be(run):
@@ -221,16 +219,13 @@ def test_a_number_stands_with_its_interval_and_validation(run):
 @pytest.mark.parametrize(
     ("metrics", "note"),
     [
-        ('{"test/loss": NaN}', "test/loss: nan, which is no number"),
-        ('{"test/loss": 1.0, "val/loss": Infinity}', "val/loss: inf, which is no number"),
-        ('{"test/cider": null}', "test/cider: None, which is no number"),
+        ('{"test/loss": NaN}', "test/loss: nan, not a number"),
+        ('{"test/loss": 1.0, "val/loss": Infinity}', "val/loss: inf, not a number"),
+        ('{"test/cider": null}', "test/cider: None, not a number"),
         (
             '{"test/loss": null, "notes": {"test/loss": "was nan: too high a rate"}}',
             "test/loss: was nan: too high a rate",
         ),
-        ('{"test/wer": 0.5}', "no interval: this number is not resampled"),
-        ("{}", "no test number: this run didn't measure it"),
-        ("{}", "no test number: the training captions weren't known"),
     ],
 )
 def test_a_number_that_is_missing_has_its_reason(run, metrics, note):
@@ -249,16 +244,6 @@ def test_numbers_are_written_in_few_digits(value, text):
 def test_values_that_are_not_finite_are_counted(run):
     (run / "metrics.csv").write_text("step,train/loss\n1,3.0\n2,nan\n3,inf\n4,1.0\n")
     assert "train/loss: 2 of 4 values aren't finite, the first at step 3." in text_of(run)
-
-
-def test_a_thinned_curve_keeps_its_extremes_and_its_gap():
-    values = np.sin(np.arange(20_000.0))
-    values[1234], values[7777], values[15_000] = 100, -100, np.nan
-    thin = thinned(Series(np.arange(20_000.0), values))
-    assert len(thin.steps) < 1500
-    assert np.nanmax(thin.values) == 100
-    assert np.nanmin(thin.values) == -100
-    assert thin.steps[np.isnan(thin.values)].tolist() == [15_000]
 
 
 def test_the_commands_to_run_it_again_are_quoted_for_a_shell(run):
@@ -294,10 +279,10 @@ def marked(prediction: str, reference: str) -> tuple[str, str]:
         ("a red dog", "a red cat", ("a red [dog]", "a red [cat]")),
         ("a dog", "A dog.", ("a dog", "A dog.")),
         ("a t - shirt", "a t-shirt", ("a t - shirt", "a t-shirt")),
-        ("", "a dog", ("", "[a dog]")),
-        ("a dog a dog", "a dog", ("a dog [a dog]", "a dog")),
-        ("a dog - cat", "a fox - cow", ("a [dog - cat]", "a [fox - cow]")),
-        ("x " * 61, "y", ("[" + "x " * 59 + "x] … (61 words)", "[y]")),
+        ("", "a dog", ("", "[a] [dog]")),
+        ("a dog a dog", "a dog", ("a dog [a] [dog]", "a dog")),
+        ("a dog - cat", "a fox - cow", ("a [dog] - [cat]", "a [fox] - [cow]")),
+        ("x " * 151, "y", ("[x] " * 149 + "[x] … (151 words)", "[y]")),
         ("猫在上", "猫在下", ("猫在[上]", "猫在[下]")),
     ],
 )
@@ -334,12 +319,6 @@ def test_a_long_word_is_clipped():
 
 def test_a_short_caption_is_left_as_it_is():
     assert clipped(" a dog ") == " a dog "
-
-
-def test_words_are_counted_in_a_hundred_captions():
-    less, more = word_usage(["a dog", "a cat"], ["a dog", "a dog", "the dog", "the cat"])
-    assert [(usage.word, usage.predictions, usage.references) for usage in less] == [("the", 0, 50), ("dog", 50, 75)]
-    assert [(usage.word, usage.predictions, usage.references) for usage in more] == [("a", 100, 50), ("cat", 50, 25)]
 
 
 def test_frequent_captions_are_those_said_more_than_once():

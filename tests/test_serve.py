@@ -23,12 +23,13 @@ from PIL import Image
 from started import started, wait_for
 
 from captioning import Captioner
+from captioning.errors import UserError
 from captioning.inference.captioner import Caption
-from captioning.inference.serve import LOOPBACK_NAMES
+from captioning.inference.serve import LOOPBACK_NAMES, read_token, serve
 from captioning.inference.serve.app import Server, make_app
 from captioning.inference.serve.batching import Batcher, GenerationRequest
 from captioning.inference.serve.limits import Connection, Limits
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 
 CAPTIONING = Path(sys.executable).with_name("captioning")
 SHORT = {"max_new_tokens": 5, "min_new_tokens": 2}
@@ -68,7 +69,7 @@ def server(captioner) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def run_server(captioner) -> Iterator[Callable[..., httpx.Client]]:
-    """Starts servers with options of their own."""
+    """Start servers with options of their own."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(running(captioner, **options))
 
@@ -105,7 +106,7 @@ def test_captions_are_those_of_the_captioner(server, captioner, files, way):
     assert captions == captioner(files, **SHORT)
 
 
-def test_several_captions_of_a_image_come_with_scores_the_likeliest_first(server, captioner, files):
+def test_several_captions_of_an_image_come_with_scores_best_first(server, captioner, files):
     answer = server.post(UPLOAD, files=of_files(files[:1]), data={"num_captions": 3, "num_beams": 4, **SHORT})
     expected = captioner.candidates(files[0], num_captions=3, num_beams=4, **SHORT)[0]
     (result,) = answer.json()["results"]
@@ -113,7 +114,7 @@ def test_several_captions_of_a_image_come_with_scores_the_likeliest_first(server
     assert [caption["score"] for caption in result["captions"]] == pytest.approx([c.score for c in expected], abs=1e-5)
 
 
-def test_a_image_that_can_not_be_opened_has_its_reason_beside_the_captions_of_others(server, files):
+def test_an_image_that_can_not_be_opened_has_its_reason_beside_the_captions_of_others(server, files):
     images = [*in_base64(files[:1]), {"data": base64.b64encode(b"no image").decode()}, {"data": "?"}]
     results = server.post(CAPTIONS, json={"images": images, **SHORT}).json()["results"]
     assert [result["error"] for result in results] == [None, "not an image", "not base64"]
@@ -148,16 +149,16 @@ def test_many_clients_share_batches_and_each_gets_its_own_captions(run_server, c
     assert batches < 72
 
 
-def test_different_wishes_at_once_are_each_heard(server, captioner, files):
-    local_flags = [{"prefix": "a red"}, {"num_beams": 3}, {"max_new_tokens": 2, "min_new_tokens": 2}, {}] * 4
+def test_different_settings_at_once_are_each_applied(server, captioner, files):
+    settings = [{"prefix": "a red"}, {"num_beams": 3}, {"max_new_tokens": 2, "min_new_tokens": 2}, {}] * 4
 
-    def ask(wish: dict) -> str:
-        answer = server.post(UPLOAD, files=of_files(files[:1]), data={**SHORT, **wish})
+    def ask(given: dict) -> str:
+        answer = server.post(UPLOAD, files=of_files(files[:1]), data={**SHORT, **given})
         return answer.json()["results"][0]["captions"][0]["text"]
 
     with ThreadPoolExecutor(16) as pool:
-        captions = list(pool.map(ask, local_flags))
-    assert captions == [captioner(files[0], **{**SHORT, **wish}) for wish in local_flags]
+        captions = list(pool.map(ask, settings))
+    assert captions == [captioner(files[0], **{**SHORT, **given}) for given in settings]
 
 
 # ------------------------------------------------------------ what is refused
@@ -186,7 +187,7 @@ def test_a_wrong_setting_is_named(server, files, setting, says, way):
     assert says in detail(answer)
 
 
-def test_a_image_of_too_many_pixels_is_not_decoded(run_server):
+def test_an_image_of_too_many_pixels_is_not_decoded(run_server):
     file = io.BytesIO()
     Image.new("L", (1001, 1000)).save(file, "PNG")
     answer = run_server(limits=Limits(pixels=1_000_000)).post(UPLOAD, files=[("images", ("a.png", file.getvalue()))])
@@ -245,7 +246,7 @@ def test_images_of_the_web_are_never_those_of_the_servers_own_network(run_server
     assert "can't be" in detail(answer)
 
 
-def test_a_image_of_the_web_is_captioned_where_that_is_allowed(run_server, captioner, files):
+def test_an_image_of_the_web_is_captioned_where_that_is_allowed(run_server, captioner, files):
     client = run_server(allow_urls=True, fetch={"http://example.com/a.png": files[0].read_bytes()}.__getitem__)
     answer = client.post(CAPTIONS, json={"images": [{"url": "http://example.com/a.png"}], **SHORT})
     assert answer.json()["results"][0]["captions"][0]["text"] == captioner(files[0], **SHORT)
@@ -383,21 +384,21 @@ def test_bodies_that_fill_the_memory_together_are_refused(run_server):
 # ------------------------------------------------------------ batches
 
 
-def batched(*local_flags: GenerationRequest, batch_size: int = 4, fails: bool = False) -> tuple[list, list[int]]:
+def batched(*requests: GenerationRequest, batch_size: int = 4, fails: bool = False) -> tuple[list, list[int]]:
     """What each image gets, and the sizes of the batches; images are numbered by their only pixel."""
     sizes = []
 
-    def caption(pixels, wish):
+    def caption(pixels, request):
         if fails and not sizes:
             sizes.append(0)
             raise RuntimeError("defect")
         time.sleep(0.02)
-        return [[Caption(f"{int(pixel)} {wish.prefix}", 0.0)] for pixel in pixels.flatten()]
+        return [[Caption(f"{int(pixel)} {request.prefix}", 0.0)] for pixel in pixels.flatten()]
 
     async def work():
         batcher = Batcher(caption, batch_size, lambda images, _: sizes.append(images))
         running = asyncio.create_task(batcher.run())
-        given = [batcher.caption(torch.full((1, 1, 1), n), wish) for n, wish in enumerate(local_flags)]
+        given = [batcher.caption(torch.full((1, 1, 1), n), request) for n, request in enumerate(requests)]
         results = await asyncio.gather(*given, return_exceptions=True)
         running.cancel()
         return [result if isinstance(result, Exception) else result[0].text for result in results]
@@ -411,7 +412,7 @@ def test_a_batch_is_no_larger_than_it_may_be():
     assert sizes == [4, 4, 2]
 
 
-def test_a_batch_holds_one_wish():
+def test_a_batch_holds_equal_requests():
     one, other = GenerationRequest(Decoding(), prefix="one"), GenerationRequest(Decoding(), prefix="other")
     captions, sizes = batched(one, other, one, other, one)
     assert captions == ["0 one", "1 other", "2 one", "3 other", "4 one"]
@@ -450,43 +451,35 @@ def command(checkpoint: Path, folder: Path, *options: str, **variables: str):
         yield process, re.search(r"http://\S+", process.said)[0]
 
 
-def test_the_command_serves_until_it_is_told_to_stop_and_answers_what_is_under_way(checkpoint, tmp_path, files):
-    with command(checkpoint, tmp_path) as (process, address), ThreadPoolExecutor(8) as pool:
+def test_the_command_serves_with_its_token_until_a_signal_and_answers_what_is_under_way(checkpoint, tmp_path, files):
+    token = "a-secret-of-mine"
+    with command(checkpoint, tmp_path, CAPTIONING_TOKEN=token) as (process, address), ThreadPoolExecutor(8) as pool:
         assert httpx.get(f"{address}/health").json() == {"status": "ok"}
-        asked = [pool.submit(httpx.post, f"{address}{UPLOAD}", files=of_files(files * 4), timeout=60) for _ in range(8)]
+        assert httpx.get(f"{address}/v1/model").status_code == 401
+        given = {"files": of_files(files * 4), "headers": {"Authorization": f"Bearer {token}"}, "timeout": 60}
+        asked = [pool.submit(httpx.post, f"{address}{UPLOAD}", **given) for _ in range(8)]
         wait_for(lambda: asked[0].done())
         process.process.send_signal(signal.SIGINT)
         assert {answer.result().status_code for answer in asked if not answer.exception()} == {200}
         assert process.ended() == 0
     assert "Traceback" not in process.said
+    assert token not in process.said
 
 
-def test_the_token_comes_from_a_file_or_the_environment_and_is_not_told(checkpoint, tmp_path):
-    with command(checkpoint, tmp_path, CAPTIONING_TOKEN="a-secret-of-mine") as (process, address):
-        assert httpx.get(f"{address}/v1/model").status_code == 401
-        headers = {"Authorization": "Bearer a-secret-of-mine"}
-        assert httpx.get(f"{address}/v1/model", headers=headers).status_code == 200
-    assert "a-secret-of-mine" not in process.said
-
-
-def test_a_port_that_is_taken_is_named_in_one_line(checkpoint, tmp_path):
+def test_a_port_that_is_taken_is_named_with_the_way_out(checkpoint):
+    options = {"limits": Limits(), "batch_size": 1, "allow_urls": False, "token": None, "device": "cpu"}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        arguments = [str(CAPTIONING), "serve", str(checkpoint), "--port", str(port)]
-        with started(arguments, folder=tmp_path) as (process,):
-            assert process.ended() == 1
-    assert process.said == f"error: --host 127.0.0.1 --port {port}: can't be listened at (Address already in use)\n"
+        with pytest.raises(UserError) as error:
+            serve(str(checkpoint), host="127.0.0.1", port=port, **options)
+    assert str(error.value) == f"--host 127.0.0.1 --port {port}: Address already in use; --port 0 takes a free one"
 
 
 @pytest.mark.parametrize("content", ["short", "two\nlines-of-it", "sécret-secret"])
-def test_a_token_that_no_header_can_hold_is_refused(checkpoint, tmp_path, content):
+def test_a_token_that_no_header_can_hold_is_refused(tmp_path, content):
     (tmp_path / "token").write_text(content)
-    arguments = [str(CAPTIONING), "serve", str(checkpoint), "--token-file", str(tmp_path / "token")]
-    with started(arguments, folder=tmp_path) as (process,):
-        assert process.ended() == 1
-    assert process.errors == [
-        f"error: --token-file {tmp_path / 'token'}: a token is one line of 8 or more letters, digits and signs"
-    ]
+    with pytest.raises(UserError, match="token: a token is one line of 8 or more letters, digits and signs"):
+        read_token(tmp_path / "token")
 
 
 def test_the_api_is_described_without_another_server(server):
@@ -526,7 +519,7 @@ def opened(browser: Chromium, client: httpx.Client) -> Chromium:
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
-def test_a_image_that_is_dropped_or_pasted_is_captioned_with_a_score(browser, server, captioner, files, event):
+def test_an_image_that_is_dropped_or_pasted_is_captioned_with_a_score(browser, server, captioner, files, event):
     opened(browser, server).value(with_file(files[0], event))
     assert captions_shown(browser) == [[captioner(files[0])]]
     score = float(browser.value("document.querySelector('.score').textContent"))
@@ -540,7 +533,7 @@ def test_several_images_that_are_chosen_are_captioned(browser, server, captioner
     assert captions_shown(browser, 3) == [[caption] for caption in reversed(captioner(files[:3]))]
 
 
-def test_settings_are_heard_when_images_are_captioned_again(browser, server, captioner, files):
+def test_settings_apply_when_images_are_captioned_again(browser, server, captioner, files):
     opened(browser, server).value(with_file(files[0], "drop"))
     captions_shown(browser)
     browser.value(
@@ -576,7 +569,7 @@ def test_a_token_that_is_asked_for_can_be_given(browser, run_server, captioner, 
     assert captions_shown(browser) == [[captioner(files[0])]]
 
 
-def test_the_address_of_a_image_can_be_given_where_the_server_fetches_it(browser, run_server, captioner, files):
+def test_the_address_of_an_image_can_be_given_where_the_server_fetches_it(browser, run_server, captioner, files):
     client = run_server(allow_urls=True, fetch=lambda _: files[0].read_bytes())
     opened(browser, client).value(
         """(() => {

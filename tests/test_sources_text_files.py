@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -80,13 +79,8 @@ def test_an_open_quote_does_not_take_megabytes_for_a_caption(tmp_path):
 
 
 def test_a_nul_in_a_csv_does_not_keep_the_other_lines_from_being_read(tmp_path):
-    lines, problems = read(tmp_path / "x.csv", "a,b\n1,x\0y\n2,z\n")
-    cells = [cells for _, cells in lines]
-    assert cells[-1] == {"a": "2", "b": "z"}
-    if sys.version_info >= (3, 11):  # before that csv refuses the line itself
-        assert cells[0] == {"a": "1", "b": "x\0y"}
-    else:
-        assert problems == [(QUOTE, "x.csv line 2")]
+    lines, _ = read(tmp_path / "x.csv", "a,b\n1,x\0y\n2,z\n")
+    assert [cells for _, cells in lines] == [{"a": "1", "b": "x\0y"}, {"a": "2", "b": "z"}]
 
 
 def test_tabs_separate_the_cells_of_a_tsv(tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,24 +11,11 @@ from pathlib import Path
 import jiwer
 import pytest
 from conftest import ROOT, SMALL
+from runs import train
 
 import captioning.run
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER, normalize
-
-
-def train(*overrides: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python train.py`` in a folder of its own, as someone who isn't logged in to anything."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
-        cwd=folder,
-        env={**inherited, "NETRC": str(folder / "netrc"), **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def trained(*overrides: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,10 @@
 """The `captioning` command."""
 
+import inspect
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,17 +12,41 @@ import typer
 
 from captioning import __version__
 from captioning.errors import UserError
+from captioning.models.decoding import decoding_settings
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 
-MODELS = "the model's"  # settings of decoding
 Model = Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="The longest caption.", show_default=MODELS)]
-NumBeams = Annotated[int | None, typer.Option(help="1 is greedy.", show_default=MODELS)]
-
+INPUTS = "Files, folders, 'patterns/**/*.jpg', URLs; - or none: a list on standard input."
+OUTPUT = "*.txt, *.jsonl, *.csv or *.parquet; standard output by default."
+SHARD = "Caption share I of N, from 0/N to N-1/N, into FILE-I-of-N; torchrun and srun set it."
+TOKEN = "Requests must bring the token in it, by default that in $CAPTIONING_TOKEN."
+Prefix = Annotated[str, typer.Option(help="What each caption begins with; the model continues it.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a batch; 8 on CPUs by default, else 32.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu; an accelerator by default.")]
 Samples = Annotated[int, typer.Option(min=0, help="Test images in the model card, small.")]
 License = Annotated[str | None, typer.Option(metavar="ID", help="Of the model: mit, apache-2.0, …")]
-DataLicense = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the data that it learned from.")]
+DataLicense = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the training data.")]
+
+
+def _with_decoding_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each setting of decoding; the command takes those that are given as keywords."""
+    settings = decoding_settings()
+
+    @wraps(command)
+    def with_given(**arguments: Any) -> None:
+        absent = [setting.name for setting in settings if arguments[setting.name] is None]
+        command(**{name: value for name, value in arguments.items() if name not in absent})
+
+    signature = inspect.signature(command)
+    parameters = list(signature.parameters.values())[:-1]
+    for name, kind, _, description in settings:
+        kind_and_help = (kind | None, typer.Option(help=description, show_default="the model's"))
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind_and_help])
+        )
+    with_given.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return with_given
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,11 +75,11 @@ def _require_writable(json: Path | None) -> None:
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the first is the baseline.")],
-    metric: Annotated[str, typer.Option(help="What the captions that changed most are chosen by.")] = "wer",
-    captions: Annotated[int, typer.Option(min=0, help="How many improved, and how many worsened captions.")] = 5,
+    metric: Annotated[str, typer.Option(help="The metric that ranks the changed captions.")] = "wer",
+    captions: Annotated[int, typer.Option(min=0, help="How many improved and worsened captions to show.")] = 5,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything into this file, too.")] = None,
 ) -> None:
-    """Tell whether runs differ, by the test captions in their folders."""
+    """Compare runs by the test captions in their folders: metrics, intervals, verdicts, settings, captions."""
     from dataclasses import asdict
 
     from captioning.files import write_json
@@ -70,7 +97,7 @@ def compare(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
 ) -> None:
-    """Make a run's report.html again, from its folder alone."""
+    """Write a run's report.html again, from its folder alone."""
     from captioning.runs.report import write_report
 
     typer.echo(write_report(run))
@@ -122,159 +149,117 @@ def evaluate(
 
 
 @app.command()
+@_with_decoding_options
 def caption(
     model: Model,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="INPUT", help="Files, folders, 'patterns/**/*.jpg', URLs; - or none: a list on stdin."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="*.txt, *.jsonl, *.csv or *.parquet.", show_default="stdout"
-        ),
-    ] = None,
-    sidecars: Annotated[bool, typer.Option("--sidecars", help="A NAME.txt beside each image instead.")] = False,
-    form: Annotated[
-        str | None, typer.Option("--format", help="lines, jsonl, csv or parquet.", show_default="as FILE's name says")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Caption again what has a caption already.")] = False,
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help=INPUTS)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help=OUTPUT)] = None,
+    sidecars: Annotated[bool, typer.Option("--sidecars", help="Write a NAME.txt beside each image instead.")] = False,
+    form: Annotated[str | None, typer.Option("--format", help="lines, jsonl, csv or parquet.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Caption images again that have a caption.")] = False,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help=SHARD)] = None,
     errors: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of all images that failed.")] = None,
-    prefix: Annotated[str, typer.Option(help="What every caption begins with, for the model to go on from.")] = "",
-    trigger: Annotated[str, typer.Option(help="A word to write before every caption, with a comma.")] = "",
-    suffix: Annotated[str, typer.Option(help="What to write after every caption.")] = "",
-    max_new_tokens: MaxNewTokens = None,
-    min_new_tokens: Annotated[int | None, typer.Option(help="The shortest caption.", show_default=MODELS)] = None,
-    num_beams: NumBeams = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Of beams; above 0: long.", show_default=MODELS)] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="1 is none.", show_default=MODELS)] = None,
-    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="0 is none.", show_default=MODELS)] = None,
-    temperature: Annotated[float | None, typer.Option(help="Draws captions at random.", show_default="not")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Of the likeliest words, with a temperature.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that the model sees at once.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as many as cores")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu.", show_default="the best")] = None,
+    prefix: Prefix = "",
+    trigger: Annotated[str, typer.Option(help="A word to write before each caption, with a comma.")] = "",
+    suffix: Annotated[str, typer.Option(help="Text to write after each caption.")] = "",
+    batch_size: BatchSize = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; one for each core by default.")] = None,
+    device: Device = None,
+    **decoding: Any,
 ) -> None:
-    """Caption images, and go on where an earlier run was ended: what has a caption in the output is skipped.
+    """Caption images, on any number of processes.
 
-    The exit status is 0 where all have a caption, 2 where some failed (they are told in the end), and 75 after Ctrl-C.
+    Images that have a caption in the output are skipped, so the same command resumes after any interruption. The exit
+    status is 0 if all have a caption, 2 if some failed (they are listed at the end), and 75 after Ctrl-C. Under
+    torchrun and srun failed images don't change the status: it would stop the other processes.
     """
-    from captioning.training.signals import quit_on_signals
+    from captioning.training.signals import INTERRUPTED, Interrupted, handle_signals
 
-    quit_on_signals()
-    from captioning.config.messages import friendly_errors
+    stopped_by, summary = "", None
+    try:
+        with handle_signals():
+            from captioning.config.messages import friendly_errors
 
-    with friendly_errors():
-        from captioning.inference.folder import CaptionTemplate, tell
-        from captioning.inference.folder import caption as caption_all
-        from captioning.inference.inputs import find_images, read_list
-        from captioning.inference.outputs import make_output
+            with friendly_errors():
+                from captioning.inference.captioner import local_device
+                from captioning.inference.folder import CaptionTemplate, Summary, caption_images, report
+                from captioning.inference.inputs import find_images, read_list
+                from captioning.inference.outputs import make_output, parse_shard, part_path
+                from captioning.inference.pretrained import find_model
+                from captioning.training.distributed.environment import rank, started_processes, under_torchrun
 
-        named = [name for name in inputs or [] if name != "-"]
-        is_listed = "-" in (inputs or []) or (not named and not sys.stdin.isatty())
-        found = find_images(named, listed=read_list(sys.stdin.buffer.read()) if is_listed else [])
-        to = make_output(found.images, file=output, sidecars=sidecars, form=form)
-        decoding = _given(
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            repetition_penalty=repetition_penalty,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            temperature=temperature,
-            top_p=top_p,
-        )
-        options = {"prefix": prefix, "batch_size": batch_size, "workers": workers, "device": device, **decoding}
-        counts = caption_all(model, found, to, wording=CaptionTemplate(trigger, suffix), overwrite=overwrite, **options)
-        raise typer.Exit(tell(counts, to, errors=errors))
+                find_model(model)
+                launched = None if shard else started_processes()
+                named = [name for name in inputs or [] if name != "-"]
+                is_listed = "-" in (inputs or []) or (not named and not sys.stdin.isatty())
+                if is_listed and launched and under_torchrun():
+                    raise UserError("torchrun gives standard input to one process alone: name files or folders")
+                found = find_images(named, listed=read_list(sys.stdin.buffer.read()) if is_listed else [])
+                images, part = found.images, (rank(), launched[0] * launched[1]) if launched else None
+                if shard is not None:
+                    part = parse_shard(shard)
+                to = make_output(images, file=output, sidecars=sidecars, form=form, shard=part)
+                if part:
+                    images, errors = images[part[0] :: part[1]], errors and part_path(errors, part)
+                summary = Summary(len(images) + len(found.failed), dict(found.failed))
+                template = CaptionTemplate(trigger, suffix)
+                device = device or (local_device() if launched else None)
+                options = {"prefix": prefix, "batch_size": batch_size, "workers": workers, **decoding}
+                caption_images(
+                    model, images, to, summary, template=template, overwrite=overwrite, device=device, **options
+                )
+    except Interrupted as interrupted:
+        stopped_by = str(interrupted)
+    if summary is None:
+        typer.echo(f"stopped by {stopped_by}; the same command resumes", err=True)
+    else:
+        report(summary, to, errors=errors, stopped_by=stopped_by)
+    raise typer.Exit(INTERRUPTED if summary is None or stopped_by else 2 if summary.failed and not launched else 0)
 
 
 @app.command()
+@_with_decoding_options
 def caption_ray(
     model: Model,
     images: Annotated[str, typer.Argument(help="A folder, or a URI such as s3://BUCKET/FOLDER; all in it is read.")],
     output: Annotated[str, typer.Argument(help="A new folder, or a URI, for Parquet files.")],
-    captioners: Annotated[
-        int | None, typer.Option(min=1, help="At once.", show_default="one for each GPU, or for some cores")
-    ] = None,
-    prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that a model sees at once.")] = None,
-    max_new_tokens: MaxNewTokens = None,
-    num_beams: NumBeams = None,
+    captioners: Annotated[int | None, typer.Option(min=1, help="At most; one for each GPU or 4 cores.")] = None,
+    prefix: Prefix = "",
+    batch_size: BatchSize = None,
+    **decoding: Any,
 ) -> None:
-    """Caption a folder or bucket on many machines, with Ray Data (the extra ray); RAY_ADDRESS names a cluster.
+    """Caption a folder or bucket on many machines with Ray Data.
 
-    Each image is a row: path, caption, score, and error where it has no caption. The exit status is 2 where some
-    have none.
+    It needs the extra ray; RAY_ADDRESS names a cluster. Each image is a row: path, caption, score, and error where it
+    has no caption. The exit status is 2 if some have none.
     """
     from captioning.inference.ray import caption_with_ray
 
-    given = _given(max_new_tokens=max_new_tokens, num_beams=num_beams)
-    outcome = caption_with_ray(
-        model, images, output, captioners=captioners, prefix=prefix, batch_size=batch_size, **given
-    )
-    _tell(outcome, output)
-
-
-@app.command()
-def predict(
-    model: Model,
-    images: Annotated[Path, typer.Argument(help="A folder; all folders in it are read.")],
-    output: Annotated[Path, typer.Argument(help="A new folder for a .jsonl file of each process.")],
-    accelerator: Annotated[str, typer.Option(help="As Lightning has it: auto, cpu, gpu, …")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many; torchrun and srun decide it themselves.")] = "auto",
-    prefix: Annotated[str, typer.Option(help="What every caption begins with.")] = "",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once, of each process.")] = None,
-    max_new_tokens: MaxNewTokens = None,
-    num_beams: NumBeams = None,
-) -> None:
-    """Caption a folder on all devices with Lightning: torchrun --no-python --nproc-per-node 8 captioning predict …
-
-    Each image is a line: path, caption, score, and error where it has no caption. The exit status is 2 where some
-    have none.
-    """
-    from captioning.config.messages import friendly_errors
-
-    with friendly_errors():
-        from captioning.inference.predict import predict as predict_captions
-
-        outcome = predict_captions(
-            model,
-            images,
-            output,
-            accelerator=accelerator,
-            devices=devices,
-            batch_size=batch_size,
-            prefix=prefix,
-            **_given(max_new_tokens=max_new_tokens, num_beams=num_beams),
-        )
-    _tell(outcome, output)
+    options = {"prefix": prefix, "batch_size": batch_size, **decoding}
+    total, failed = caption_with_ray(model, images, output, captioners=captioners, **options)
+    typer.echo(f"{total - failed:,} images captioned, {failed:,} failed: {output}", err=True)
+    raise typer.Exit(2 if failed else 0)
 
 
 @app.command()
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then a token is wise.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then require a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Requests must bring the token in it.", show_default="$CAPTIONING_TOKEN"),
-    ] = None,
-    allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images that requests name, from public addresses.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that the model sees at once, at most.")] = 32,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of an image.")] = 50,
-    max_images: Annotated[int, typer.Option(min=1, help="Of a request.")] = 32,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help=TOKEN)] = None,
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch images from public addresses.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch, at most.")] = 32,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 50,
+    max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 32,
     max_queue: Annotated[int, typer.Option(min=1, help="Images that wait, of all requests.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request, and for its answer.")] = 60,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, xpu.", show_default="the best")] = None,
+    device: Device = None,
 ) -> None:
-    """Caption images in the browser, and over HTTP (the extra serve).
+    """Caption images in the browser and over HTTP.
 
-    The page takes images that are dropped, pasted, chosen or taken; /docs has the API. Only this machine can reach
-    it unless --host says otherwise.
+    It needs the extra serve. The page takes images that are dropped, pasted or chosen; /docs describes the API. Only
+    this machine can reach it unless --host says otherwise.
     """
     from captioning.config.messages import friendly_errors
     from captioning.terminal import quiet_transformers
@@ -287,39 +272,25 @@ def serve(
         require_packages()
         from captioning.inference.serve.limits import Limits
 
-        limits = Limits(
-            body=round(max_megabytes * 1e6),
-            pixels=round(max_megapixels * 1e6),
-            images=max_images,
-            queue=max_queue,
-            seconds=timeout,
-        )
-        serve_model(
-            model,
-            host=host,
-            port=port,
-            limits=limits,
-            batch_size=batch_size,
-            allow_urls=allow_urls,
-            token=read_token(token_file),
-            device=device,
-            say=typer.echo,
-        )
+        body, pixels, token = round(max_megabytes * 1e6), round(max_megapixels * 1e6), read_token(token_file)
+        limits = Limits(body=body, pixels=pixels, images=max_images, queue=max_queue, seconds=timeout)
+        options: dict[str, Any] = {"batch_size": batch_size, "allow_urls": allow_urls, "token": token, "device": device}
+        serve_model(model, host=host, port=port, limits=limits, **options)
 
 
 @app.command()
 def export(
     run: Model,
-    folder: Annotated[Path, typer.Argument(help="A new one.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
     form: Annotated[str, typer.Option("--format", help="transformers, or onnx (the extra onnx).")] = "transformers",
-    int8: Annotated[bool, typer.Option("--int8", help="Of onnx: weights in 8 bits, a quarter of the size.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX weights in 8 bits: a quarter of the size.")] = False,
     samples: Samples = 4,
     license: License = None,  # noqa: A002
     data_license: DataLicense = None,
 ) -> None:
-    """Write a Hugging Face folder with a model card: transformers alone loads it, and captions as was tested.
+    """Write a Hugging Face folder with a model card: transformers loads it without this package.
 
-    As ONNX it brings a program that needs onnxruntime, and neither torch nor transformers.
+    --format onnx adds a program, caption.py, that needs neither torch nor transformers.
     """
     from captioning.config.messages import friendly_errors
     from captioning.export.huggingface import export as export_model
@@ -327,11 +298,11 @@ def export(
 
     with friendly_errors():
         quiet_transformers()
-        card = export_model(
+        shown = export_model(
             run, folder, samples=samples, license=license, data_license=data_license, form=form, int8=int8
         )
-        for sample in card.samples:
-            typer.echo(f"in the card: {sample.caption} ({sample.file}; --samples 0 shows no images)")
+        if shown:
+            typer.echo(f"the model card shows {len(shown)} test images, in {folder}/samples; --samples 0 shows none")
         typer.echo(folder)
 
 
@@ -339,16 +310,16 @@ def export(
 def push(
     run: Model,
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Of the model on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Everybody may see it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over what another tool put there.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and upload nothing.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite what another tool uploaded.")] = False,
     samples: Samples = 4,
     license: License = None,  # noqa: A002
     data_license: DataLicense = None,
 ) -> None:
-    """Upload a run's best model with its card to the Hugging Face Hub: private, unless told otherwise.
+    """Upload a run's best model with its card to the Hugging Face Hub, private by default.
 
-    The login is that of `hf auth login` or HF_TOKEN. After an interruption the same command goes on.
+    Log in with `hf auth login` or set HF_TOKEN. After an interruption, run the same command again.
     """
     from captioning.config.messages import friendly_errors
     from captioning.export.push import push as push_model
@@ -363,16 +334,6 @@ def push(
         typer.echo(f"{sum(upload.files.values()):>15,}  bytes in {len(upload.files)} files")
         seen_by = "public" if public else "private"
         typer.echo(f"{f'would go, {seen_by}, to' if dry_run else f'{seen_by}:'} {upload.where}")
-
-
-def _given(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-def _tell(outcome: Any, output: Path | str) -> None:
-    """Of a folder's images, how many have captions; ends with the status that says so."""
-    typer.echo(f"{outcome.images - outcome.failed:,} images captioned, {outcome.failed:,} failed: {output}", err=True)
-    raise typer.Exit(2 if outcome.failed else 0)
 
 
 @app.command()

@@ -48,6 +48,7 @@ from captioning.training.memory import keep_freed_memory
 from captioning.training.module import CaptionModule
 from captioning.training.resume import load_resume_point, require_same_data
 from captioning.training.signals import INTERRUPTED, Interrupted, SignalHandler, handle_signals
+from captioning.training.tuning import require_tunable, tune
 
 _log = rank_zero_only(logging.getLogger(__name__).info)
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
@@ -81,6 +82,7 @@ def train(cfg: Any) -> dict[str, Any]:
         # What can be wrong is found before what is slow, and before Lightning starts further processes.
         data, module = CaptionDataModule(**settings.data), CaptionModule(**settings.model)
         trainer = make_trainer(settings, signals)
+        require_tunable(settings, trainer)
         artifacts.require_no_weights(run, resume)
         if resume:
             data.set_processor(module.restore(resume.checkpoint.content))
@@ -92,6 +94,9 @@ def train(cfg: Any) -> dict[str, Any]:
 
         if resume:
             require_same_data(run, data)
+        else:
+            for key, value in tune(run, settings, trainer, module, data).items():
+                OmegaConf.update(cfg, key, value)
         if trainer.is_global_zero:
             artifacts.require_disk_space(run, trainer, module)
         if trainer.is_global_zero and resume:
@@ -186,8 +191,8 @@ def default_precision(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
     if accelerator == "cpu" or not torch.accelerator.is_available():
-        instructions = torch.cpu.get_capabilities()
-        return "bf16-mixed" if instructions.get("avx512_bf16") or instructions.get("amx_bf16") else "32-true"
+        # torch.cpu.get_capabilities would be public, from torch 2.13 on; each CPU with AMX has the first as well.
+        return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
     return "32-true"
 
 

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 
 from rich.console import Console
 
+UNLIMITED = 1_000_000  # columns
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 # Warnings of libraries about what is meant to be so.
 EXPECTED = (
@@ -55,9 +56,13 @@ def quiet_transformers() -> None:
 
 
 def plain_console() -> Console:
-    """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words."""
+    """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words.
+
+    Where standard output is no terminal, no line is cut or wrapped: what is printed can be piped to grep.
+    """
     tolerate_any_terminal()
-    return Console(markup=False, emoji=False, highlight=False)
+    width = None if sys.stdout.isatty() else UNLIMITED
+    return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 def tolerate_any_terminal() -> None:

@@ -3,13 +3,12 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
-from typing_extensions import NotRequired
 
 from captioning.data.images import read_image
 from captioning.data.leakage import LeakageFilter

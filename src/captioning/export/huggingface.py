@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from captioning.errors import UserError, nearest
-from captioning.export.card import Card, read_card
+from captioning.export.card import Sample, write_card
 from captioning.export.onnx import require_packages, write_onnx
 from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
@@ -30,16 +30,15 @@ def export(
     data_license: str | None = None,
     form: str = TRANSFORMERS,
     int8: bool = False,
-) -> Card:
+) -> list[Sample]:
     """Write a Hugging Face folder: weights in safetensors, processor, decoding and a model card; no pickle.
 
-    ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested. As
-    ONNX it brings a program that captions greedily with onnxruntime.
+    ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested.
 
     Args:
         run: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
         folder: a new one. It is there once it is whole.
-        samples: at most so many test images of the run, small, are shown in the card.
+        samples: at most this many test images of the run, small, are shown in the card.
         name: of the model in its card; by default the folder's.
         license: of the model, as the Hub abbreviates it: ``mit``, ``apache-2.0``, …
         data_license: of the images and captions that it was trained on.
@@ -47,7 +46,7 @@ def export(
         int8: of ONNX, with weights in 8 bits.
 
     Returns:
-        What the card says.
+        The test images that the card shows.
 
     Raises:
         UserError: there is no such model, or there is something in the folder.
@@ -66,7 +65,8 @@ def export(
             write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
         else:
             write_model(part, network=network, processor=processor)
-        card = read_card(
+        return write_card(
+            part,
             run,
             network=network,
             decoding=decoding,
@@ -76,8 +76,6 @@ def export(
             data_license=data_license,
             form=f"{form} int8" if int8 else form,
         )
-        card.write(part)
-    return card
 
 
 @contextmanager

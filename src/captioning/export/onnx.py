@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,7 +81,8 @@ def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decodin
         int8: keep the matrices' weights in 8 bits (onnxruntime's dynamic quantization), a quarter of the size.
     """
     network = network.eval()
-    images = _example_images(network, processor)
+    crop = processor.image_processor.crop_size
+    images = torch.zeros(2, 3, crop["height"], crop["width"], dtype=network.dtype)
     with torch.no_grad():
         keys, values = ImageEncoder(network)(images)
     past = keys.new_zeros(*keys.shape[:3], 3, keys.shape[-1])
@@ -97,8 +100,13 @@ def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decodin
         ("logits", "keys", "values"),
     )
     if int8:
-        for name in (ENCODER, DECODER):
-            _quantize(folder / name)
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        for file in (folder / ENCODER, folder / DECODER):
+            whole = file.rename(file.with_suffix(".whole"))
+            with _errors_only(logging.getLogger()):  # it advises to do what changes nothing here
+                quantize_dynamic(whole, file, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+            whole.unlink()
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     generation = network.generation_config
@@ -115,45 +123,30 @@ def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decodin
     (folder / PROGRAM).write_bytes(files("captioning.export").joinpath("caption_onnx.py").read_bytes())
 
 
-def _example_images(network: GitForCausalLM, processor: Any) -> Tensor:
-    crop = processor.image_processor.crop_size
-    return torch.zeros(2, 3, crop["height"], crop["width"], dtype=network.dtype)
-
-
 def _export(
     module: nn.Module, file: Path, inputs: dict[str, tuple[Tensor, dict[int, str]]], outputs: tuple[str, ...]
 ) -> None:
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    try:
-        log.setLevel(logging.ERROR)  # or it tells of packages that aren't needed
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module.eval(),
-                tuple(example for example, _ in inputs.values()),
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes={name: dynamic for name, (_, dynamic) in inputs.items()},
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        log.setLevel(level)
+    # Or it warns of packages that aren't needed.
+    with _errors_only(logging.getLogger("torch.onnx")), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example for example, _ in inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: dynamic for name, (_, dynamic) in inputs.items()},
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.save(file)
 
 
-def _quantize(file: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    whole = file.with_suffix(".whole")
-    file.rename(whole)
-    root = logging.getLogger()
-    level = root.level
+@contextmanager
+def _errors_only(log: logging.Logger) -> Iterator[None]:
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
-        root.setLevel(logging.ERROR)  # it advises to do what changes nothing here
-        quantize_dynamic(whole, file, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+        yield
     finally:
-        root.setLevel(level)
-    whole.unlink()
+        log.setLevel(level)

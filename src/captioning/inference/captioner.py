@@ -7,10 +7,10 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,36 +22,30 @@ from captioning.data.transforms import normalize, to_pixels
 from captioning.errors import UserError, nearest, reason, shown
 from captioning.inference.download import download
 from captioning.inference.pretrained import load_pretrained
-from captioning.models.generation import (
-    Decoding,
-    generate_tokens,
-    mean_log_probabilities,
-    prefill,
-    texts,
-)
+from captioning.models.decoding import Decoding, decoding_settings
+from captioning.models.generation import generate_tokens, mean_log_probabilities, prefill, texts
 from captioning.models.git import GitForCausalLM, KVCache
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
-BATCH_SIZES = {"cpu": 8}
-LARGE_BATCH = 32  # on all others
 
 
 class ImageError(UserError):
     """An image can't be opened; ``reason`` says why, without its name."""
 
     def __init__(self, image: Any, reason: str) -> None:
-        super().__init__(f"{_name(image)}: {reason}")
+        name = shown(str(image)) if isinstance(image, str | os.PathLike) else f"an image ({type(image).__name__})"
+        super().__init__(f"{name}: {reason}")
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says of an image.
+    """A caption of an image.
 
     Args:
         text: the caption.
-        score: the mean of the log-probabilities (nats) of its tokens, its end included; at most 0, the higher the
-            likelier. It is the model's own, whatever decoding chose the caption by.
+        score: the mean log-probability (nats) of its tokens, its end included, at most 0. It is the model's own,
+            whatever decoding chose the caption by.
     """
 
     text: str
@@ -64,7 +58,7 @@ class CaptionResult:
 
     Args:
         image: as it was given.
-        captions: the likeliest first; none if there is an error.
+        captions: best first; none if there is an error.
         error: why the image has no captions.
     """
 
@@ -73,15 +67,8 @@ class CaptionResult:
     error: str | None = None
 
 
-class Outcome(NamedTuple):
-    """How many images there were, and how many of them have no caption."""
-
-    images: int
-    failed: int
-
-
 class Captioner:
-    """Captions images with a model that was trained.
+    """Captions images with a trained model.
 
     An image is a path, an http or https URL, the bytes of an image file, a PIL image, an array of uint8 (height,
     width), (height, width, 3) or (height, width, 4), or a tensor of uint8 (3, height, width). It is turned as its EXIF
@@ -106,11 +93,13 @@ class Captioner:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.device = _device(device)
-        self.dtype = dtype or default_dtype(self.device)
+        has_bfloat16 = self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) >= (8, 0)
+        half = torch.bfloat16 if has_bfloat16 else torch.float16
+        self.dtype = dtype or (half if self.device.type in ("cuda", "xpu") else torch.float32)
         self.network = network.to(self.device, self.dtype).eval()
         self.processor = processor
         self.decoding = decoding or Decoding()
-        self.batch_size = BATCH_SIZES.get(self.device.type, LARGE_BATCH)
+        self.batch_size = 8 if self.device.type == "cpu" else 32
         if network.generation_config.bos_token_id is None:
             network.generation_config.bos_token_id = processor.tokenizer.cls_token_id
 
@@ -149,7 +138,7 @@ class Captioner:
 
         Args:
             images: one, or several.
-            prefix: what every caption begins with, for the model to go on from.
+            prefix: what each caption begins with; the model continues it.
             batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
             **decoding: settings of :class:`captioning.models.generation.Decoding`, such as ``num_beams=4``.
 
@@ -171,12 +160,12 @@ class Captioner:
         batch_size: int | None = None,
         **decoding: Any,
     ) -> list[list[Caption]]:
-        """Several captions of each image, the likeliest first.
+        """Several captions of each image, best first.
 
         Args:
             images: one, or several; the result is a list either way.
-            num_captions: of each image. They are the ends of as many beams, or drawn at random where there is a
-                ``temperature``, and then some may be equal.
+            num_captions: of each image. They are the ends of as many beams, or samples where there is a
+                ``temperature``, of which some may be equal.
             prefix: as when called, like the others.
             batch_size: images at once.
             **decoding: settings.
@@ -206,13 +195,13 @@ class Captioner:
     ) -> Iterator[CaptionResult]:
         """Caption any number of images, in order, in memory that doesn't grow with it.
 
-        Threads open images while the model is busy with those before. One that can't be opened is told by an
-        ``error`` in its place, and holds up nothing.
+        Threads open images while the model is busy with those before. One that can't be opened has an ``error`` in
+        its place, and holds up nothing.
 
         Args:
             images: taken as they are needed, up to four batches ahead.
             num_captions: as for :meth:`candidates`, like the others.
-            prefix: what every caption begins with.
+            prefix: what each caption begins with.
             batch_size: images at once.
             workers: threads; by default as many as there are cores, 16 at most.
             **decoding: settings.
@@ -225,47 +214,32 @@ class Captioner:
         for name, value in (("num_captions", num_captions), ("batch_size", batch_size), ("workers", workers)):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
-        size, threads = batch_size or self.batch_size, workers or min(16, os.cpu_count() or 1)
-        return self._stream(iter(images), settings, num_captions, prefix, size, threads)
+        size, pool = batch_size or self.batch_size, ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
+        remaining = iter(images)
 
-    def _stream(
-        self,
-        images: Iterator[ImageInput],
-        decoding: Decoding,
-        num_captions: int,
-        prefix: str,
-        batch_size: int,
-        workers: int,
-    ) -> Iterator[CaptionResult]:
-        pool = ThreadPoolExecutor(workers, "images")
-        ahead: deque[tuple[ImageInput, Future[Tensor | ImageError]]] = deque()
-        try:
-            while True:
-                for image in islice(images, 4 * batch_size - len(ahead)):
-                    ahead.append((image, pool.submit(self._prepared, image)))
-                batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
-                if not batch:
-                    return
-                opened = [future.result() for _, future in batch]
-                pixels = [pixel_values for pixel_values in opened if isinstance(pixel_values, Tensor)]
-                captions = iter(
-                    self.caption_pixels(torch.stack(pixels), decoding, num_captions=num_captions, prefix=prefix)
-                    if pixels
-                    else []
-                )
-                for (image, _), result in zip(batch, opened, strict=True):
-                    if isinstance(result, ImageError):
-                        yield CaptionResult(image, [], result.reason)
-                    else:
-                        yield CaptionResult(image, next(captions))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        def results() -> Iterator[CaptionResult]:
+            ahead: deque[tuple[ImageInput, Future[Tensor]]] = deque()
+            try:
+                while True:
+                    for image in islice(remaining, 4 * size - len(ahead)):
+                        ahead.append((image, pool.submit(self.prepare, image)))
+                    batch = [ahead.popleft() for _ in range(min(size, len(ahead)))]
+                    if not batch:
+                        return
+                    failures = [future.exception() for _, future in batch]
+                    errors = [failure if isinstance(failure, ImageError) else None for failure in failures]
+                    pixels = [future.result() for (_, future), error in zip(batch, errors, strict=True) if not error]
+                    captions = iter(
+                        self.caption_pixels(torch.stack(pixels), settings, num_captions=num_captions, prefix=prefix)
+                        if pixels
+                        else []
+                    )
+                    for (image, _), error in zip(batch, errors, strict=True):
+                        yield CaptionResult(image, [], error.reason) if error else CaptionResult(image, next(captions))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepared(self, image: ImageInput) -> Tensor | ImageError:
-        try:
-            return self.prepare(image)
-        except ImageError as error:
-            return error
+        return results()
 
     def prepare(self, image: ImageInput) -> Tensor:
         """Open, resize and crop an image: (3, height, width), from 0 to 255, as :meth:`caption_pixels` takes it.
@@ -273,19 +247,24 @@ class Captioner:
         Raises:
             ImageError: it can't be opened.
         """
-        return prepare(image, self.processor.image_processor)
+        try:
+            return torch.from_numpy(to_pixels(_open(image), self.processor.image_processor))
+        except UnidentifiedImageError as error:
+            raise ImageError(image, "not an image") from error
+        except (OSError, ValueError) as error:
+            raise ImageError(image, reason(error)) from error
 
     @torch.inference_mode()
     def caption_pixels(
         self, pixels: Tensor, decoding: Decoding | None = None, *, num_captions: int = 1, prefix: str = ""
     ) -> list[list[Caption]]:
-        """Captions of a batch, the likeliest of each image first.
+        """Captions of a batch, best first for each image.
 
         Args:
             pixels: (batch, 3, height, width), from 0 to 255, as :meth:`prepare` makes them.
             decoding: how captions are chosen; by default as ``self.decoding`` says.
             num_captions: of each image.
-            prefix: what every caption begins with.
+            prefix: what each caption begins with.
 
         Raises:
             UserError: prefix and caption may be longer than the model can write.
@@ -327,14 +306,14 @@ class Captioner:
         Raises:
             UserError: a setting that there isn't, or a wrong value.
         """
-        known = [field.name for field in fields(Decoding)]
+        known = [setting.name for setting in decoding_settings()]
         for name in decoding:
             if name not in known:
                 raise UserError(f"{name}: no such setting{nearest(name, known)}")
         return replace(self.decoding, **decoding)
 
     def prompt(self, prefix: str, decoding: Decoding) -> list[int]:
-        """The tokens of a prefix, after which the caption goes on: without the end that a tokenizer would add.
+        """The tokens of a prefix that the caption continues: without the end that a tokenizer would add.
 
         Raises:
             UserError: prefix and caption may be longer than the model can write.
@@ -349,16 +328,6 @@ class Captioner:
         return tokens
 
 
-def prepare(image: ImageInput, image_processor: Any) -> Tensor:
-    """What :meth:`Captioner.prepare` does, with an image processor alone."""
-    try:
-        return torch.from_numpy(to_pixels(_opened(image), image_processor))
-    except UnidentifiedImageError as error:
-        raise ImageError(image, "not an image") from error
-    except (OSError, ValueError) as error:
-        raise ImageError(image, reason(error)) from error
-
-
 def is_url(name: str) -> bool:
     """Whether an image's name is an address on the web."""
     return bool(re.match("https?://", name, re.IGNORECASE))
@@ -370,7 +339,7 @@ def _is_one(images: Any) -> bool:
     return isinstance(images, str | os.PathLike | bytes | Image.Image)
 
 
-def _opened(image: Any) -> Image.Image:
+def _open(image: Any) -> Image.Image:
     """In RGB; raises OSError or ValueError where that can't be had."""
     match image:
         case str() if is_url(image):
@@ -389,8 +358,8 @@ def _opened(image: Any) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    is_grey, is_colour = array.ndim == 2, array.ndim == 3 and array.shape[-1] in (3, 4)
-    if array.dtype != np.uint8 or not (is_grey or is_colour) or not array.size:
+    is_gray, is_color = array.ndim == 2, array.ndim == 3 and array.shape[-1] in (3, 4)
+    if array.dtype != np.uint8 or not (is_gray or is_color) or not array.size:
         raise ValueError(
             f"{array.dtype} {array.shape}: an array is uint8, from 0 to 255, and (height, width), (height, width, 3) "
             "or (height, width, 4); a tensor is (3, height, width)"
@@ -398,24 +367,18 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return as_rgb(Image.fromarray(array))
 
 
-def _name(image: Any) -> str:
-    return shown(str(image)) if isinstance(image, str | os.PathLike) else f"an image ({type(image).__name__})"
-
-
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).strip().splitlines()[0][:100]
-        raise UserError(f"device={device}: can't be used ({why}); cpu always can") from error
-    return found
+        line = str(error).strip().splitlines()[0][:100]
+        raise UserError(f"device={device}: can't be used ({line}); cpu always can") from error
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
-    """What a device captions in: half precision where it is fast at it."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return torch.bfloat16 if device.type == "xpu" else torch.float32
+def local_device() -> str | None:
+    """The accelerator of this process among those started on this machine; None where there is none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return None if accelerator is None else f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}"

@@ -35,52 +35,40 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
         OSError: it can't be had; what it says doesn't name the file.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "captioning"})  # some refuse Python's own
-    opener = _public_opener() if public else urllib.request.build_opener()
+    opener = urllib.request.build_opener()
+    if public:
+        opener = urllib.request.OpenerDirector()  # without the handlers of files, FTP, proxies and data
+        for handler in (
+            _PublicHTTP(),
+            _PublicHTTPS(),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.UnknownHandler(),
+        ):
+            opener.add_handler(handler)
     deadline = None if seconds is None else time.monotonic() + seconds
+    content = bytearray()
     try:
         with opener.open(request, timeout=min(SILENCE_SECONDS, seconds or SILENCE_SECONDS)) as answer:
-            return _read(answer, largest, deadline)
+            while chunk := answer.read1(CHUNK):
+                content += chunk
+                if len(content) > largest or (deadline is not None and time.monotonic() > deadline):
+                    break
+            missing = answer.length  # of what it promised
     except urllib.error.HTTPError as error:
         raise OSError(f"the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise OSError(f"can't be reached ({error.reason})") from error
-    except _TooMuchError:
-        raise
     except TimeoutError as error:
         raise OSError("takes too long") from error
     except Exception as error:  # of the connection, or of a name that is none
         raise OSError(f"can't be fetched ({reason(error)})") from error
-
-
-class _TooMuchError(OSError):
-    pass
-
-
-def _read(answer: Any, largest: int, deadline: float | None) -> bytes:
-    content = bytearray()
-    while chunk := answer.read1(CHUNK):
-        content += chunk
-        if len(content) > largest:
-            raise _TooMuchError(f"larger than {largest / 1e6:.0f} MB")
-        if deadline is not None and time.monotonic() > deadline:
-            raise _TooMuchError("takes too long")
-    if answer.length:  # that it promised and didn't send
-        raise OSError("ended too early")
+    if len(content) > largest:
+        raise OSError(f"larger than {largest / 1e6:.0f} MB")
+    if missing:
+        raise OSError("takes too long" if deadline is not None and time.monotonic() > deadline else "ended too early")
     return bytes(content)
-
-
-def _public_opener() -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()  # without the handlers of files, FTP, proxies and data
-    for handler in (
-        _PublicHTTP(),
-        _PublicHTTPS(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def connect_to_public(host: str, port: int, timeout: float | None = None) -> socket.socket:

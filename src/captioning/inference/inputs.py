@@ -1,4 +1,4 @@
-"""Which images a user means: files, folders, patterns, web addresses, and lists of them."""
+"""The images a user names: files, folders, patterns, web addresses, and lists of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Inputs(NamedTuple):
 
     Args:
         images: paths as they were given, or below the folder that was, without ``./``; and URLs. Each once.
-        failed: what couldn't be looked into, and why.
+        failed: folders that couldn't be read, and why.
     """
 
     images: list[str]
@@ -35,14 +35,24 @@ def find_images(inputs: Iterable[str], *, listed: Iterable[str] = ()) -> Inputs:
     Raises:
         UserError: an input isn't there, or there is no image in all of them.
     """
-    found: dict[str, None] = {}
+    found: list[str] = []
     failed: dict[str, str] = {}
     for name in inputs:
-        found.update(dict.fromkeys(_images_of(name, failed)))
-    found.update(dict.fromkeys(_plain(name) for name in listed))
+        if is_url(name) or os.path.isfile(name):  # noqa: PTH113  the name is kept as it is
+            found.append(name)
+        elif os.path.isdir(name):  # noqa: PTH112
+            found += filter(_has_image_suffix, _files(name, failed))
+        elif os.path.exists(name):  # noqa: PTH110
+            raise UserError(f"{name}: neither a file nor a folder")
+        elif glob.has_magic(name) and (matches := sorted(glob.glob(name, recursive=True))):  # noqa: PTH207
+            found += (path for path in matches if _has_image_suffix(path) and os.path.isfile(path))  # noqa: PTH113
+        else:
+            raise UserError(f"{name}: no such file or folder")
+    found += listed
     if not found and not failed:
         raise UserError("no images: name files, folders, patterns, URLs, or - for a list on standard input")
-    return Inputs(list(found), failed)
+    images = (name if is_url(name) else os.path.normpath(name) for name in found)
+    return Inputs(list(dict.fromkeys(images)), failed)
 
 
 def read_list(content: bytes) -> list[str]:
@@ -52,24 +62,11 @@ def read_list(content: bytes) -> list[str]:
     return [line for line in lines if line]
 
 
-def _images_of(name: str, failed: dict[str, str]) -> Iterable[str]:
-    if is_url(name) or os.path.isfile(name):  # noqa: PTH113  the name is kept as it is
-        return [_plain(name)]
-    if os.path.isdir(name):  # noqa: PTH112
-        return (path for path in _files(name, failed) if _looks_like_image(path))
-    if os.path.exists(name):  # noqa: PTH110
-        raise UserError(f"{name}: neither a file nor a folder")
-    matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []  # noqa: PTH207
-    if not matches:
-        raise UserError(f"{name}: no such file or folder")
-    return [_plain(path) for path in matches if _looks_like_image(path) and os.path.isfile(path)]  # noqa: PTH113
-
-
 def _files(folder: str, failed: dict[str, str]) -> Iterator[str]:
     """All files below a folder, links followed, hidden ones left out."""
 
     def fail(error: OSError) -> None:
-        failed[_plain(str(error.filename))] = f"folder can't be read: {reason(error)}"
+        failed[os.path.normpath(str(error.filename))] = f"folder can't be read: {reason(error)}"
 
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
@@ -79,12 +76,8 @@ def _files(folder: str, failed: dict[str, str]) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (_plain(os.path.join(parent, name)) for name in sorted(files) if not name.startswith("."))  # noqa: PTH118
+        yield from (os.path.join(parent, name) for name in sorted(files) if not name.startswith("."))  # noqa: PTH118
 
 
-def _plain(name: str) -> str:
-    return name if is_url(name) else os.path.normpath(name)
-
-
-def _looks_like_image(path: str) -> bool:
+def _has_image_suffix(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in image_suffixes()  # noqa: PTH122

@@ -1,297 +1,68 @@
-"""Where captions go: each is written at once and whole, so that after any end the next run goes on from there."""
+"""Where captions go. Each is stored as it comes, so that the next run resumes after any end."""
 
-from __future__ import annotations
-
-import csv
-import io
+import glob
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, TypedDict
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 from filelock import FileLock, Timeout
 
-from captioning.data.sources.paths import is_utf8
 from captioning.errors import UserError, reason
 from captioning.files import replacing
 from captioning.inference.captioner import is_url
 
+FORMATS = {".txt": "lines", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+SCHEMA = pa.schema({"path": pa.string(), "caption": pa.string(), "score": pa.float32()})
+ROWS_AT_ONCE = 65_536
+Shard = tuple[int, int]  # its index, and how many there are
 
-class Row(NamedTuple):
-    """Of an image: its path or URL, its caption, and the mean log-probability (nats) of the caption's tokens."""
+
+class Row(TypedDict):
+    """An image's path or URL, its caption, and the mean log-probability (nats) of the caption's tokens."""
 
     path: str
     caption: str
-    score: float
+    score: float | None
 
 
-class Output(Protocol):
-    """Where captions go."""
+class Output:
+    """Rows on standard output, as lines or JSON Lines; the others are kinds of it."""
 
-    name: str  # for messages
+    name = "standard output"  # for messages
 
-    def reserved(self) -> AbstractContextManager[None]:
-        """Have it for oneself meanwhile.
+    def __init__(self, form: str) -> None:
+        self.form = form
 
-        Raises:
-            UserError: another process is writing there.
-        """
-
-    def clear(self) -> None:
-        """Take away what is there."""
-
-    def done(self) -> set[str]:
-        """The images that have a caption there.
+    def open(self, *, overwrite: bool) -> AbstractContextManager[set[str]]:
+        """Keep other processes out, and return the images that have a caption already.
 
         Raises:
-            UserError: what is there isn't of this kind.
+            UserError: another process is writing there, or what is there isn't captions.
         """
+        return nullcontext(set())
 
     def write(self, row: Row) -> None:
-        """Write a row. It is there, whatever happens next.
+        """Store a caption; it is there, whatever happens next.
 
         Raises:
-            ValueError: a row that can't be there; the message says why.
-            OSError: no row can be written there.
+            ValueError: this format can't hold the row.
         """
-
-    def finish(self) -> None:
-        """Make what there is as it shall be, after the last row."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """Of rows in a text file.
-
-    Args:
-        write: the text of a row; ValueError where the format can't hold it.
-        path_of: of a row's text; ValueError where it is none.
-        header: the first line.
-        has_quotes: whether a row may go over several lines, in double quotes.
-    """
-
-    write: Callable[[Row], str]
-    path_of: Callable[[str], str]
-    header: str = ""
-    has_quotes: bool = False
-
-    def encode(self, row: Row) -> bytes:
-        """The row, in UTF-8.
-
-        Raises:
-            ValueError: the format can't hold it.
-        """
-        if not is_utf8(row.path):
-            raise ValueError("file name isn't UTF-8")
-        return self.write(row).encode()
-
-
-def _json(row: Row) -> str:
-    return json.dumps({**row._asdict(), "score": round(row.score, 4)}, ensure_ascii=False) + "\n"
-
-
-def _path_in_json(text: str) -> str:
-    match json.loads(text):
-        case {"path": str(path)}:
-            return path
-    raise ValueError("no path")
-
-
-def _line(row: Row) -> str:
-    if "\t" in row.path or len(row.path.splitlines()) > 1:
-        raise ValueError("a tab or line break in its name, which lines can't hold; .jsonl or .csv can")
-    return f"{row.path}\t{row.caption}\n"
-
-
-def _path_in_line(text: str) -> str:
-    path, tab, _ = text.partition("\t")
-    if not tab:
-        raise ValueError("no tab")
-    return path
-
-
-def _cells(row: Sequence[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue()
-
-
-def _path_in_cells(text: str) -> str:
-    (path, *others), *_ = csv.reader(io.StringIO(text, newline=""))
-    if len(others) != len(Row._fields) - 1:
-        raise ValueError("other columns")
-    return path
-
-
-JSON_LINES = Format(_json, _path_in_json)
-FORMATS = {
-    "lines": Format(_line, _path_in_line),
-    "jsonl": JSON_LINES,
-    "csv": Format(
-        lambda row: _cells(row._replace(score=round(row.score, 4))),
-        _path_in_cells,
-        header=_cells(Row._fields),
-        has_quotes=True,
-    ),
-}
-SUFFIXES = {".txt": "lines", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-PARQUET_SCHEMA = pa.schema({"path": pa.string(), "caption": pa.string(), "score": pa.float32()})
-ROWS_AT_ONCE = 65_536
-
-
-class StandardOutput:
-    """Rows on standard output.
-
-    Args:
-        rows: their format.
-    """
-
-    name = "standard output"
-
-    def __init__(self, rows: Format) -> None:
-        self.rows = rows
-        self._unsaid = rows.header.encode()
-
-    def reserved(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def clear(self) -> None:
-        """Nothing: what was said was said."""
-
-    def done(self) -> set[str]:
-        return set()
-
-    def write(self, row: Row) -> None:
-        content = self.rows.encode(row)
-        sys.stdout.buffer.write(self._unsaid + content)
+        sys.stdout.buffer.write(_encode(row) if self.form == "jsonl" else _line(row).encode())
         sys.stdout.buffer.flush()
-        self._unsaid = b""
 
     def finish(self) -> None:
-        """Nothing: all was written."""
+        """Write the final file, after the last row."""
 
 
-class TextFile:
-    """Rows at the end of a file.
-
-    Args:
-        path: of the file.
-        rows: their format.
-    """
-
-    def __init__(self, path: Path, rows: Format) -> None:
-        self.path, self.rows, self.name = path, rows, str(path)
-        self._file: BinaryIO | None = None
-
-    @contextmanager
-    def reserved(self) -> Iterator[None]:
-        with _locked(self.path):
-            try:
-                yield
-            finally:
-                if self._file is not None:
-                    self._file.close()
-                    self._file = None
-
-    def clear(self) -> None:
-        self.path.unlink(missing_ok=True)
-
-    def done(self) -> set[str]:
-        paths = set()
-        for number, content in enumerate(self.contents(), 1):
-            try:
-                if number > 1 or not self.rows.header:
-                    paths.add(self.rows.path_of(content.decode()))
-                elif content.decode() != self.rows.header:
-                    raise ValueError("another header")
-            except ValueError as error:
-                raise UserError(
-                    f"{self.path}: row {number} isn't one of captions; name another file, or --overwrite this one"
-                ) from error
-        return paths
-
-    def contents(self) -> Iterator[bytes]:
-        """The rows as they are in the file; a last one that was cut off isn't among them."""
-        if not self.path.exists():
-            return
-        content = b""
-        with self.path.open("rb") as file:
-            for line in file:
-                content += line
-                if line.endswith(b"\n") and not (self.rows.has_quotes and content.count(b'"') % 2):
-                    yield content
-                    content = b""
-
-    def write(self, row: Row) -> None:
-        content = self.rows.encode(row)
-        if self._file is None:
-            whole = sum(map(len, self.contents()))
-            self._file = self.path.open("ab", buffering=0)
-            self._file.truncate(whole)
-            if not whole:
-                content = self.rows.header.encode() + content
-        while content:  # a full disk takes some, and says so at the next
-            content = content[self._file.write(content) :]
-
-    def finish(self) -> None:
-        """Nothing: all was written."""
-
-
-class ParquetFile:
-    """A Parquet file, which is written in the end; until then the rows are in a hidden file beside it.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, str(path)
-        self._new = TextFile(path.with_name(f".{path.name}.jsonl"), JSON_LINES)
-        self.reserved, self.write = self._new.reserved, self._new.write
-
-    def clear(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._new.clear()
-
-    def done(self) -> set[str]:
-        return self._written() | self._new.done()
-
-    def finish(self) -> None:
-        """Write the file anew, with what was in it."""
-        written = self._written()
-        rows = (row for row in map(json.loads, self._new.contents()) if row["path"] not in written)
-        with replacing(self.path) as part, pa.parquet.ParquetWriter(part, PARQUET_SCHEMA) as writer:
-            if written:
-                with pa.parquet.ParquetFile(self.path) as file:
-                    for batch in file.iter_batches(ROWS_AT_ONCE):
-                        writer.write_batch(batch)
-            while some := list(islice(rows, ROWS_AT_ONCE)):
-                writer.write_batch(pa.RecordBatch.from_pylist(some, schema=PARQUET_SCHEMA))
-        self._new.clear()
-
-    def _written(self) -> set[str]:
-        if not self.path.exists():
-            return set()
-        try:
-            with pa.parquet.ParquetFile(self.path) as file:
-                if not file.schema_arrow.equals(PARQUET_SCHEMA):
-                    raise UserError(f"{self.path}: has other columns; name another file, or --overwrite this one")
-                return set(file.read(["path"])["path"].to_pylist())
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self.path}: can't be read as Parquet ({reason(error)})") from error
-
-
-class Sidecars:
+class Sidecars(Output):
     """A ``NAME.txt`` beside each image, as trainers read captions.
-
-    Args:
-        images: paths.
 
     Raises:
         UserError: an image is a URL, or two would have the same file.
@@ -300,39 +71,146 @@ class Sidecars:
     name = "a .txt beside each image"
 
     def __init__(self, images: Sequence[str]) -> None:
-        if url := next(filter(is_url, images), None):
-            raise UserError(f"{url}: there is no folder to write its caption into; take --output FILE")
+        super().__init__("lines")
         self._images: dict[Path, str] = {}
         for image in images:
-            sidecar = _sidecar(image)
+            if is_url(image):
+                raise UserError(f"{image}: there is no folder to write its caption into; take --output FILE")
+            sidecar = Path(image).with_suffix(".txt")
             if (other := self._images.setdefault(sidecar, image)) != image:
                 raise UserError(f"{image}: its caption would be in {sidecar}, as that of {other}; rename one")
 
-    def reserved(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def clear(self) -> None:
-        """Nothing: each caption stays until its new one is there."""
-
-    def done(self) -> set[str]:
-        return {image for sidecar, image in self._images.items() if sidecar.is_file() and sidecar.stat().st_size}
+    def open(self, *, overwrite: bool) -> AbstractContextManager[set[str]]:
+        has_text = (image for file, image in self._images.items() if file.is_file() and file.stat().st_size)
+        return nullcontext(set() if overwrite else set(has_text))
 
     def write(self, row: Row) -> None:
-        with replacing(_sidecar(row.path)) as part:
-            part.write_text(f"{row.caption}\n", encoding="utf-8")
+        with replacing(Path(row["path"]).with_suffix(".txt")) as part:
+            part.write_text(f"{row['caption']}\n", encoding="utf-8")
+
+
+class CaptionFile(Output):
+    """Rows appended to JSON Lines: the file itself, or a hidden one beside it that other formats are written from.
+
+    A shard has a part of its own, and skips what is in the parts of others, however many wrote them.
+    """
+
+    def __init__(self, path: Path, form: str, shard: Shard | None = None) -> None:
+        super().__init__(form)
+        self.path = part_path(path, shard) if shard else path
+        self.name = str(self.path)
+        self._others: set[Path] = set()
+        self._stale: set[Path] = set()  # if this run overwrites
+        if shard:
+            digits = "[0-9]" * 5
+            pattern = f"{glob.escape(path.stem)}-{digits}-of-{digits}{glob.escape(path.suffix)}"
+            hidden = (file.name[1:].removesuffix(".jsonl") for file in path.parent.glob(f".{pattern}.jsonl"))
+            self._others = {path, *path.parent.glob(pattern), *map(path.with_name, hidden)} - {self.path}
+            self._stale = {file for file in self._others if not file.stem.endswith(f"-of-{shard[1]:05}")}
+        self._overwrite = False
+        self._file: BinaryIO | None = None
+
+    def _appended(self, path: Path) -> Path:
+        return path if self.form == "jsonl" else path.with_name(f".{path.name}.jsonl")
+
+    def _stored(self, path: Path) -> Iterator[Row]:
+        """The rows of a file or, while it isn't written in its format, those appended so far."""
+        source = next((file for file in (self._appended(path), path) if file.exists()), None)
+        try:
+            yield from () if source is None else _read(source, self.form if source == path else "jsonl")
+        except (ValueError, pa.ArrowException) as error:
+            line = f"{source}: can't be read as captions ({reason(error)}); name another file, or --overwrite this one"
+            raise UserError(line) from error
+
+    @contextmanager
+    def open(self, *, overwrite: bool) -> Iterator[set[str]]:
+        self._overwrite = overwrite
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"{self.path}: another process is writing captions there; wait for it") from error
+        try:
+            files = () if overwrite else (self.path, *self._others)
+            yield {row["path"] for file in files for row in self._stored(file)}
+        finally:
+            if self._file is not None:
+                self._file.close()
+            Path(lock.lock_file).unlink(missing_ok=True)  # before it is released, or it might be another's by then
+            lock.release()
+
+    def write(self, row: Row) -> None:
+        if self.form == "lines":
+            _line(row)  # refuses what lines can't hold
+        content = _encode(row)
+        if self._file is None:  # only now, when there is a model that captions
+            self._file = self._open_appended()
+        self._file.write(content)
+        self._file.flush()
+
+    def _open_appended(self) -> BinaryIO:
+        """The file to append to, with what was stored before and no half row at its end."""
+        path = self._appended(self.path)
+        if self._overwrite:
+            for stale in self._stale:
+                stale.unlink(missing_ok=True)
+                self._appended(stale).unlink(missing_ok=True)
+            return path.open("wb")
+        if not path.exists():
+            with replacing(path) as part, part.open("wb") as new:
+                new.writelines(map(_encode, self._stored(self.path)))
+        file: BinaryIO = path.open("r+b")
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
+        file.seek(whole)
+        return file
 
     def finish(self) -> None:
-        """Nothing: all was written."""
+        appended = self._appended(self.path)
+        if self.form == "jsonl" or not appended.exists():
+            return
+        rows = _read(appended, "jsonl")
+        with replacing(self.path) as part:
+            if self.form == "lines":
+                with part.open("w", encoding="utf-8", newline="\n") as file:
+                    file.writelines(map(_line, rows))
+            else:
+                writer = pa.csv.CSVWriter if self.form == "csv" else pa.parquet.ParquetWriter
+                with writer(part, SCHEMA) as table:
+                    while some := list(islice(rows, ROWS_AT_ONCE)):
+                        table.write_batch(pa.RecordBatch.from_pylist(some, schema=SCHEMA))
+        appended.unlink()
 
 
-def make_output(images: Sequence[str], *, file: Path | None, sidecars: bool = False, form: str | None = None) -> Output:
+def parse_shard(text: str) -> Shard:
+    """The shard that a user means by ``0/4``. Raises UserError."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--shard {text}: give I/N, from 0/4 to 3/4 for four processes")
+    return int(index), int(count)
+
+
+def part_path(path: Path, shard: Shard) -> Path:
+    """The file of a shard, ``NAME-00000-of-00004.jsonl``."""
+    return path.with_stem(f"{path.stem}-{shard[0]:05}-of-{shard[1]:05}")
+
+
+def make_output(
+    images: Sequence[str],
+    *,
+    file: Path | None,
+    sidecars: bool = False,
+    form: str | None = None,
+    shard: Shard | None = None,
+) -> Output:
     """Where a user wants captions.
 
     Args:
-        images: that will be captioned.
-        file: of which the suffix tells the format; None: standard output.
+        images: all of them, also those of other shards.
+        file: its suffix says the format; None: standard output.
         sidecars: beside the images instead.
-        form: its format; by default what the file's suffix says, and lines on standard output.
+        form: the format, where the suffix doesn't say it.
+        shard: which part this process writes.
 
     Raises:
         UserError: both a file and sidecars, no such format, or the captions can't be there.
@@ -341,34 +219,63 @@ def make_output(images: Sequence[str], *, file: Path | None, sidecars: bool = Fa
         raise UserError("--sidecars writes a .txt beside each image; leave out --output and --format, or --sidecars")
     if sidecars:
         return Sidecars(images)
-    known = [*FORMATS, "parquet"]
-    if form and form not in known:
-        raise UserError(f"--format {form}: no such format; there are {', '.join(known)}")
+    if form and form not in FORMATS.values():
+        raise UserError(f"--format {form}: no such format; there are {', '.join(dict.fromkeys(FORMATS.values()))}")
     if file is None:
-        if form == "parquet":
-            raise UserError("--format parquet: not on standard output; name a file with --output")
-        return StandardOutput(FORMATS[form or "lines"])
+        if form in ("csv", "parquet"):
+            raise UserError(f"--format {form}: not on standard output; name a file with --output")
+        return Output(form or "lines")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UserError(f"--output {file}: name a file, in a folder that exists")
-    chosen = form or SUFFIXES.get(file.suffix.lower())
+    chosen = form or FORMATS.get(file.suffix.lower())
     if chosen is None:
-        raise UserError(f"--output {file}: name it {', '.join(f'*{suffix}' for suffix in SUFFIXES)}, or give --format")
-    return ParquetFile(file) if chosen == "parquet" else TextFile(file, FORMATS[chosen])
+        raise UserError(f"--output {file}: name it {', '.join(f'*{suffix}' for suffix in FORMATS)}, or give --format")
+    return CaptionFile(file, chosen, shard)
 
 
-def _sidecar(image: str) -> Path:
-    return Path(image).with_suffix(".txt")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+def _encode(row: Row) -> bytes:
+    score = row["score"] if row["score"] is None else round(row["score"], 4)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"{path}: another process is writing captions there; wait for it") from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # before it is let go, or it might be another's by then
-        lock.release()
+        return f"{json.dumps({**row, 'score': score}, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("file name isn't UTF-8") from error
+
+
+def _line(row: Row) -> str:
+    if "\t" in row["path"] or len(row["path"].splitlines()) > 1:
+        raise ValueError("a tab or line break in its name, which lines can't hold; .jsonl or .csv can")
+    return f"{row['path']}\t{row['caption']}\n"
+
+
+def _read(file: Path, form: str) -> Iterator[Row]:
+    """The rows of a file, without one that was cut off at the end of JSON Lines."""
+    if form == "jsonl":
+        with file.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return
+                match json.loads(line):
+                    case {"path": str(), "caption": str()} as row:
+                        yield row
+                    case other:
+                        raise ValueError(f"not a caption: {other}")
+        return
+    if form == "parquet":
+        table = pa.parquet.read_table(file)
+    else:
+        is_csv = form == "csv"
+        dialect = (
+            {"quote_char": '"', "newlines_in_values": True} if is_csv else {"delimiter": "\t", "quote_char": False}
+        )
+        table = pa.csv.read_csv(
+            file,
+            read_options=pa.csv.ReadOptions(column_names=None if is_csv else ["path", "caption"]),
+            parse_options=pa.csv.ParseOptions(**dialect),
+            convert_options=pa.csv.ConvertOptions(column_types=SCHEMA),
+        )
+        if not is_csv:
+            table = table.append_column("score", pa.nulls(len(table), pa.float32()))
+    if table.column_names != SCHEMA.names:
+        raise ValueError("other columns")
+    for batch in table.to_batches(ROWS_AT_ONCE):
+        yield from batch.to_pylist()

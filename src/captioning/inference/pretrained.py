@@ -1,4 +1,4 @@
-"""A model that was trained, wherever it is: a run folder, a checkpoint of one, a Hugging Face folder, or the Hub."""
+"""Load a trained model from a run folder, a checkpoint of one, a Hugging Face folder, or the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from captioning.errors import UserError
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 from captioning.models.git import GitForCausalLM
 from captioning.models.loading import load_model, model_from_config
 from captioning.models.lora import Lora, merged

@@ -16,10 +16,10 @@ import pyarrow.fs
 
 from captioning.data.sources.paths import image_suffixes
 from captioning.errors import UserError, reason
-from captioning.inference.captioner import Captioner, Outcome
+from captioning.inference.captioner import Captioner
 from captioning.inference.pretrained import find_model
 
-CPUS_EACH = 4  # of a captioner without a GPU, if there are so many
+CPUS_EACH = 4  # of a captioner without a GPU, at most
 BATCH = 128  # images that a captioner is given at once, so that it can open some while it captions others
 
 
@@ -71,7 +71,7 @@ class CaptionBatch:
 
 def caption_with_ray(
     model: str, images: str, output: str, *, captioners: int | None = None, **settings: Any
-) -> Outcome:
+) -> tuple[int, int]:
     """Caption all images of a folder or bucket, into Parquet files with their path, caption, score and error.
 
     It connects to the cluster that ``RAY_ADDRESS`` names, or to one on this machine, or starts Ray on this machine
@@ -81,11 +81,14 @@ def caption_with_ray(
         model: as for :class:`CaptionBatch`.
         images: a folder or a URI (``s3://BUCKET/FOLDER``, ``gs://…``), read with all folders in it.
         output: a folder or a URI for the Parquet files, where nothing is yet.
-        captioners: at most so many at once; by default as many as there are GPUs, or cores for.
+        captioners: how many at once, at most; by default one for each GPU, or for some cores.
         **settings: others of :class:`CaptionBatch`.
 
+    Returns:
+        How many images there were, and how many of them have no caption.
+
     Raises:
-        UserError: Ray isn't installed, there are no such images or model, or something is in the output.
+        UserError: Ray isn't installed, there are no such images or model, or the output isn't empty.
     """
     if find_spec("ray") is None:
         raise UserError("captioning with Ray needs Ray Data, which isn't installed: pip install -e '.[ray]'")
@@ -94,13 +97,21 @@ def caption_with_ray(
 
     found = find_model(model)  # here, where a mistake is one line
     source = str(found.absolute()) if isinstance(found, Path) else found
-    images, output = _whole(images), _whole(output)
+    # Absolute, for processes that are started elsewhere:
+    images, output = (at if "://" in at else str(Path(at).expanduser().absolute()) for at in (images, output))
     if "://" not in images and not Path(images).exists():
         raise UserError(f"{images}: no such folder")
-    _require_empty(output)
+    filesystem, folder = pyarrow.fs.FileSystem.from_uri(output)
+    if filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
+        raise UserError(f"{output}: isn't empty; name a new folder")
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # it has bars in a terminal
+    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus = int(has.get("CPU", 1))
+    cpus_each = max(1, min(CPUS_EACH, cpus - 1))  # one is left to read
+    gpus = int(has.get("GPU", 0))
+    size = captioners or gpus or max(1, (cpus - 1) // cpus_each)
     try:
         files = ray.data.read_binary_files(
             images, include_paths=True, file_extensions=[suffix.lstrip(".") for suffix in image_suffixes()]
@@ -110,48 +121,14 @@ def caption_with_ray(
             fn_constructor_args=(source,),
             fn_constructor_kwargs=settings,
             batch_size=BATCH,
-            **_resources(captioners),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
+            num_gpus=1 if gpus else None,
+            num_cpus=None if gpus else cpus_each,
         )
         captioned.write_parquet(output)
     except (ray.exceptions.RayError, OSError, ValueError) as error:
         cause = getattr(error, "cause", None) or error
         raise UserError(f"{images}: {reason(cause)}") from error
-    errors = pyarrow.dataset.dataset(_path(output), filesystem=_filesystem(output)).scanner(columns=["error"])
+    errors = pyarrow.dataset.dataset(folder, filesystem=filesystem).scanner(columns=["error"])
     failed = sum(len(batch) - batch["error"].null_count for batch in errors.to_batches())
-    return Outcome(errors.count_rows(), failed)
-
-
-def _resources(captioners: int | None) -> dict[str, Any]:
-    import ray
-
-    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if has.get("GPU"):
-        return {"num_gpus": 1, "compute": _pool(captioners or int(has["GPU"]))}
-    cpus = int(has.get("CPU", 1))
-    each = max(1, min(CPUS_EACH, cpus - 1))  # one is left to read
-    return {"num_cpus": each, "compute": _pool(captioners or max(1, (cpus - 1) // each))}
-
-
-def _pool(most: int) -> Any:
-    from ray.data import ActorPoolStrategy
-
-    return ActorPoolStrategy(min_size=1, max_size=most)
-
-
-def _whole(where: str) -> str:
-    """A path that holds for processes that are started elsewhere."""
-    return where if "://" in where else str(Path(where).expanduser().absolute())
-
-
-def _require_empty(output: str) -> None:
-    selector = pyarrow.fs.FileSelector(_path(output), allow_not_found=True)
-    if _filesystem(output).get_file_info(selector):
-        raise UserError(f"{output}: something is in it; name a new folder")
-
-
-def _filesystem(uri: str) -> pyarrow.fs.FileSystem:
-    return pyarrow.fs.FileSystem.from_uri(uri)[0] if "://" in uri else pyarrow.fs.LocalFileSystem()
-
-
-def _path(uri: str) -> str:
-    return pyarrow.fs.FileSystem.from_uri(uri)[1] if "://" in uri else uri
+    return errors.count_rows(), failed

@@ -1,11 +1,14 @@
 """Word and character error rate, and exact matches."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 
-from rapidfuzz.distance import Levenshtein
+import jiwer
 
-from captioning.metrics.corpus import Corpus, words
+from captioning.metrics.corpus import Corpus, Words
 from captioning.metrics.metric import RatioOfSums
+from captioning.metrics.text import normalize
+
+TO_WORDS, TO_CHARS = jiwer.ReduceToListOfListOfWords(), jiwer.ReduceToListOfListOfChars()
 
 
 class WordErrorRate(RatioOfSums):
@@ -15,8 +18,8 @@ class WordErrorRate(RatioOfSums):
     one counts: the one with the lowest rate for that caption. A reference without a word counts as one word long.
 
     Range: 0 (every caption equals a reference) upwards; 1 for a model that says nothing, more where captions are longer
-    than they should be. Direction: lower is better. Source: NIST's definition (Levenshtein distance over words), as in
-    jiwer 4's ``wer``, to which it is equal on normalized single references.
+    than they should be. Direction: lower is better. Source: NIST's definition (Levenshtein distance of words), counted
+    by jiwer; equal to its ``wer`` on normalized single references.
     """
 
     names = ("wer",)
@@ -29,15 +32,15 @@ class WordErrorRate(RatioOfSums):
 class CharErrorRate(RatioOfSums):
     """Character error rate: as :class:`WordErrorRate`, over characters with single spaces between words.
 
-    Range: 0 upwards. Direction: lower is better. Source: jiwer 4's ``cer``, to which it is equal on normalized single
-    references.
+    Range: 0 upwards. Direction: lower is better. Source: counted by jiwer; equal to its ``cer`` on normalized
+    single references.
     """
 
     names = ("cer",)
     higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [_nearest(" ".join(prediction), map(" ".join, references)) for prediction, references in corpus]
+        return [_nearest(prediction, references, characters=True) for prediction, references in corpus]
 
 
 class ExactMatch(RatioOfSums):
@@ -55,18 +58,33 @@ class ExactMatch(RatioOfSums):
 
 
 def nearest_first(prediction: str, references: Sequence[str]) -> list[str]:
-    """The references of a caption, the one that :class:`WordErrorRate` judges it by first."""
-    said = words(prediction)
-    return sorted(references, key=lambda reference: _by_rate(_errors(said, words(reference))))
+    """The references of a caption, first the one that :class:`WordErrorRate` compares it with."""
+    errors = _errors(normalize(prediction), [normalize(reference) for reference in references])
+    return [
+        reference for _, reference in sorted(zip(errors, references, strict=True), key=lambda pair: _by_rate(pair[0]))
+    ]
 
 
-def _nearest(prediction: Sequence[Hashable], references: Iterable[Sequence[Hashable]]) -> tuple[int, int]:
-    return min((_errors(prediction, reference) for reference in references), key=_by_rate)
+def _nearest(prediction: Words, references: Sequence[Words], *, characters: bool = False) -> tuple[int, int]:
+    """The errors and the length of the reference with the lowest rate."""
+    return min(_errors(" ".join(prediction), [*map(" ".join, references)], characters=characters), key=_by_rate)
 
 
-def _errors(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> tuple[int, int]:
-    """Edits from a reference to the prediction, and the reference's length."""
-    return Levenshtein.distance(reference, prediction), max(len(reference), 1)
+def _errors(prediction: str, references: Sequence[str], *, characters: bool = False) -> list[tuple[int, int]]:
+    """For each reference the edits from it to the prediction, and its length."""
+    process, split = (jiwer.process_characters, TO_CHARS) if characters else (jiwer.process_words, TO_WORDS)
+    aligned = process([*references], [prediction] * len(references), split, split)
+    return [
+        (
+            sum(
+                max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+                for chunk in alignment
+                if chunk.type != "equal"
+            ),
+            max(len(reference), 1),
+        )
+        for alignment, reference in zip(aligned.alignments, aligned.references, strict=True)
+    ]
 
 
 def _by_rate(errors_and_length: tuple[int, int]) -> tuple[float, int]:

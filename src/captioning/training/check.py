@@ -10,16 +10,13 @@ from rich.table import Table
 from captioning.data.images import read_image
 from captioning.data.issues import Issue, by_severity
 from captioning.errors import UserError
-from captioning.files import replacing
-from captioning.runs.report.check_page import Check, render_check, sample_rows
+from captioning.runs.report.check_page import Check, render_check
 from captioning.runs.report.numbers import numbers_of_split
-from captioning.runs.report.sample_grid import sample_grid
 from captioning.runs.run_folder import RunFolder
 from captioning.terminal import plain, plain_console, setup_logging
 from captioning.training.datamodule import CaptionDataModule
 
-SAMPLES = 12
-FILES = {"report": "check.html", "sample images": "samples.png", "all issues": "check.json", "splits": "splits.json"}
+FILES = {"report": "check.html", "all issues": "check.json", "splits": "splits.json"}
 COLORS = {"good": "bold green", "fair": "bold yellow", "bad": "bold red"}
 
 
@@ -65,7 +62,7 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
     console.print()
     for what, name in FILES.items():
         if (folder / name).exists():
-            console.print(f"{what:13}  {folder / name}", soft_wrap=True)  # a path that is cut can't be copied
+            console.print(f"{what:10}  {folder / name}", soft_wrap=True)  # a path that is cut can't be copied
     console.print()
     console.print(plain(result.verdict), soft_wrap=True, style=COLORS[result.state])
     return result.ready
@@ -76,7 +73,7 @@ def _write(folder: RunFolder, result: Check, datamodule: CaptionDataModule) -> N
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output-dir {folder.path}: {error.strerror}") from error
-    report, captions = result.inspection, result.inspection.rows.captions
+    report = result.inspection
     content = {
         "verdict": result.verdict,
         "ready": result.ready,
@@ -88,13 +85,9 @@ def _write(folder: RunFolder, result: Check, datamodule: CaptionDataModule) -> N
     }
     folder.write_json("check.json", content)
     folder.write_text("check.html", render_check(result))
-    for name in ("splits.json", "samples.png"):  # of an earlier check
-        (folder.path / name).unlink(missing_ok=True)
-    if captions:
+    (folder.path / "splits.json").unlink(missing_ok=True)  # of an earlier check
+    if report.rows.captions:
         folder.write_json("splits.json", datamodule.split_ids)
-        rows = sample_rows(report.splits, SAMPLES)
-        with replacing(folder.path / "samples.png") as part:
-            part.write_bytes(sample_grid([(result.image(row), captions[row][0]) for row in rows]))
 
 
 def _splits_table(splits: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""How much memory there is, how much was taken, and what becomes of it when it is free."""
+"""Peak memory, and what becomes of freed memory."""
 
 import ctypes
 import sys
@@ -8,24 +8,21 @@ import torch
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes at once, of tensors on a GPU, of this process on a CPU; None where the system doesn't tell."""
+    """Peak bytes, of tensors on a GPU, of this process on a CPU; None where the system doesn't say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not getrusage, whose most begins with what the process had that started this one.
-    return read_proc_status("/proc/self/status", "VmHWM") if sys.platform.startswith("linux") else None
-
-
-def read_proc_status(file: str, name: str) -> int:
-    """Bytes, by a line such as ``VmData:  428 kB``."""
-    lines = Path(file).read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    if not sys.platform.startswith("linux"):
+        return None
+    # Not getrusage, whose peak begins with what the process had that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for what it asks for next; where its C library is glibc.
+    """Reuse freed memory within this process, where its C library is glibc.
 
-    A training step asks for the same as the one before. By default glibc gives most of it back to the system, which
-    clears it page by page before it hands it out again: on a CPU a tenth of a step, more in bf16.
+    By default glibc gives most of it back to the system, which clears each page before it hands it out again: on a CPU
+    a tenth of a training step, more in bf16.
     """
     if sys.platform.startswith("linux") and hasattr(library := ctypes.CDLL(None), "mallopt"):
         # M_MMAP_THRESHOLD: the largest that it takes. What is larger ends when it is freed, and it must: glibc doesn't

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from captioning.inference.serve.limits import Limits
 
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
-SECONDS_TO_END = 30
+SHUTDOWN_SECONDS = 30
 TOKEN_VARIABLE = "CAPTIONING_TOKEN"
-SHORTEST_TOKEN = 8
+MIN_TOKEN_LENGTH = 8
 
 
 def serve(
@@ -33,24 +32,21 @@ def serve(
     allow_urls: bool,
     token: str | None,
     device: str | None,
-    say: Callable[[str], None],
 ) -> None:
-    """Serve until told to stop; requests that are under way are answered then.
+    """Print the address, and serve until a signal; requests under way are answered then.
 
     Args:
-        model: as :meth:`captioning.inference.captioner.Captioner.from_pretrained` takes it.
+        model: as :meth:`captioning.Captioner.from_pretrained` takes it.
         host: an address of this machine, or its name.
         port: 0 takes a free one.
         limits: of requests.
-        batch_size: images that the model sees at once, at most.
-        allow_urls: fetch images by public addresses.
+        batch_size: images in a batch, at most.
+        allow_urls: fetch images from public addresses.
         token: that requests must bring.
-        device: by default the best.
-        say: told where the server is, once it is there.
+        device: by default an accelerator.
 
     Raises:
-        UserError: there is no such model or device.
-        OSError: the address can't be listened at.
+        UserError: there is no such model or device, or the address can't be used.
     """
     import uvicorn
 
@@ -58,43 +54,33 @@ def serve(
     from captioning.inference.serve.app import Server, make_app
     from captioning.inference.serve.limits import Connection
 
-    with _listening(host, port) as listening:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
+        line = os.strerror(known) if known else reason(error)
+        raise UserError(f"--host {host} --port {port}: {line}; --port 0 takes a free one") from error
+    with listening:
         captioner = Captioner.from_pretrained(model, device=device)
-        server = Server(captioner, name=_name(model), limits=limits, batch_size=batch_size, allow_urls=allow_urls)
-        app = make_app(server, token=token, hosts=LOOPBACK_NAMES if _is_loopback(listening) else None)
+        path = Path(model).expanduser()
+        name = path.resolve().name if path.exists() else model  # folders of this machine stay private
+        server = Server(captioner, name=name, limits=limits, batch_size=batch_size, allow_urls=allow_urls)
         address, number = listening.getsockname()[:2]
-        say(f"http://{f'[{address}]' if ':' in address else address}:{number}")
+        app = make_app(server, token=token, hosts=LOOPBACK_NAMES if ip_address(address).is_loopback else None)
+        print(f"http://{f'[{address}]' if ':' in address else address}:{number}", flush=True)
         config = uvicorn.Config(
             app,
             http=Connection,
             ws="none",
-            log_level="error",  # what strangers send is no news
+            log_level="error",  # client errors aren't logged
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=SECONDS_TO_END,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # likewise
         with suppress(KeyboardInterrupt):  # which uvicorn raises again once all is answered
             uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        known = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
-        why = os.strerror(known) if known else reason(error)
-        raise UserError(f"--host {host} --port {port}: can't be listened at ({why})") from error
-
-
-def _is_loopback(listening: socket.socket) -> bool:
-    return ip_address(listening.getsockname()[0]).is_loopback
-
-
-def _name(model: str) -> str:
-    """Without the folders of this machine, which are nobody's business."""
-    return model if not Path(model).expanduser().exists() else Path(model).expanduser().resolve().name
 
 
 def require_packages() -> None:
@@ -107,13 +93,13 @@ def read_token(file: Path | None) -> str | None:
     """The token in a file, or else in the environment; None where there is none.
 
     Raises:
-        UserError: the file can't be read, or what is in it can't be in a header.
+        UserError: the file can't be read, or a header can't hold the token.
     """
     source = f"--token-file {file}" if file else TOKEN_VARIABLE
     try:
         token = file.read_text("utf-8").strip() if file else os.environ.get(TOKEN_VARIABLE)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: can't be read ({reason(error)})") from error
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise UserError(f"{source}: a token is one line of {SHORTEST_TOKEN} or more letters, digits and signs")
+    if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
+        raise UserError(f"{source}: a token is one line of {MIN_TOKEN_LENGTH} or more letters, digits and signs")
     return token

@@ -15,49 +15,51 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import anyio
+from annotated_types import Ge, Le
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from PIL import Image
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from captioning import __version__
 from captioning.data.images import image_formats
 from captioning.errors import UserError, reason
-from captioning.inference.captioner import Captioner, ImageError
+from captioning.inference.captioner import Caption, Captioner, ImageError
 from captioning.inference.download import download
 from captioning.inference.serve.batching import Batcher, GenerationRequest
 from captioning.inference.serve.limits import Limits, RequestLimiter, RequestRejected
 from captioning.inference.serve.prometheus import Metrics
+from captioning.models.decoding import decoding_settings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # of all that PIL reads, what the web has
-MOST_CAPTIONS = 8  # of an image; and beams
+MAX_CAPTIONS = 8  # of an image; and beams
+# What a stranger may ask for, within the limits that decoding has itself.
+SERVER_LIMITS: dict[str, list[Any]] = {
+    "max_new_tokens": [Le(512)],
+    "num_beams": [Le(MAX_CAPTIONS)],
+    "length_penalty": [Ge(-10), Le(10)],
+    "repetition_penalty": [Ge(0.1), Le(10)],
+    "no_repeat_ngram_size": [Le(32)],
+    "temperature": [Ge(0.01), Le(10)],
+}
+DECODING_FIELDS: dict[str, Any] = {
+    name: (Annotated[(kind, *limits, *SERVER_LIMITS.get(name, []))] | None, Field(None, description=description))
+    for name, kind, limits, description in decoding_settings()
+}
 PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"
+Decoding = create_model("Decoding", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **DECODING_FIELDS)
 
 
-class Settings(BaseModel):
+class Settings(Decoding):  # type: ignore[misc, valid-type]
     """How images are captioned. What isn't given is as the model was tested."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    num_captions: int = Field(1, ge=1, le=MOST_CAPTIONS, description="Of each image, the likeliest first.")
-    prefix: str = Field("", max_length=200, description="What every caption begins with, for the model to go on from.")
-    max_new_tokens: int | None = Field(None, ge=1, le=512, description="The longest caption.")
-    min_new_tokens: int | None = Field(None, ge=0, le=512, description="The shortest caption.")
-    num_beams: int | None = Field(None, ge=1, le=MOST_CAPTIONS, description="1 is greedy.")
-    length_penalty: float | None = Field(None, ge=-10, le=10, description="With beams: above 0 favours long captions.")
-    repetition_penalty: float | None = Field(None, ge=0.1, le=10, description="1 is none.")
-    no_repeat_ngram_size: int | None = Field(None, ge=0, le=32, description="0 is none.")
-    temperature: float | None = Field(None, ge=0.01, le=10, description="Draws captions at random.")
-    top_p: float | None = Field(None, ge=0.01, le=1, description="Of the likeliest words, with a temperature.")
-
-    def decoding(self) -> dict[str, Any]:
-        """What was given of a :class:`captioning.models.generation.Decoding`."""
-        return self.model_dump(exclude_none=True, include=set(Settings.model_fields) - {"num_captions", "prefix"})
+    num_captions: int = Field(1, ge=1, le=MAX_CAPTIONS, description="Captions of each image, best first.")
+    prefix: str = Field("", max_length=200, description="What each caption begins with; the model continues it.")
 
 
 class ImageIn(BaseModel):
@@ -87,17 +89,10 @@ class UploadRequest(Settings):
     images: list[UploadFile] = Field(min_length=1, description="Image files.")
 
 
-class CaptionOut(BaseModel):
-    """A caption, and the mean log-probability (nats) of its tokens: at most 0, the higher the likelier."""
-
-    text: str
-    score: float
-
-
 class Result(BaseModel):
-    """Of one image: captions, or why there are none."""
+    """Captions of an image, best first, or why there are none."""
 
-    captions: list[CaptionOut]
+    captions: list[Caption]
     error: str | None = None
 
 
@@ -108,7 +103,7 @@ class Results(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """What captions here, how it does unless told otherwise, and what a request may be."""
+    """The model, how it captions by default, and what a request may be."""
 
     model: str
     device: str
@@ -123,9 +118,9 @@ class Server:
     Args:
         captioner: captions.
         name: of the model.
-        limits: that are kept.
-        batch_size: images that the model sees at once, at most.
-        allow_urls: fetch images that requests name by public addresses.
+        limits: of requests.
+        batch_size: images in a batch, at most.
+        allow_urls: fetch images that requests name, from public addresses.
         fetch: how that is done.
     """
 
@@ -140,7 +135,7 @@ class Server:
         fetch: Callable[[str], bytes] | None = None,
     ) -> None:
         self.captioner, self.name, self.limits, self.allow_urls = captioner, name, limits, allow_urls
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics()
         self.batcher = Batcher(self._caption_batch, batch_size, self.metrics.observe_batch)
         self._fetch = fetch or (lambda url: download(url, public=True, largest=limits.body, seconds=limits.seconds))
         self._images = 0  # that are being opened, wait, or are captioned
@@ -154,7 +149,7 @@ class Server:
             RequestRejected: there are too many, none can be opened, a setting is wrong, or it takes too long.
         """
         try:
-            decoding = self.captioner.settings(**settings.decoding())
+            decoding = self.captioner.settings(**settings.model_dump(exclude_none=True, include=set(DECODING_FIELDS)))
             self.captioner.prompt(settings.prefix, decoding)
         except UserError as error:
             raise RequestRejected(422, str(error).replace("model.", "")) from error
@@ -162,47 +157,44 @@ class Server:
             raise RequestRejected(413, f"a request may have {self.limits.images} images (--max-images)")
         if self._images + len(images) > self.limits.queue:
             raise RequestRejected(429, "too many images wait; try again later")
-        wish = GenerationRequest(decoding, settings.num_captions, settings.prefix)
+        request = GenerationRequest(decoding, settings.num_captions, settings.prefix)
         self._images += len(images)
         try:
             with anyio.fail_after(self.limits.seconds):
-                results = await asyncio.gather(*(self._result(image, wish) for image in images))
+                results = await asyncio.gather(*(self._result(image, request) for image in images))
         except TimeoutError:
             raise RequestRejected(429, f"no captions within {self.limits.seconds:g} s; try again later") from None
         finally:
             self._images -= len(images)
-        failed = sum(result.error is not None for result in results)
-        self.metrics.count(captioned=len(results) - failed, failed=failed)
-        if failed == len(results):
-            raise RequestRejected(422, "; ".join(dict.fromkeys(str(result.error) for result in results)))
+        errors = [result.error for result in results if result.error is not None]
+        self.metrics.images.labels("captioned").inc(len(results) - len(errors))
+        self.metrics.images.labels("failed").inc(len(errors))
+        if len(errors) == len(results):
+            raise RequestRejected(422, "; ".join(dict.fromkeys(errors)))
         return Results(results=results)
 
-    async def _result(self, image: ImageIn | bytes, wish: GenerationRequest) -> Result:
+    async def _result(self, image: ImageIn | bytes, request: GenerationRequest) -> Result:
         try:
-            encoded = image if isinstance(image, bytes) else await self._content(image)
+            if isinstance(image, bytes):
+                encoded = image
+            elif image.data is not None:
+                encoded = base64.b64decode(image.data, validate=True)
+            elif self.allow_urls:
+                encoded = await run_sync(self._fetch, str(image.url), limiter=self._fetchers, abandon_on_cancel=True)
+            else:
+                return Result(captions=[], error="this server fetches no images from the web (--allow-urls)")
             with self.batcher.opening():
                 pixels = await run_sync(self._open, encoded, limiter=self._openers)
         except ImageError as error:
             return Result(captions=[], error=error.reason)
-        captions = await self.batcher.caption(pixels, wish)
-        return Result(captions=[CaptionOut(text=caption.text, score=caption.score) for caption in captions])
-
-    async def _content(self, image: ImageIn) -> bytes:
-        if image.data is not None:
-            try:
-                return base64.b64decode(image.data, validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise ImageError("data", "not base64") from error
-        if not self.allow_urls:
-            raise ImageError("url", "this server fetches no images from the web (--allow-urls)")
-        try:
-            return await run_sync(self._fetch, str(image.url), limiter=self._fetchers, abandon_on_cancel=True)
-        except OSError as error:
-            raise ImageError("url", reason(error)) from error
+        except (binascii.Error, OSError, ValueError) as error:
+            return Result(captions=[], error=reason(error) if isinstance(error, OSError) else "not base64")
+        return Result(captions=await self.batcher.caption(pixels, request))
 
     def _open(self, encoded: bytes) -> Tensor:
         try:
-            image = Image.open(io.BytesIO(encoded), formats=_formats())
+            # Not every PIL has all formats.
+            image = Image.open(io.BytesIO(encoded), formats=[name for name in FORMATS if name in image_formats()])
         except Exception as error:  # of a damaged head PIL raises nearly anything
             raise ImageError(encoded, "not an image") from error
         with image:
@@ -211,8 +203,9 @@ class Server:
                 raise ImageError(encoded, f"{size}; it may have {self.limits.pixels:,} (--max-megapixels)")
             return self.captioner.prepare(image)
 
-    def _caption_batch(self, pixels: Tensor, wish: GenerationRequest) -> Any:
-        return self.captioner.caption_pixels(pixels, wish.decoding, num_captions=wish.num_captions, prefix=wish.prefix)
+    def _caption_batch(self, pixels: Tensor, request: GenerationRequest) -> Any:
+        decoding, num_captions, prefix = request
+        return self.captioner.caption_pixels(pixels, decoding, num_captions=num_captions, prefix=prefix)
 
 
 def make_app(server: Server, *, token: str | None = None, hosts: list[str] | None = None) -> RequestLimiter:
@@ -220,75 +213,54 @@ def make_app(server: Server, *, token: str | None = None, hosts: list[str] | Non
 
     Args:
         server: answers.
-        token: that requests must bring, unless they ask for what is nobody's secret.
+        token: that requests must bring, unless they are for public paths.
         hosts: names that a request may call this server by; by default any.
     """
 
     @asynccontextmanager
-    async def working(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         work = asyncio.create_task(server.batcher.run())
         yield
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work
 
-    app = FastAPIOffline(
-        redoc_url=None,
-        title="captioning",
-        version=__version__,
-        summary=f"Captions by {server.name}",
-        lifespan=working,
-    )
-    _add_api(app, server)
-    _add_page(app)
-    app.add_exception_handler(RequestRejected, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    if hosts:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    return RequestLimiter(server.metrics.timed(app), server.limits, token)
-
-
-def _add_api(app: FastAPI, server: Server) -> None:
-    mistakes: dict[int | str, dict[str, Any]] = {
+    summary = f"Captions by {server.name}"
+    app = FastAPIOffline(redoc_url=None, title="captioning", version=__version__, summary=summary, lifespan=lifespan)
+    responses: dict[int | str, dict[str, Any]] = {
         413: {"description": "Too large, or too many images"},
         422: {"description": "Wrong settings, or no image can be opened"},
         429: {"description": "Too much to do; try again later"},
     }
 
-    @app.post("/v1/captions", responses=mistakes)
+    @app.post("/v1/captions", responses=responses, tags=["captions"], summary="Caption images in JSON")
     async def caption(request: JsonRequest) -> Results:
-        """Caption images that are in the request, in base64, or on the web."""
+        """Images are in the request, in base64, or on the web."""
         return await server.caption(list(request.images), request)
 
-    @app.post("/v1/captions/upload", responses=mistakes)
+    @app.post("/v1/captions/upload", responses=responses, tags=["captions"], summary="Caption image files")
     async def caption_upload(request: Annotated[UploadRequest, Form(media_type="multipart/form-data")]) -> Results:
-        """Caption image files: `curl -F images=@a.jpg -F images=@b.jpg -F num_captions=3 …`."""
+        """`curl -F images=@a.jpg -F images=@b.jpg -F num_captions=3 …`."""
         return await server.caption([await file.read() for file in request.images], request)
 
-    @app.get("/v1/model")
+    @app.get("/v1/model", tags=["server"], summary="The model and its limits")
     async def model() -> ModelOut:
-        """What captions here."""
-        return ModelOut(
-            model=server.name,
-            device=str(server.captioner.device),
-            decoding=asdict(server.captioner.decoding),
-            limits=asdict(server.limits),
-            urls=server.allow_urls,
-        )
+        """What a setting is by default, and what a request may be."""
+        decoding, limits = asdict(server.captioner.decoding), asdict(server.limits)
+        device, urls = str(server.captioner.device), server.allow_urls
+        return ModelOut(model=server.name, device=device, decoding=decoding, limits=limits, urls=urls)
 
-    @app.get("/health")
+    @app.get("/health", tags=["server"])
     async def health() -> dict[str, str]:
-        """Whether the server is there."""
+        """The server is up."""
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, tags=["server"])
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         server.metrics.waiting.set(server.batcher.waiting)
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-
-def _add_page(app: FastAPI) -> None:
     for path, name, kind in (
         ("/", "page.html", "text/html"),
         ("/page.css", "page.css", "text/css"),
@@ -299,23 +271,12 @@ def _add_page(app: FastAPI) -> None:
         page = Response(content, media_type=kind, headers={**headers, "Cache-Control": "no-cache"})
         app.add_api_route(path, lambda page=page: page, include_in_schema=False, response_class=Response)
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        # What was given isn't repeated: it may be megabytes, and text that UTF-8 can't hold.
+        issues = [{"loc": issue["loc"], "msg": issue["msg"]} for issue in error.errors()[:20]]
+        return Response(json.dumps({"detail": issues}), 422, media_type="application/json")
 
-def _formats() -> list[str]:
-    return [name for name in FORMATS if name in image_formats()]  # a PIL may lack one
-
-
-async def _refused(_: Request, refused: Exception) -> Response:
-    assert isinstance(refused, RequestRejected)
-    headers = {"Retry-After": "1"} if refused.status == 429 else {}
-    return _json({"detail": str(refused)}, refused.status, headers)
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    # What was given isn't repeated: it may be megabytes, and text that UTF-8 can't have.
-    problems = [{"loc": problem["loc"], "msg": problem["msg"]} for problem in error.errors()[:20]]
-    return _json({"detail": problems}, 422)
-
-
-def _json(content: Any, status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(json.dumps(content), status, headers, media_type="application/json")
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    return RequestLimiter(server.metrics.counted(app), server.limits, token)

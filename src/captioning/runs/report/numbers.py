@@ -1,7 +1,7 @@
-"""The numbers of a run in words: what each is, its range, which way is better, and why one may be missing."""
+"""The metrics of a run as rows of a table, and how numbers are written."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -11,63 +11,42 @@ from captioning.metrics.metric_info import METRIC_INFO, MetricInfo
 HEADLINES = ("wer", "cider", "bleu4", "exact_match")
 
 
-class Number(NamedTuple):
-    """A row of the table of numbers."""
+class MetricRow(NamedTuple):
+    """A row of the table of metrics."""
 
     name: str
-    meaning: MetricInfo
+    info: MetricInfo
     better: str
     test: float | None
     interval: tuple[float, float] | None
     val: float | None
     note: str
 
-    @property
-    def span(self) -> dict[str, float] | None:
-        """The interval in percent of the range, for an image of it; None where nothing sensible can be drawn."""
-        top = self.meaning.top or 1
-        if self.interval is None or self.test is None or not 0 <= self.interval[0] <= self.interval[1] <= top:
-            return None
-        low, high, at = (100 * value / top for value in (*self.interval, self.test))
-        return {"low": low, "width": high - low, "at": at}
 
-
-def number_rows(metrics: Mapping[str, Any], *, images: int | None) -> list[Number]:
-    """A row for each number that a test can have, and for any other that this one had."""
-    others = [key[5:] for key in metrics if key.startswith("test/") and not key.endswith("_ci95")]
-    names = [*METRIC_INFO, *(name for name in others if name not in METRIC_INFO)]
-    return [_row(name, metrics, images) for name in names]
-
-
-def _row(name: str, metrics: Mapping[str, Any], images: int | None) -> Number:
-    interval = metrics.get(f"test/{name}_ci95")
-    better = {True: "higher", False: "lower", None: "nearer to 1" if name == "length_ratio" else ""}
-    return Number(
-        name=name,
-        meaning=METRIC_INFO.get(name, MetricInfo(name, "", None)),
-        better=better[HIGHER_IS_BETTER.get(name)],
-        test=finite(metrics.get(f"test/{name}")),
-        interval=(interval[0], interval[1]) if interval else None,
-        val=finite(metrics.get(f"val/{name}")),
-        note="; ".join(_notes(name, metrics, images)),
-    )
-
-
-def _notes(name: str, metrics: Mapping[str, Any], images: int | None) -> Iterator[str]:
-    """Why a value isn't there, or isn't what it seems."""
-    reasons = metrics.get("notes", {})
-    for key in (f"test/{name}", f"val/{name}"):
-        if key in metrics and finite(metrics[key]) is None:
-            yield f"{key}: {reasons.get(key, f'{metrics[key]}, which is no number')}"
-    if f"test/{name}" not in metrics:
-        unknown = "the training captions weren't known" if name == "copied_captions" else "this run didn't measure it"
-        yield f"no test number: {unknown}"
-    elif f"test/{name}_ci95" not in metrics and finite(metrics[f"test/{name}"]) is not None:
-        yield f"no interval: {'one image tells none' if images == 1 else 'this number is not resampled'}"
-    if name == "cider" and images == 1:
-        yield "of one image CIDEr-D is 0 whatever the caption"
-    if f"val/{name}" not in metrics and any(key.startswith("val/") for key in metrics):
-        yield "validation didn't measure it"
+def metric_rows(metrics: Mapping[str, Any]) -> list[MetricRow]:
+    """A row for each test metric that a run has, in a fixed order; its note is the reason where it isn't finite."""
+    names = [key[5:] for key in metrics if key.startswith("test/") and not key.endswith("_ci95")]
+    rows = []
+    for name in sorted(names, key=[*METRIC_INFO, *names].index):
+        higher = HIGHER_IS_BETTER.get(name)
+        interval = metrics.get(f"test/{name}_ci95")
+        broken = {
+            key: metrics[key]
+            for key in (f"test/{name}", f"val/{name}")
+            if key in metrics and finite(metrics[key]) is None
+        }
+        reasons = metrics.get("notes", {})
+        row = MetricRow(
+            name=name,
+            info=METRIC_INFO.get(name, MetricInfo(name, "", None)),
+            better="higher" if higher else "lower" if higher is False else "nearer to 1" * (name == "length_ratio"),
+            test=finite(metrics[f"test/{name}"]),
+            interval=(interval[0], interval[1]) if interval else None,
+            val=finite(metrics.get(f"val/{name}")),
+            note="; ".join(f"{key}: {reasons.get(key, f'{value}, not a number')}" for key, value in broken.items()),
+        )
+        rows.append(row)
+    return rows
 
 
 def numbers_of_split(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -95,15 +74,15 @@ def duration(seconds: float | None) -> str:
     """A length of time in its two largest units."""
     if seconds is None:
         return "\N{EN DASH}"
-    whole = round(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days:,} d {hours} h"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24:,} d {hours % 24} h"
     if hours:
         return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def finite(value: Any) -> float | None:
+def finite(value: object) -> float | None:
     """A number that can be shown, drawn and compared; None for anything else."""
     return value if isinstance(value, (int, float)) and isfinite(value) else None

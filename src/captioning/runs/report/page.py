@@ -15,10 +15,10 @@ from captioning.errors import UserError
 from captioning.metrics.corpus import words
 from captioning.metrics.metric_info import FEW_IMAGES, METRIC_INFO
 from captioning.runs.report import plots
-from captioning.runs.report.captions import caption_rows, equals_a_reference, frequent_captions, word_usage
-from captioning.runs.report.numbers import HEADLINES, number_rows, numbers_of_split
+from captioning.runs.report.captions import caption_rows, equals_a_reference, frequent_captions
+from captioning.runs.report.numbers import HEADLINES, metric_rows, numbers_of_split
 from captioning.runs.report.templates import render_template
-from captioning.runs.run_folder import Prediction, RunFolder, Series
+from captioning.runs.run_folder import Prediction, RunFolder
 from captioning.runs.thumbnails import data_uris
 
 # The files that a report reads, and why a run folder may be without one.
@@ -29,29 +29,34 @@ WHY_MISSING = {
     "splits.json": "the run ended before its training began",
     "data.json": "the run ended before its training began",
     "metrics.csv": "the csv logger was off (logger=csv switches it on), or nothing was trained here",
-    "metrics.json": "the run ended before its test, or still goes on",
-    "predictions.jsonl": "the run ended before its test, or still goes on",
+    "metrics.json": "the run ended before its test, or is still running",
+    "predictions.jsonl": "the run ended before its test, or is still running",
     "gallery.jsonl": "there was no validation yet, or nothing was trained here",
-    "alarms.jsonl": "nothing was alarming, or the run is of an older version",
+    "alarms.jsonl": "there was no alarm",
     "thumbnails.parquet": "the run ended before its test",
 }
-MOST_VALIDATIONS = 60
+MAX_VALIDATIONS = 60
+TITLES = {
+    "lr": "Learning rate",
+    "data_wait_share": "Share of the time spent waiting for data",
+    "memory_gb": "Peak memory, GB",
+    "mfu": "Model FLOPs utilization",
+}
 SPEED = ("images_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
 
 
 def render(run: RunFolder) -> str:
     """The page. What comes from the run is escaped; only the plots, the style and the script are taken as they are."""
-    if not any((run.path / name).exists() for name in WHY_MISSING):
-        raise UserError(
-            f"{run.path}: no run folder, since nothing that a run writes is in it; name one, such as outputs/DATE/TIME"
-        )
     missing = {name: why for name, why in WHY_MISSING.items() if not (run.path / name).exists()}
-    predictions = list((run.predictions or {}).values())
-    rows = caption_rows(predictions)
-    samples = (run.data or {}).get("samples", [])
+    if len(missing) == len(WHY_MISSING):
+        raise UserError(f"{run.path}: no run folder, it is empty of results; name one, such as outputs/DATE/TIME")
+    environment, data, predictions = run.environment or {}, run.data or {}, list((run.predictions or {}).values())
+    rows, samples = caption_rows(predictions), data.get("samples", [])
     keys = [("test", row.id) for row in rows]
     keys += [("val", line["id"]) for line in run.gallery or []]
     keys += [(sample["split"], sample["id"]) for sample in samples]
+    splits = {split: facts for split, facts in data.get("splits", {}).items() if facts.get("caption_words")}
+    images = len(predictions) or len((run.splits or {}).get("test", []))
     return render_template(
         "template.html",
         styles=["style.css"],
@@ -60,45 +65,60 @@ def render(run: RunFolder) -> str:
         missing=missing,
         config=None if run.config is None else yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         images=data_uris(run.thumbnails, keys),
+        title=title(run),
         head=_head(run),
         alarms=_alarms(run.alarms or []),
-        numbers=number_rows(run.metrics, images=_test_images(run)) if run.metrics is not None else [],
+        numbers=metric_rows(run.metrics or {}),
         headlines=HEADLINES,
-        few_images=(_test_images(run) or FEW_IMAGES) < FEW_IMAGES,
+        few_images=0 < images < FEW_IMAGES,
         curves=_curves(run),
         gallery=_gallery(run),
         rows=rows,
         language=_language(predictions),
-        splits={split: numbers_of_split(facts) for split, facts in _splits(run).items()},
-        findings=_findings(run.data or {}),
+        splits={split: numbers_of_split(facts) for split, facts in splits.items()},
+        findings=data.get("findings", []),
         samples=samples,
         again=_again(run),
-        split=(run.environment or {}).get("evaluated_split", "test"),
-        versions={"python": (run.environment or {}).get("python"), **(run.environment or {}).get("packages", {})},
+        split=environment.get("evaluated_split", "test"),
+        versions={"python": environment.get("python"), **environment.get("packages", {})},
     )
+
+
+def title(run: RunFolder) -> str:
+    """What a run is in a few words: ``git-tiny on creatures``."""
+    config = run.config or {}
+    model, data = config.get("model") or {}, config.get("data") or {}
+    weights = model.get("checkpoint") or _choices(run).get("model") or ("GIT" if model else "a run")
+    images = data.get("path") or _choices(run).get("data") or data.get("source")
+    return f"{_last_part(weights)} on {_last_part(images)}" if images else _last_part(weights)
+
+
+def _choices(run: RunFolder) -> dict[str, str]:
+    given = dict(override.split("=", 1) for override in run.overrides or [] if "=" in override)
+    return {**run.hydra_runtime.get("choices", {}), **given}
+
+
+def _last_part(path: object) -> str:
+    """A folder's own name; of a Hub name (USER/NAME) all of it."""
+    return Path(str(path)).name if str(path).startswith(("/", "~", ".")) else str(path)
 
 
 def _head(run: RunFolder) -> dict[str, str]:
-    """Title and facts, of which any may be unknown and is then left out."""
-    environment, settings = run.environment or {}, run.config or {}
-    chosen = run.hydra_runtime.get("choices", {}) | dict(
-        override.split("=", 1) for override in run.overrides or [] if "=" in override
-    )
-    model, data = settings.get("model") or {}, settings.get("data") or {}
-    weights = chosen.get("model.checkpoint", model.get("checkpoint"))
-    if weights in (None, "null"):
-        weights = f"{chosen.get('model', 'a GIT')}, from random weights" if model else None
+    """Facts, of which any may be unknown and is then left out."""
+    environment, config, choices = run.environment or {}, run.config or {}, _choices(run)
+    model, data, git = config.get("model") or {}, config.get("data") or {}, environment.get("git") or {}
     split, step = environment.get("evaluated_split", "test"), (run.metrics or {}).get("tested_step")
-    git = environment.get("git") or {}
+    started = environment.get("started")
     changed = "" if git.get("clean") else ", with changes that were not committed"
+    scratch = f"{choices.get('model', 'a GIT')}, from random weights" if model else None
     facts = {
-        "Model": weights,
+        "Model": model.get("checkpoint") or scratch,
         "Data": data.get("path") or data.get("source"),
-        "Experiment": chosen.get("experiment"),
+        "Experiment": choices.get("experiment"),
         "Images": ", ".join(f"{len(ids):,} {split}" for split, ids in (run.splits or {}).items()),
         "Evaluated": None if split == "test" else f"split {split}",
-        "Checkpoint": f"step {step:,}, the best by {settings.get('monitor')}" if step else None,
-        "Started": _started(run),
+        "Checkpoint": f"step {step:,}, the best by {config.get('monitor')}" if step else None,
+        "Started": f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M}" if started else None,
         "Devices": environment.get("devices"),
         "Code": f"commit {git['commit'][:10]}{changed}" if git.get("commit") else None,
         "Run folder": run.path.resolve().name,
@@ -106,42 +126,18 @@ def _head(run: RunFolder) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _started(run: RunFolder) -> str | None:
-    started = (run.environment or {}).get("started")
-    if started:
-        return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M}"
-    for name in ("environment.json", ".hydra/config.yaml"):
-        if (run.path / name).exists():
-            written = datetime.fromtimestamp((run.path / name).stat().st_mtime)
-            return f"{written:%Y-%m-%d %H:%M} (the time of {name})"
-    return None
-
-
-class Alarm(NamedTuple):
-    """Alarms of one kind: the latest message, and when they were raised."""
-
-    kind: str
-    message: str
-    when: str
-
-
-def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Alarms of one kind together: the latest message, and when they were raised."""
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
-        kinds.setdefault((line.get("split", ""), line["kind"]), []).append(line)
+        kinds.setdefault((line["split"], line["kind"]), []).append(line)
     alarms = []
     for (split, kind), same in kinds.items():
-        first, last = same[0].get("step"), same[-1].get("step")
-        when = f"step {first}" if len(same) == 1 else f"{len(same)} times, at steps {first} to {last}"
-        when = when if first is not None else ""
-        alarms.append(Alarm(kind, same[-1]["message"], f"{split}, {when}" if when else split))
+        first, last = same[0]["step"], same[-1]["step"]
+        steps = f"step {first}" if len(same) == 1 else f"{len(same)} times, at steps {first} to {last}"
+        when = split if first is None else f"{split}, {steps}"
+        alarms.append({"kind": kind, "message": same[-1]["message"], "when": when})
     return alarms
-
-
-def _test_images(run: RunFolder) -> int | None:
-    if run.predictions:
-        return len(run.predictions)
-    return len(run.splits["test"]) if run.splits and "test" in run.splits else None
 
 
 class Figure(NamedTuple):
@@ -154,14 +150,18 @@ class Figure(NamedTuple):
 def _curves(run: RunFolder) -> dict[str, list[Figure]]:
     """Plots by group: ``train``, ``val`` (what matters most), ``more`` validation numbers, and ``speed``."""
     curves, tested = run.curves or {}, (run.metrics or {}).get("tested_step")
-    order = [f"val/{name}" for name in METRIC_INFO if name != "loss"]
-    main = [f"val/{name}" for name in (*HEADLINES, "cer", "rouge_l")]
 
     def figures(names: Iterable[str]) -> list[Figure]:
-        shown = [name for name in names if name in curves]
-        return [Figure(_title(name), plots.curves({name: curves[name]}, tested=tested)) for name in shown]
+        known = {name: name.partition("/")[2] for name in names if name in curves}
+        titles = {
+            column: METRIC_INFO[name].label if name in METRIC_INFO else TITLES.get(name, name.replace("_", " ").title())
+            for column, name in known.items()
+        }
+        return [Figure(titles[name], plots.curves({name: curves[name]}, tested=tested)) for name in known]
 
-    loss: dict[str, Series] = {name: curves[name] for name in ("train/loss", "val/loss") if name in curves}
+    order = [f"val/{name}" for name in METRIC_INFO if name != "loss"]
+    main = [f"val/{name}" for name in (*HEADLINES, "cer", "rouge_l")]
+    loss = {name: series for name, series in curves.items() if name in ("train/loss", "val/loss")}
     of_loss = [Figure("Loss", plots.curves(loss, tested=tested, size="wide"))] if loss else []
     return {
         "train": of_loss + figures(["train/lr"]),
@@ -171,84 +171,41 @@ def _curves(run: RunFolder) -> dict[str, list[Figure]]:
     }
 
 
-def _title(column: str) -> str:
-    name = column.partition("/")[2]
-    titles = {
-        "lr": "Learning rate",
-        "data_wait_share": "Share of the time that waits for data",
-        "memory_gb": "Peak memory, GB",
-        "mfu": "Model FLOPs utilization",
-    }
-    return METRIC_INFO[name].label if name in METRIC_INFO else titles.get(name, name.replace("_", " ").capitalize())
-
-
-class GalleryImage(NamedTuple):
-    """A validation image with its caption at each shown validation (None where it has none)."""
-
-    id: str
-    references: list[str]
-    captions: list[tuple[str, bool] | None]
-
-
-class Gallery(NamedTuple):
-    """``steps`` are labels of the shown validations, of ``validations`` in all; ``matches`` counts equal captions."""
-
-    steps: list[str]
-    matches: list[int]
-    validations: int
-    images: list[GalleryImage]
-
-
-def _gallery(run: RunFolder) -> Gallery | None:
+def _gallery(run: RunFolder) -> dict[str, Any] | None:
+    """The validation images with the caption of each shown validation (None where it has none) beside each other."""
     lines, tested = run.gallery, (run.metrics or {}).get("tested_step")
     if not lines:
         return None
     every = sorted({line["step"] for line in lines})
-    steps = spread(every, MOST_VALIDATIONS)
-    said = {(line["id"], line["step"]): line["prediction"] for line in lines}
-    references = {line["id"]: line["references"] for line in lines}
-
-    def caption(key: str, step: int) -> tuple[str, bool] | None:
-        text = said.get((key, step))
-        return None if text is None else (text, equals_a_reference(text, references[key]))
-
-    images = [GalleryImage(key, references[key], [caption(key, step) for step in steps]) for key in references]
-    columns = zip(*(image.captions for image in images), strict=True)
-    return Gallery(
-        steps=[f"step {step:,}{', the tested checkpoint' if step == tested else ''}" for step in steps],
-        matches=[sum(bool(caption and caption[1]) for caption in column) for column in columns],
-        validations=len(every),
-        images=images,
-    )
-
-
-def _language(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
-    """Lengths, words that one side uses more, and frequent captions."""
-    if not predictions:
-        return None
-    said = [line["prediction"] for line in predictions]
-    true = [reference for line in predictions for reference in line["references"]]
-    less, more = word_usage(said, true)
+    steps = spread(every, MAX_VALIDATIONS)
+    texts = {(line["id"], line["step"]): line["prediction"] for line in lines}
+    images = []
+    for name, references in {line["id"]: line["references"] for line in lines}.items():
+        captions = [texts.get((name, step)) for step in steps]
+        marked = [None if text is None else (text, equals_a_reference(text, references)) for text in captions]
+        images.append({"id": name, "references": references, "captions": marked})
+    columns = zip(*(image["captions"] for image in images), strict=True)
     return {
-        "lengths": plots.lengths([len(words(caption)) for caption in said], [len(words(caption)) for caption in true]),
-        "less": less,
-        "more": more,
-        "highest": max((max(usage[1:]) for usage in less + more), default=1),
-        "frequent": frequent_captions(said),
+        "steps": [f"step {step:,}{', the tested checkpoint' if step == tested else ''}" for step in steps],
+        "matches": [sum(bool(caption and caption[1]) for caption in column) for column in columns],
+        "validations": len(every),
+        "images": images,
     }
 
 
-def _splits(run: RunFolder) -> dict[str, Any]:
-    splits = (run.data or {}).get("splits", {})
-    return {split: facts for split, facts in splits.items() if facts.get("caption_words")}
-
-
-def _findings(data: Mapping[str, Any]) -> list[tuple[str, str, int, list[str]]]:
-    """What the check found: severity, kind, number, and some of the names."""
-    return [
-        (finding["severity"], finding["kind"], len(finding["names"]), finding["names"][:20])
-        for finding in data.get("findings", [])
-    ]
+def _language(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
+    """Lengths of the captions, and which are frequent."""
+    if not predictions:
+        return None
+    sides = {
+        "predictions": [line["prediction"] for line in predictions],
+        "references": [reference for line in predictions for reference in line["references"]],
+    }
+    counts = {name: [len(words(caption)) for caption in captions] for name, captions in sides.items()}
+    return {
+        "lengths": plots.caption_lengths(counts, size="wide"),
+        "frequent": frequent_captions(sides["predictions"]),
+    }
 
 
 def _again(run: RunFolder) -> dict[str, str]:
@@ -262,5 +219,5 @@ def _again(run: RunFolder) -> dict[str, str]:
     git = environment.get("git") or {}
     if not git.get("commit"):
         return {"commands": command, "note": "The commit isn't known."}
-    note = "" if git.get("clean") else "The code had changes that this commit doesn't hold, so the same isn't promised."
+    note = "" if git.get("clean") else "The code had changes that aren't in this commit: results may differ."
     return {"commands": f"git checkout {git['commit']}\n{command}", "note": note}

@@ -12,9 +12,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from captioning.metrics.metric import FloatArray
 from captioning.runs.report.numbers import shown
 from captioning.runs.run_folder import Series
 
@@ -23,6 +22,7 @@ INK, FAINT, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"
 PAGE = {INK: "var(--muted)", FAINT: "var(--line)", FIRST: "var(--accent)", SECOND: "var(--second)"}
 STYLE = {
     "svg.fonttype": "none",
+    "path.simplify_threshold": 0.5,  # in pixels: of thousands of steps what the eye can tell apart
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": FAINT,
@@ -42,8 +42,9 @@ STYLE = {
     "lines.markersize": 4,
 }
 SIZES = {"small": (320, 190), "wide": (680, 200)}  # in CSS pixels where the plot has its natural size
-STRETCHES, MEANS, MOST_MARKERS, MOST_BARS = 480, 60, 40, 60
+MEANS, MAX_MARKERS, MAX_BARS = 60, 40, 30
 LONG_SPAN = 50  # a largest value over the median from which a scale is logarithmic
+WIDE_SPAN = 8  # a largest image side over the smallest from which the scale is logarithmic
 
 
 class Plot(NamedTuple):
@@ -62,61 +63,92 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
         tested: the step of the checkpoint that was tested, marked where it is known.
         size: ``small`` or ``wide``.
     """
-    alt, notes, finite_values = [], [], []
+    alt, notes, all_values = [], [], [np.zeros(0)]
     with rc_context(style(*lines)):
         figure, axes = new_figure(size)
-        for (name, series), color in zip(lines.items(), (FIRST, SECOND), strict=False):
-            finite = np.isfinite(series.values)
+        for (name, (steps, values)), color in zip(lines.items(), (FIRST, SECOND), strict=False):
+            finite = np.isfinite(values)
             if not finite.all():
-                count, first = (~finite).sum(), series.steps[~finite][0]
+                count, first = (~finite).sum(), steps[~finite][0]
                 notes.append(
-                    f"{name}: {count:,} of {len(finite):,} values aren't finite, the first at step {first:,.0f}."
+                    f"{name}: {count:,} of {len(values):,} values aren't finite, the first at step {first:,.0f}."
                 )
             if not finite.any():
                 continue
-            finite_values.append(series.values[finite])
-            alt.append(_in_words(name, series.steps[finite], series.values[finite]))
-            _draw(axes, name, series, color)
+            known = values[finite]
+            all_values.append(known)
+            first, last, lowest, highest = map(shown, (known[0], known[-1], known.min(), known.max()))
+            alt.append(
+                f"{name} goes from {first} at step {steps[finite][0]:,.0f} to {last} at step {steps[finite][-1]:,.0f}, "
+                f"lowest {lowest}, highest {highest}"
+            )
+            values = np.where(finite, values, np.nan)
+            if len(steps) <= 3 * MEANS:
+                axes.plot(steps, values, color=color, label=name, marker="o" if len(steps) <= MAX_MARKERS else "")
+                continue
+            axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.4)
+            stretches = zip(np.array_split(steps, MEANS), np.array_split(values, MEANS), strict=True)
+            means = [(x.mean(), y[np.isfinite(y)].mean()) for x, y in stretches if np.isfinite(y).any()]
+            axes.plot(*zip(*means, strict=True), color=color, label=name)
         if tested is not None:
             axes.axvline(tested, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
             alt.append(f"the tested checkpoint is of step {tested:,.0f}")
-        values = np.concatenate(finite_values) if finite_values else np.zeros(1)
-        if values.min() > 0 and values.max() > LONG_SPAN * np.median(values):
+        every = np.concatenate(all_values)
+        if len(every) and every.min() > 0 and every.max() > LONG_SPAN * np.median(every):
             axes.set_yscale("log")
             notes.append("The scale is logarithmic.")
+        if len({step for series in lines.values() for step in series.steps}) == 1:
+            axes.set_xticks([float(series.steps[0]) for series in list(lines.values())[:1]])  # or ticks are fractions
         axes.set_xlabel("step")
         if len(lines) > 1:
             axes.legend(frameon=False, labelcolor=INK)
         return Plot(to_svg(figure, size), "; ".join(alt) or "no finite value", notes)
 
 
-def lengths(predictions: Sequence[int], references: Sequence[int]) -> Plot:
-    """Shares of captions by their number of words; the last bar holds the longer ones."""
-    sides = {"predictions": np.asarray(predictions), "references": np.asarray(references)}
-    longest = max(8, int(1.5 * max(np.quantile(counts, 0.98) for counts in sides.values())))
-    step = -(-longest // MOST_BARS)
-    last = longest // step
-    with rc_context(style("lengths")):
-        figure, axes = new_figure("wide")
-        axes.grid(axis="x", visible=False)
-        for counts, color, shift in zip(sides.values(), (FIRST, SECOND), (-0.2, 0.2), strict=True):
-            shares = np.bincount(np.minimum(counts // step, last), minlength=last + 1) / len(counts)
-            axes.bar(step * (np.arange(last + 1) + shift), 100 * shares, width=0.4 * step, color=color)
+def caption_lengths(sides: Mapping[str, Sequence[int]], *, size: str = "small") -> Plot:
+    """Captions by their number of words, in % where two kinds are compared; the last bar holds the longer ones."""
+    lengths = [np.asarray(words) for words in sides.values()]
+    longest = max(8, int(1.5 * max(np.quantile(words, 0.98) for words in lengths)))
+    step = -(-longest // MAX_BARS)
+    last = step * (longest // step)
+    edges = np.arange(-0.5, last + step, step).tolist()
+    weights = [np.full(len(words), 100 / len(words) if len(lengths) > 1 else 1) for words in lengths]
+    with rc_context(style("caption lengths")):
+        figure, axes = new_figure(size)
+        within = [np.minimum(words, last) for words in lengths]
+        axes.hist(within, bins=edges, weights=weights, color=[FIRST, SECOND][: len(within)], rwidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"words{f', in steps of {step}' * (step > 1)}; the last bar holds {step * last} and more")
-        spread = [
-            f"{name} have {counts.min():,} to {counts.max():,} words, {np.median(counts):,.0f} in the median"
-            for name, counts in sides.items()
-        ]
-        return Plot(to_svg(figure, "wide"), "; ".join(spread), [])
+        axes.set_xlabel(f"words; the last bar holds {last} and more")
+        axes.grid(axis="x", visible=False)
+        alt = "; ".join(
+            f"{name} have {words.min():,} to {words.max():,} words, {np.median(words):,.0f} in the median"
+            for name, words in zip(sides, lengths, strict=True)
+        )
+        return Plot(to_svg(figure, size), alt, [])
 
 
-def _in_words(name: str, steps: FloatArray, values: FloatArray) -> str:
-    first, last, lowest, highest = map(shown, (values[0], values[-1], values.min(), values.max()))
-    return (
-        f"{name} goes from {first} at step {steps[0]:,.0f} to {last} at step {steps[-1]:,.0f}, "
-        f"lowest {lowest}, highest {highest}"
-    )
+def image_sizes(widths: Sequence[int], heights: Sequence[int]) -> Plot:
+    """Numbers of images by width and by height in pixels, on a logarithmic scale where they differ much."""
+    sides = {"width": np.asarray(widths), "height": np.asarray(heights)}
+    low, high = min(map(np.min, sides.values())), max(map(np.max, sides.values()))
+    logarithmic = high > WIDE_SPAN * low
+    if high - low < MAX_BARS:  # or a bar would be less than a pixel wide
+        low, high = max(1, low - MAX_BARS // 2), high + MAX_BARS // 2
+    edges = (np.geomspace if logarithmic else np.linspace)(low, high + 1, MAX_BARS + 1).tolist()
+    with rc_context(style("image sizes")):
+        figure, axes = new_figure("small")
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.hist(list(sides.values()), bins=edges, color=[FIRST, SECOND])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda pixels, _: f"{pixels:,.0f}"))
+        axes.set_xlabel(f"pixels{', on a logarithmic scale' * logarithmic}")
+        axes.grid(axis="x", visible=False)
+        alt = "; ".join(
+            f"{name} from {pixels.min():,} to {pixels.max():,} pixels, {np.median(pixels):,.0f} in the median"
+            for name, pixels in sides.items()
+        )
+        return Plot(to_svg(figure, "small"), alt, [])
 
 
 def style(*names: str) -> Any:
@@ -132,40 +164,6 @@ def new_figure(size: str) -> tuple[Figure, Axes]:
     # Room for the labels, and the same in every plot; finding the least that would do takes as long as drawing.
     figure.subplots_adjust(left=46 / width, right=1 - 8 / width, bottom=38 / height, top=1 - 14 / height)
     return figure, figure.add_subplot()
-
-
-def _draw(axes: Axes, name: str, series: Series, color: str) -> None:
-    thin = thinned(series)
-    values = np.where(np.isfinite(thin.values), thin.values, np.nan)
-    if len(series.steps) <= 3 * MEANS:
-        axes.plot(thin.steps, values, color=color, label=name, marker="o" if len(values) <= MOST_MARKERS else "")
-        return
-    axes.plot(thin.steps, values, color=color, linewidth=0.7, alpha=0.4)
-    axes.plot(*_means(series), color=color, label=name)
-
-
-def thinned(series: Series) -> Series:
-    """Some 1,400 points at most: of each of 480 stretches the lowest, the highest and the first that isn't finite."""
-    if len(series.steps) <= 2 * STRETCHES:
-        return series
-    kept: set[int] = {0, len(series.steps) - 1}
-    for part in np.array_split(np.arange(len(series.steps)), STRETCHES):
-        finite = part[np.isfinite(series.values[part])]
-        if len(finite):
-            kept |= {int(finite[series.values[finite].argmin()]), int(finite[series.values[finite].argmax()])}
-        if len(finite) < len(part):
-            kept.add(int(part[~np.isfinite(series.values[part])][0]))
-    index = sorted(kept)
-    return Series(series.steps[index], series.values[index])
-
-
-def _means(series: Series) -> tuple[list[float], list[float]]:
-    steps, means = [], []
-    for part in np.array_split(np.arange(len(series.steps)), MEANS):
-        finite = part[np.isfinite(series.values[part])]
-        steps.append(float(series.steps[part].mean()))
-        means.append(float(series.values[finite].mean()) if len(finite) else np.nan)
-    return steps, means
 
 
 def to_svg(figure: Figure, size: str) -> Markup:
