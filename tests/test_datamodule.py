@@ -88,9 +88,9 @@ def test_no_such_split_is_answered_with_the_nearest(hundred, checkpoint):
         data_of(hundred, checkpoint).set_eval_split("tets")
 
 
-def test_the_readmes_data_from_python_are_made_as_it_says(images, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    (line,) = [line for line in readme.splitlines() if line.startswith("data = CaptionDataModule(")]
+def test_the_data_of_the_page_on_python_are_made_as_it_says():
+    page = (ROOT / "docs" / "python.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("data = CaptionDataModule(")]
     names = {"CaptionDataModule": CaptionDataModule}
     exec(line, names)
     assert names["data"].hparams["path"] == "images"
