@@ -142,7 +142,7 @@ def image_sizes(widths: Sequence[int], heights: Sequence[int]) -> Plot:
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.hist(list(sides.values()), bins=edges, color=[FIRST, SECOND])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda pixels, _: f"{pixels:,.0f}"))
-        axes.set_xlabel(f"pixels{', on a logarithmic scale' * logarithmic}")
+        axes.set_xlabel(f"pixels{', on a logarithmic scale' if logarithmic else ''}")
         axes.grid(axis="x", visible=False)
         alt = "; ".join(
             f"{name} from {pixels.min():,} to {pixels.max():,} pixels, {np.median(pixels):,.0f} in the median"
