@@ -43,10 +43,11 @@ bench: install  ## print how fast steps, captions and whole runs are beside the 
 docs: install  ## build the documentation into build/docs, with every link checked
 	$(VENV)/bin/zensical build --strict --clean
 
-check: install  ## lint, formatting and types, as CI runs them
+check: install  ## lint, formatting, types and layers, as CI runs them
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 format: install  ## put the code into shape: fix what ruff can, then format
 	$(PY) -m ruff check --fix

@@ -204,9 +204,9 @@ def explain_rank_failure(trainer: L.Trainer, *, timeout_seconds: float) -> Itera
         is_gone, is_stalled = re.search(GONE, str(error)), re.search(STALLED, str(error))
         if trainer.world_size == 1 or not (is_gone or is_stalled):
             raise
+        time.sleep(2.0)  # connections are closed before the system knows that a process has ended, and how
         if os.environ.get(LAUNCHER) == str(os.getppid()):
             raise SystemExit(1) from error
-        time.sleep(1.0)  # until the system knows how the other ended
         observer = getattr(trainer.strategy.launcher, "observer", None)
         limit = f"within {timeout_seconds:g} s (collective_timeout_seconds)"
         if observer and (failure := observer.failure()):
