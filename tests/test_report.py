@@ -16,9 +16,9 @@ from PIL import Image
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
 from captioning.metrics.metric_info import METRIC_INFO
-from captioning.runs.report import write_report
 from captioning.runs.report.captions import caption_rows, chosen, clipped, differences, frequent_captions
 from captioning.runs.report.numbers import shown
+from captioning.runs.report.page import write_report
 from captioning.runs.run_folder import RunFolder
 
 STYLE = Path(sys.modules["captioning.runs.report"].__file__ or "").with_name("style.css")

@@ -147,7 +147,10 @@ def test_jobs_side_by_side_have_gpus_of_their_own(sweep, make_job, monkeypatch):
 
 
 def test_a_job_stops_when_its_sweep_is_gone(tmp_path):
-    run = "from captioning.sweeps.jobs import end_with_sweep; end_with_sweep()\nimport time; time.sleep(600)"
+    run = (
+        "from captioning.training.distributed.environment import stop_with_sweep; stop_with_sweep()\n"
+        "import time; time.sleep(600)"
+    )
     parent = (
         "import os, subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, '-c', {run!r}],"

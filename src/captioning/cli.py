@@ -98,7 +98,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
 ) -> None:
     """Write a run's report.html again, from its folder alone."""
-    from captioning.runs.report import write_report
+    from captioning.runs.report.page import write_report
 
     typer.echo(write_report(run))
 

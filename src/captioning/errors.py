@@ -12,6 +12,23 @@ class UserError(ValueError):
     """A mistake of settings, data or files: its one line names the setting, the value and the way out."""
 
 
+class NotFiniteError(UserError):
+    """The loss or the gradients of a step aren't finite; the weights are as they were before it.
+
+    ``batches`` are the micro-batches to blame, fit for JSON.
+    """
+
+    def __init__(self, name: str, value: float, *, step: int, batches: list[dict[str, Any]], lr: float) -> None:
+        ids = [name for batch in batches for name in batch["ids"]]
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        super().__init__(
+            f"{name} is {value} at step {step}, at {len(ids)} images ({some}). Likely model.lr={lr:g} is too high, "
+            "or trainer.precision=16-mixed overflowed (32-true doesn't). The images with their captions are in the run "
+            "folder's not_finite.json"
+        )
+        self.record = {"step": step, name: str(value), "batches": batches}
+
+
 def nearest(word: str, choices: list[str]) -> str:
     """``; did you mean X?`` where one of ``choices`` is near enough to ``word``, else the choices themselves."""
     matches = get_close_matches(word, choices, n=1)

@@ -26,21 +26,20 @@ from captioning.config.compose import absolute_paths, compose_settings, literal,
 from captioning.config.messages import friendly_errors
 from captioning.config.schema import Config, resolve
 from captioning.errors import UserError
+from captioning.export.push import push, require_ready
 from captioning.inference.pretrained import find_model, load_pretrained
 from captioning.models.generation import Decoding
 from captioning.runs.run_folder import RunFolder, write_model
-from captioning.sweeps.jobs import end_with_sweep
 from captioning.terminal import setup_logging
 from captioning.training import artifacts
 from captioning.training.callbacks.consistency import ConsistencyCheck
 from captioning.training.callbacks.exact_resume import ExactResume
 from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.callbacks.progress_bar import ProgressBar
-from captioning.training.callbacks.push_to_hub import PushToHub
 from captioning.training.callbacks.validate_every import ValidateEvery
 from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.distributed.environment import is_rank_zero
+from captioning.training.distributed.environment import is_rank_zero, stop_with_sweep
 from captioning.training.distributed.launcher import explain_rank_failure
 from captioning.training.distributed.strategies import trainer_arguments
 from captioning.training.memory import keep_freed_memory
@@ -58,7 +57,7 @@ def run(cfg: Config) -> float | None:
     with friendly_errors():
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise UserError("hydra/launcher: jobs of a sweep are started by hydra/launcher=local, joblib or slurm")
-        end_with_sweep()
+        stop_with_sweep()
         metrics = train(cfg)
     return metrics.get(cfg.monitor)
 
@@ -81,6 +80,9 @@ def train(cfg: Any) -> dict[str, Any]:
         data, module = CaptionDataModule(**settings.data), CaptionModule(**settings.model)
         trainer = make_trainer(settings, signals)
         require_tunable(settings, trainer)
+        pushes = settings.hub["push"] and not settings.trainer["fast_dev_run"] and trainer.is_global_zero
+        if pushes:  # asked before hours of training
+            require_ready(settings.hub["name"], public=settings.hub["public"])
         artifacts.require_no_weights(run, resume)
         if resume:
             data.set_processor(module.restore(resume.checkpoint.content))
@@ -110,7 +112,22 @@ def train(cfg: Any) -> dict[str, Any]:
         with explain_rank_failure(trainer, timeout_seconds=settings.collective_timeout_seconds):
             trainer.fit(module, data, ckpt_path=resume.checkpoint.path if resume else None)
             trainer.test(module, data, ckpt_path=artifacts.best_checkpoint(trainer), verbose=False)
-            return artifacts.write_final(run, trainer, data, module)
+            metrics = artifacts.write_final(run, trainer, data, module)
+        if pushes:
+            _push(run, settings.hub["name"], public=settings.hub["public"])
+        return metrics
+
+
+def _push(run: RunFolder, name: str, *, public: bool) -> None:
+    """Upload the model of a finished run. The run has succeeded, whatever becomes of this."""
+    _log(f"uploading the model to {name}")
+    try:
+        upload = push(str(run.path), name, public=public)
+    except UserError as error:
+        again = f"captioning push {run.path} {name}{' --public' * public}"
+        _warn(f"the model isn't on the Hub: {error}; to try again: {again}")
+    else:
+        _log(f"the model is on the Hub, {upload.where}")
 
 
 @contextmanager
@@ -160,7 +177,6 @@ def make_trainer(settings: Config, signals: SignalHandler | None = None) -> L.Tr
         ValidateEvery(settings.val_every_n_steps),
         ConsistencyCheck(asdict(settings)),
         *([ProgressBar()] if arguments["enable_progress_bar"] is not False else []),
-        *([PushToHub(**settings.hub)] if settings.hub["push"] and not arguments["fast_dev_run"] else []),
         *([GracefulShutdown(signals, writer)] if signals else []),
         ExactResume(),  # last: it may validate at the start, and signals are listened for by then
     ]

@@ -19,11 +19,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import MISSING, OmegaConf
 
 from captioning.errors import UserError, nearest
-from captioning.metrics import HIGHER_IS_BETTER
+from captioning.metrics.metric_info import HIGHER_IS_BETTER
 from captioning.training.callbacks.collapse_alarm import CollapseAlarm
 from captioning.training.callbacks.gallery import Gallery
 from captioning.training.callbacks.last_checkpoint import LastCheckpoint
-from captioning.training.callbacks.push_to_hub import PushToHub
 from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import default_run_dir
@@ -82,6 +81,20 @@ CALLBACKS = {  # the ones that conf/ has, by their keys there
 
 
 @dataclass
+class Hub:
+    """Whether and where a training uploads its model when it has ended, as ``captioning push`` does.
+
+    Attributes:
+        name: ``USER/NAME``.
+        public: whether everybody may see a repository that is new.
+    """
+
+    push: bool = False
+    name: str | None = None
+    public: bool = False
+
+
+@dataclass
 class Config:
     """Everything that ``python train.py`` can be told; conf/config.yaml says what each is for."""
 
@@ -95,7 +108,7 @@ class Config:
         }
     )
     logger: dict[str, Any] = field(default_factory=dict)
-    hub: Any = field(default_factory=lambda: schema_of(PushToHub))
+    hub: Any = field(default_factory=Hub)
     output_dir: str = MISSING
     resume: str | None = None
     seed: int = 42

@@ -14,8 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from captioning.data.statistics import spread
 from captioning.files import write_text
-from captioning.inference.pretrained import find_model
-from captioning.metrics import score
+from captioning.metrics.scores import score
 from captioning.models.generation import Decoding
 from captioning.models.git import GitForCausalLM
 from captioning.runs.report.numbers import metric_rows, shown
@@ -38,7 +37,7 @@ class Sample(NamedTuple):
 
 def write_card(
     folder: Path,
-    source: str,
+    source: Path | str,
     *,
     network: GitForCausalLM,
     decoding: Decoding,
@@ -52,7 +51,7 @@ def write_card(
 
     Args:
         folder: where the model is written to.
-        source: where it came from; only of a run folder, and the best model in it, more is known than the model itself.
+        source: what ``find_model`` found; only of a run's ``model`` folder more is known than the model itself.
         network: the model.
         decoding: how its captions are chosen.
         samples: at most this many test images are shown.
@@ -64,9 +63,8 @@ def write_card(
     Returns:
         The test images shown.
     """
-    model = find_model(source)
-    is_of_run = isinstance(model, Path) and model.name == "model" and (model.parent / ".hydra").is_dir()
-    run = RunFolder(Path(model).parent if is_of_run else folder / "unknown")
+    is_of_run = isinstance(source, Path) and source.name == "model" and (source.parent / ".hydra").is_dir()
+    run = RunFolder(Path(source).parent if is_of_run else folder / "unknown")
     config, metrics, environment = run.config or {}, run.metrics or {}, run.environment or {}
     settings, data = config.get("model") or {}, config.get("data") or {}
 

@@ -57,7 +57,7 @@ def export(
         raise UserError("--int8 goes with --format onnx: transformers quantizes a model itself as it loads it")
     if form == ONNX:
         require_packages()
-    find_model(run)  # before what is slow
+    source = find_model(run)  # before what is slow
     with new_folder(folder) as part:
         network, processor, decoding = load_pretrained(run)
         network.generation_config = generation_config(network, decoding)
@@ -67,7 +67,7 @@ def export(
             write_model(part, network=network, processor=processor)
         return write_card(
             part,
-            run,
+            source,
             network=network,
             decoding=decoding,
             samples=samples,

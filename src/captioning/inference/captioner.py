@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from torch import Tensor
 from captioning.data.images import as_rgb, decode
 from captioning.data.transforms import normalize, to_pixels
 from captioning.errors import UserError, nearest, reason, shown
-from captioning.inference.download import download
+from captioning.inference.download import download, is_url
 from captioning.inference.pretrained import load_pretrained
 from captioning.models.decoding import Decoding, decoding_settings
 from captioning.models.generation import generate_tokens, mean_log_probabilities, prefill, texts
@@ -313,11 +312,6 @@ class Captioner:
                 f"positions for {positions} tokens"
             )
         return tokens
-
-
-def is_url(name: str) -> bool:
-    """Whether an image's name is an address on the web."""
-    return bool(re.match("https?://", name, re.IGNORECASE))
 
 
 def _is_one(images: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import time
 import urllib.error
@@ -15,6 +16,11 @@ from captioning.errors import reason
 SILENCE_SECONDS = 20  # of the server
 LARGEST_DOWNLOAD = 100_000_000  # bytes
 CHUNK = 1 << 16
+
+
+def is_url(name: str) -> bool:
+    """Whether an image's name is an address on the web."""
+    return bool(re.match("https?://", name, re.IGNORECASE))
 
 
 class NotPublicError(OSError):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from captioning.data.sources.paths import image_suffixes
 from captioning.errors import UserError, reason
-from captioning.inference.captioner import is_url
+from captioning.inference.download import is_url
 
 
 class Inputs(NamedTuple):

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from captioning.errors import UserError, reason
 from captioning.files import replacing
-from captioning.inference.captioner import is_url
+from captioning.inference.download import is_url
 
 FORMATS = {".txt": "lines", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 SCHEMA = pa.schema({"path": pa.string(), "caption": pa.string(), "score": pa.float32()})

@@ -24,7 +24,6 @@ class Bleu(CaptionMetric):
     """
 
     names = tuple(f"bleu{n}" for n in ORDERS)
-    higher_is_better = True
 
     def statistics(self, corpus: Corpus) -> FloatArray:
         rows = [_statistics(prediction, references) for prediction, references in corpus]

@@ -25,7 +25,6 @@ class CiderD(RatioOfSums):
     """
 
     names = ("cider",)
-    higher_is_better = True
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         weights = _inverse_document_frequency(corpus)

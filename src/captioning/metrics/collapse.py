@@ -19,7 +19,6 @@ class UniqueCaptions(RatioOfSums):
     """
 
     names = ("unique_captions",)
-    higher_is_better = True
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         times = Counter(corpus.predictions)
@@ -33,7 +32,6 @@ class TopCaption(RatioOfSums):
     """
 
     names = ("top_caption",)
-    higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         top = top_caption(corpus.predictions)
@@ -47,7 +45,6 @@ class EmptyCaptions(RatioOfSums):
     """
 
     names = ("empty_captions",)
-    higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [(float(not prediction), 1) for prediction in corpus.predictions]
@@ -61,7 +58,6 @@ class Repetition(RatioOfSums):
     """
 
     names = ("repetition",)
-    higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [_repeated_bigrams(prediction) for prediction in corpus.predictions]
@@ -76,7 +72,6 @@ class LengthRatio(RatioOfSums):
     """
 
     names = ("length_ratio",)
-    higher_is_better = None
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [
@@ -95,7 +90,6 @@ class VocabularyCoverage(RatioOfSums):
     """
 
     names = ("vocabulary_coverage",)
-    higher_is_better = True
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         said = set().union(*corpus.predictions)
@@ -116,7 +110,6 @@ class CopiedCaptions(RatioOfSums):
     """
 
     names = ("copied_captions",)
-    higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         training = corpus.training_captions or frozenset()

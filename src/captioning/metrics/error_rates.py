@@ -23,7 +23,6 @@ class WordErrorRate(RatioOfSums):
     """
 
     names = ("wer",)
-    higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [_nearest(prediction, references) for prediction, references in corpus]
@@ -37,7 +36,6 @@ class CharErrorRate(RatioOfSums):
     """
 
     names = ("cer",)
-    higher_is_better = False
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [_nearest(prediction, references, characters=True) for prediction, references in corpus]
@@ -51,7 +49,6 @@ class ExactMatch(RatioOfSums):
     """
 
     names = ("exact_match",)
-    higher_is_better = True
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [(float(prediction in references), 1) for prediction, references in corpus]

@@ -1,12 +1,13 @@
 """What a caption metric is: numbers that are functions of sums over images."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from captioning.metrics.corpus import Corpus
+if TYPE_CHECKING:
+    from captioning.metrics.corpus import Corpus
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -20,10 +21,9 @@ class CaptionMetric(ABC):
     """
 
     names: ClassVar[tuple[str, ...]]
-    higher_is_better: ClassVar[bool | None]  # None: neither end is best
 
     @abstractmethod
-    def statistics(self, corpus: Corpus) -> FloatArray:
+    def statistics(self, corpus: "Corpus") -> FloatArray:
         """What is summed, (images, k)."""
 
     @abstractmethod
@@ -35,10 +35,10 @@ class RatioOfSums(CaptionMetric):
     """A sum over images divided by another; 0 where that one is 0."""
 
     @abstractmethod
-    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
+    def fractions(self, corpus: "Corpus") -> list[tuple[float, float]]:
         """Each image's part of the numerator and of the denominator."""
 
-    def statistics(self, corpus: Corpus) -> FloatArray:
+    def statistics(self, corpus: "Corpus") -> FloatArray:
         return np.array(self.fractions(corpus), dtype=np.float64)
 
     def values(self, sums: FloatArray) -> FloatArray:

@@ -20,7 +20,6 @@ class RougeL(RatioOfSums):
     """
 
     names = ("rouge_l",)
-    higher_is_better = True
 
     def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
         return [

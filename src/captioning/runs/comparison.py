@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from captioning.errors import UserError, nearest
-from captioning.metrics import HIGHER_IS_BETTER, Scores, normalize, score
 from captioning.metrics.bootstrap import ALPHA, RESAMPLES, paired_p_values, percentile_intervals
 from captioning.metrics.error_rates import nearest_first
 from captioning.metrics.metric import FloatArray
-from captioning.metrics.metric_info import FEW_IMAGES
+from captioning.metrics.metric_info import FEW_IMAGES, HIGHER_IS_BETTER
+from captioning.metrics.scores import Scores, score
+from captioning.metrics.text import normalize
 from captioning.runs.run_folder import Prediction, RunFolder, flat
 
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can measure them

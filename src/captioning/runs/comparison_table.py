@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from captioning.metrics import HIGHER_IS_BETTER
+from captioning.metrics.metric_info import HIGHER_IS_BETTER
 from captioning.runs.comparison import ComparedRun, Comparison, Estimate
 from captioning.terminal import plain, plain_console
 

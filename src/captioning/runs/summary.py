@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from captioning.metrics import Scores
 from captioning.metrics.error_rates import nearest_first
 from captioning.metrics.metric_info import METRIC_INFO
+from captioning.metrics.scores import Scores
 from captioning.runs.run_folder import Prediction
 from captioning.terminal import plain, plain_console
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from captioning.data.statistics import spread
 from captioning.errors import UserError
-from captioning.metrics import normalize
 from captioning.metrics.error_rates import nearest_first
+from captioning.metrics.text import normalize
 from captioning.runs.comparison import require_predictions
-from captioning.runs.report.captions import Part, clipped, differences, equals_a_reference
+from captioning.runs.report.captions import Part, differences, equals_a_reference
+from captioning.runs.report.templates import clipped
 from captioning.runs.run_folder import Prediction, RunFolder
 from captioning.runs.thumbnails import data_uris
 from captioning.sweeps.report import JobResult

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,14 +27,13 @@ from captioning.errors import UserError
 from captioning.runs.run_folder import RunFolder
 from captioning.sweeps.gpus import GpuPool, gpus_per_job, visible_gpus
 from captioning.sweeps.report import FAILED, FINISHED, LOG, key_of, log_lines, read_sweep, value_text
-from captioning.training.distributed.environment import under_srun, under_torchrun
+from captioning.training.distributed.environment import SWEEP, under_srun, under_torchrun
 from captioning.training.signals import INTERRUPTED as RESUMABLE
 from captioning.training.signals import SIGNALS
 
 INTERRUPTED, NOT_STARTED = "interrupted", "not started"
 # Overrides that say how a job runs and not what it computes: they may change when a sweep is resumed.
 RUNTIME_KEYS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "logger", "resume")
-PARENT = "CAPTIONING_SWEEP_PID"
 OUTPUT_TIMEOUT_S = 10.0  # seconds for the output of processes that outlive their job
 
 
@@ -94,7 +92,7 @@ class Job:
             log.write(f"$ {' '.join(shlex.join(self.command).splitlines())}\n".encode())
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, **self.environment, PARENT: str(os.getpid())},
+                env={**os.environ, **self.environment, SWEEP: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=None if in_terminal else log,
                 stderr=subprocess.PIPE if in_terminal else log,
@@ -310,21 +308,6 @@ def run_locally(sweep: Sweep, jobs: list[Job], n_jobs: int) -> None:
 
     with ThreadPoolExecutor(n_jobs) as threads_of_jobs:
         list(threads_of_jobs.map(run, jobs))
-
-
-def end_with_sweep() -> None:
-    """Stop this run when the sweep that started it is gone, however that ended. Nothing outside of a sweep."""
-    # Taken out of the environment: the further processes of a run have this one for their parent.
-    parent = int(os.environ.pop(PARENT, 0))
-
-    def watch() -> None:
-        while os.getppid() == parent:  # it becomes another's when the parent dies
-            time.sleep(1)
-        print(f"the sweep, process {parent}, is gone: stopping", file=sys.stderr)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if parent:
-        threading.Thread(target=watch, daemon=True).start()
 
 
 def say(line: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from captioning.errors import UserError
-from captioning.metrics import HIGHER_IS_BETTER
+from captioning.metrics.metric_info import HIGHER_IS_BETTER
 from captioning.runs.report.numbers import finite
 from captioning.runs.run_folder import RunFolder, read_mapping
 

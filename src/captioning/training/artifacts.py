@@ -14,13 +14,12 @@ from PIL import Image
 from rich.filesize import decimal
 
 from captioning.errors import UserError
-from captioning.runs.report import write_report
 from captioning.runs.report.captions import chosen
+from captioning.runs.report.page import write_report
 from captioning.runs.run_folder import RunFolder, current_environment, write_model
 from captioning.runs.summary import print_summary
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.callbacks.csv_logger import CaptionCSVLogger
-from captioning.training.callbacks.push_to_hub import PushToHub
 from captioning.training.callbacks.throughput import Throughput
 from captioning.training.callbacks.wandb_logger import CaptionWandbLogger, wandb_loggers
 from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
@@ -188,8 +187,6 @@ def write_final(
         run.write_json("metrics.json", with_reasons(metrics))  # last: with it the run is finished
         write_report(run.path)
         print_summary(metrics, evaluation.predictions, evaluation.scores, run.path, split=data.eval_split)
-        for hub in callbacks_of_type(trainer, PushToHub):
-            hub.upload(run.path)
     trainer.strategy.barrier()
     return metrics
 

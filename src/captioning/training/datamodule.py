@@ -36,7 +36,7 @@ from captioning.data.statistics import summarize
 from captioning.data.stream import StreamDataset, StreamLoader
 from captioning.data.transforms import normalize as normalize_pixels
 from captioning.errors import UserError, check_arguments, nearest, reason
-from captioning.metrics import normalize
+from captioning.metrics.text import normalize
 from captioning.models.processor import fit_images, load_processor, make_image_processor, make_processor
 from captioning.terminal import plain
 from captioning.training.loop_state import position

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed
 
 from captioning.data.dataset import Batch
-from captioning.metrics import Scores, score
+from captioning.metrics.scores import Scores, score
 from captioning.runs.run_folder import Prediction
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
 from captioning.data.dataset import Batch
-from captioning.errors import UserError, check_arguments
+from captioning.errors import NotFiniteError, UserError, check_arguments
 from captioning.models.feature_cache import FeatureFile
 from captioning.models.generation import Decoding, generate_captions
 from captioning.models.git import GitForCausalLM, KVCache
@@ -37,8 +37,10 @@ from captioning.models.loading import (
 from captioning.models.lora import Lora, add_adapters
 from captioning.models.loss import caption_loss
 from captioning.models.processor import load_processor, processor_from_files, processor_to_files
-from captioning.training.datamodule import CaptionDataModule
 from captioning.training.evaluator import CaptionEvaluator, Evaluation
+
+if TYPE_CHECKING:
+    from captioning.training.datamodule import CaptionDataModule
 
 # A step returns the summed loss over this, near the size of a mean, so that fp16 gradients stay in range. A power of
 # two, so that dividing by it and multiplying it back changes no digit.
@@ -51,23 +53,6 @@ class Seen(NamedTuple):
     ids: list[str]
     input_ids: Tensor
     loss: Tensor  # summed over its tokens
-
-
-class NotFiniteError(UserError):
-    """The loss or the gradients of a step aren't finite; the weights are as they were before it.
-
-    ``batches`` are the micro-batches to blame, fit for JSON.
-    """
-
-    def __init__(self, name: str, value: float, *, step: int, batches: list[dict[str, Any]], lr: float) -> None:
-        ids = [name for batch in batches for name in batch["ids"]]
-        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
-        super().__init__(
-            f"{name} is {value} at step {step}, at {len(ids)} images ({some}). Likely model.lr={lr:g} is too high, "
-            "or trainer.precision=16-mixed overflowed (32-true doesn't). The images with their captions are in the run "
-            "folder's not_finite.json"
-        )
-        self.record = {"step": step, name: str(value), "batches": batches}
 
 
 class CaptionModule(L.LightningModule):
@@ -220,31 +205,27 @@ class CaptionModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         self.load(getattr(datamodule, "processor", None))
-        self._require_positions(datamodule)
-        if stage == "fit" and isinstance(datamodule, CaptionDataModule):
-            self._keep_features(datamodule)
-            self.training_captions = datamodule.normalized_captions(set(datamodule.split_ids["train"]))
-
-    def _keep_features(self, datamodule: CaptionDataModule) -> None:
-        """Make room for what a frozen tower will make of the images that come again as they were."""
-        # Divided among processes, the tower is computed by all of them at once, and not by one that lacks an image.
-        if not self.is_vision_frozen or isinstance(self.trainer.strategy, ModelParallelStrategy):
+        if not hasattr(datamodule, "normalized_captions"):  # not a CaptionDataModule
             return
-        kept = ["val"] if datamodule.augment or datamodule.shards else ["train", "val"]
-        folder = Path(self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.features = {split: FeatureFile(folder, len(datamodule.splits[split])) for split in kept}
+        data = cast("CaptionDataModule", datamodule)
+        positions = self.network.config.max_position_embeddings
+        if data.hparams["max_caption_tokens"] > positions:
+            raise UserError(
+                f"data.max_caption_tokens={data.hparams['max_caption_tokens']}: this model has positions for "
+                f"{positions} tokens"
+            )
+        if stage != "fit":
+            return
+        self.training_captions = data.normalized_captions(set(data.split_ids["train"]))
+        # Divided among processes, the tower is computed by all of them at once, and not by one that lacks an image.
+        if self.is_vision_frozen and not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            kept = ["val"] if data.augment or data.shards else ["train", "val"]
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.features = {split: FeatureFile(folder, len(data.splits[split])) for split in kept}
 
     def teardown(self, stage: str) -> None:
         self.features = {}
-
-    def _require_positions(self, datamodule: Any) -> None:
-        positions = self.network.config.max_position_embeddings
-        if isinstance(datamodule, CaptionDataModule) and datamodule.hparams["max_caption_tokens"] > positions:
-            raise UserError(
-                f"data.max_caption_tokens={datamodule.hparams['max_caption_tokens']}: this model has positions for "
-                f"{positions} tokens"
-            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.

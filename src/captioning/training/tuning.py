@@ -12,13 +12,13 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from captioning.errors import UserError
+from captioning.errors import NotFiniteError, UserError
 from captioning.runs.run_folder import RunFolder
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.callbacks.graceful_shutdown import GracefulShutdown
 from captioning.training.callbacks.validate_every import ValidateEvery
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.module import CaptionModule, NotFiniteError
+from captioning.training.module import CaptionModule
 
 if TYPE_CHECKING:
     from captioning.config.schema import Config

@@ -8,14 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import torch
 from torch import Tensor
 
-from captioning.inference.captioner import Caption
 from captioning.models.decoding import Decoding
+
+if TYPE_CHECKING:
+    from captioning.inference.captioner import Caption
 
 
 class GenerationRequest(NamedTuple):
@@ -33,7 +35,7 @@ class _Waiting(NamedTuple):
 
 
 # From pixels (batch, 3, height, width) and their request to each image's captions.
-CaptionBatch = Callable[[Tensor, GenerationRequest], list[list[Caption]]]
+CaptionBatch = Callable[[Tensor, GenerationRequest], "list[list[Caption]]"]
 
 
 class Batcher:

@@ -9,13 +9,15 @@ from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from captioning.data.statistics import spread
-from captioning.metrics import normalize, score
 from captioning.metrics.corpus import words
 from captioning.metrics.error_rates import nearest_first
+from captioning.metrics.scores import score
+from captioning.metrics.text import normalize
+from captioning.runs.report.templates import MAX_LETTERS, clipped
 from captioning.runs.run_folder import Prediction
 
 ROWS, WORST, BEST = 500, 200, 100
-MAX_LETTERS, MAX_REFERENCES = 300, 5
+MAX_REFERENCES = 5
 PIECES = r"\s+|[\u3400-\u9fff\U00020000-\U0003ffff]|[^\s\u3400-\u9fff\U00020000-\U0003ffff]+"
 
 
@@ -77,14 +79,6 @@ def chosen(worst_first: list[int]) -> list[int]:
 def equals_a_reference(prediction: str, references: Iterable[str]) -> bool:
     """Whether a caption is one of the references, after normalization."""
     return words(prediction) in map(words, references)
-
-
-def clipped(caption: str) -> str:
-    """A caption of a length that a page can bear, with the number of its words where some are left out."""
-    if len(caption) <= MAX_LETTERS:
-        return caption
-    count = len(caption.split())
-    return f"{caption[:MAX_LETTERS].rstrip()} … ({count:,} word{'s' * (count != 1)})"
 
 
 def differences(prediction: str, reference: str) -> tuple[list[Part], list[Part]]:

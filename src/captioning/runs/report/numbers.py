@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
-from captioning.metrics import HIGHER_IS_BETTER
-from captioning.metrics.metric_info import METRIC_INFO, MetricInfo
+from captioning.metrics.metric_info import HIGHER_IS_BETTER, METRIC_INFO, MetricInfo
 
 HEADLINES = ("wer", "cider", "bleu4", "exact_match")
 

@@ -45,6 +45,19 @@ TITLES = {
 SPEED = ("images_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
 
 
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run folder, from that folder alone, and return its path.
+
+    A file that is missing costs its section only, which then says so.
+
+    Raises:
+        UserError: ``folder`` is no run folder, or a file of it can't be read.
+    """
+    run = RunFolder(folder)
+    run.write_text("report.html", render(run))
+    return folder / "report.html"
+
+
 def render(run: RunFolder) -> str:
     """The page. What comes from the run is escaped; only the plots, the style and the script are taken as they are."""
     missing = {name: why for name, why in WHY_MISSING.items() if not (run.path / name).exists()}

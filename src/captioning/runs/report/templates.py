@@ -10,8 +10,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from captioning import __version__
-from captioning.runs.report.captions import clipped
 from captioning.runs.report.numbers import shown
+
+MAX_LETTERS = 300  # of a caption
 
 
 def render_template(
@@ -48,3 +49,11 @@ def render_template(
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **values,
     )
+
+
+def clipped(caption: str) -> str:
+    """A caption of a length that fits a page, with its number of words if some are left out."""
+    if len(caption) <= MAX_LETTERS:
+        return caption
+    count = len(caption.split())
+    return f"{caption[:MAX_LETTERS].rstrip()} … ({count:,} word{'s' * (count != 1)})"

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import lightning as L
 
@@ -11,7 +11,9 @@ from captioning.metrics.corpus import words
 from captioning.runs.run_folder import RunFolder
 from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.evaluator import Evaluation
-from captioning.training.module import CaptionModule
+
+if TYPE_CHECKING:
+    from captioning.training.module import CaptionModule
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class CollapseAlarm(L.Callback):
         self._check(trainer, pl_module, "test")
 
     def _check(self, trainer: L.Trainer, pl_module: L.LightningModule, phase: str) -> None:
-        assert isinstance(pl_module, CaptionModule)
+        pl_module = cast("CaptionModule", pl_module)
         evaluation = pl_module.evaluations[phase]
         if not trainer.is_global_zero or len(evaluation.predictions) < MIN_IMAGES:
             return

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import lightning as L
 from annotated_types import Ge
@@ -14,8 +14,10 @@ from captioning.errors import check_arguments
 from captioning.metrics.error_rates import nearest_first
 from captioning.runs.run_folder import Prediction, RunFolder
 from captioning.training.callbacks.wandb_logger import wandb_loggers
-from captioning.training.datamodule import CaptionDataModule
-from captioning.training.module import CaptionModule
+
+if TYPE_CHECKING:
+    from captioning.training.datamodule import CaptionDataModule
+    from captioning.training.module import CaptionModule
 
 
 class Gallery(L.Callback):
@@ -40,10 +42,10 @@ class Gallery(L.Callback):
         self.lines = state_dict["lines"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(data, CaptionDataModule):
+        data = cast("CaptionDataModule", getattr(trainer, "datamodule", None))
+        if trainer.sanity_checking or not trainer.is_global_zero or not hasattr(data, "image"):
             return
-        assert isinstance(pl_module, CaptionModule)
+        pl_module = cast("CaptionModule", pl_module)
         evaluation, step = pl_module.evaluations["val"], trainer.global_step
         shown = spread(range(len(evaluation.rows)), self.images)
         predictions = [evaluation.predictions[index] for index in shown]

@@ -2,18 +2,21 @@
 
 import logging
 import signal
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_only
 
+from captioning.errors import NotFiniteError
 from captioning.runs.run_folder import RunFolder
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.loop_state import is_between_steps
-from captioning.training.module import CaptionModule, NotFiniteError
 from captioning.training.signals import Interrupted, SignalHandler
+
+if TYPE_CHECKING:
+    from captioning.training.module import CaptionModule
 
 _log = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -45,11 +48,11 @@ class GracefulShutdown(L.Callback):
         self._stop_if_received(trainer)  # it may have come after the last step, too late for training to end for it
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        flags = cast(CaptionModule, pl_module).local_flags
+        flags = cast("CaptionModule", pl_module).local_flags
         flags |= {"stop": bool(self.signals.received), "write_failed": self.writer.error is not None}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        flags = cast(CaptionModule, pl_module).synced_flags
+        flags = cast("CaptionModule", pl_module).synced_flags
         if not is_between_steps(trainer):
             if any(timer.time_remaining() is not None for timer in callbacks_of_type(trainer, Timer)):
                 trainer.should_stop = False  # its time is over; it says so again at the end of the step

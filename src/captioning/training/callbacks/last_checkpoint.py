@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import lightning as L
 from annotated_types import Ge, Gt
@@ -11,8 +11,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from captioning.errors import check_arguments
 from captioning.training.checkpoints import LAST, writer_of
 from captioning.training.loop_state import is_between_steps, log_step, validation_is_due
-from captioning.training.module import CaptionModule
 from captioning.training.signals import Interrupted
+
+if TYPE_CHECKING:
+    from captioning.training.module import CaptionModule
 
 
 class LastCheckpoint(Checkpoint):
@@ -45,13 +47,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         is_turn = self.every_n_seconds and time.monotonic() > self._saved_at + self.every_n_seconds
-        cast(CaptionModule, pl_module).local_flags["save"] = bool(is_turn)
+        cast("CaptionModule", pl_module).local_flags["save"] = bool(is_turn)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if not is_between_steps(trainer):
             return
         is_turn = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        is_turn = is_turn or self._is_owed or cast(CaptionModule, pl_module).synced_flags["save"]
+        is_turn = is_turn or self._is_owed or cast("CaptionModule", pl_module).synced_flags["save"]
         if is_turn and not validation_is_due(trainer):  # else it is saved after that, with its numbers
             log_step(trainer)
             self._save(trainer)

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
@@ -11,7 +11,9 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from captioning.data.dataset import Batch
 from captioning.models.flops import training_flops
 from captioning.training.memory import peak_memory
-from captioning.training.module import CaptionModule
+
+if TYPE_CHECKING:
+    from captioning.training.module import CaptionModule
 
 COUNTED = ("seconds", "waited", "images", "steps", "flops")
 
@@ -70,7 +72,7 @@ class Throughput(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, CaptionModule)
+        pl_module = cast("CaptionModule", pl_module)
         now = time.perf_counter()
         if self._mark is not None:
             images, tokens = batch["input_ids"].shape

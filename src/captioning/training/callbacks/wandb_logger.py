@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from captioning.metrics import HIGHER_IS_BETTER
+from captioning.metrics.metric_info import HIGHER_IS_BETTER
 from captioning.runs.run_folder import Prediction, RunFolder, read_mapping
 
 _log = logging.getLogger(__name__)

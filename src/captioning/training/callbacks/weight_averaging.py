@@ -1,7 +1,7 @@
 """An average of the weights over the steps of a training, which is what is validated, kept and exported."""
 
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import lightning as L
 import torch
@@ -12,7 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from captioning.errors import UserError, check_arguments
 from captioning.training.loop_state import State
-from captioning.training.module import CaptionModule
+
+if TYPE_CHECKING:
+    from captioning.training.module import CaptionModule
 
 NETWORK = "model."  # what the network's weights begin with in a checkpoint
 
@@ -68,7 +70,7 @@ class ExponentialMovingAverage(L.Callback):
         self._swap(pl_module, average=True)
 
     def _start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> AveragedModel:
-        network = cast(CaptionModule, pl_module).network
+        network = cast("CaptionModule", pl_module).network
         if any(parameter.dtype != torch.float32 for parameter in network.parameters()):
             raise UserError(
                 f"trainer.precision={trainer.precision} and callbacks=ema: an average over many steps needs weights of "
@@ -86,14 +88,14 @@ class ExponentialMovingAverage(L.Callback):
     def _update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Once for each optimizer step, whoever asks first: this or a checkpoint that is written after the step."""
         if self._average is not None and not self._is_swapped and trainer.global_step > self._updated_at:
-            self._average.update_parameters(cast(CaptionModule, pl_module).network)
+            self._average.update_parameters(cast("CaptionModule", pl_module).network)
             self._updated_at = trainer.global_step
 
     def _swap(self, pl_module: L.LightningModule, *, average: bool) -> None:
         """Give the module the average, or else the raw weights, by exchanging storage: nothing is copied."""
         if self._average is None or self._is_swapped == average:
             return
-        network = cast(CaptionModule, pl_module).network
+        network = cast("CaptionModule", pl_module).network
         with torch.inference_mode(False):
             for one, other in zip(network.parameters(), self._average.module.parameters(), strict=True):
                 one.data, other.data = other.data, one.data

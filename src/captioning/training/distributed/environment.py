@@ -1,6 +1,7 @@
 """Processes that train together: who started them, and what each can know before they have met."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FIRST_RESERVED_SLURM_STEP = 0xFFFFFFFA
 STORE_WAIT = timedelta(seconds=60)  # for the agent of torchrun, which is up before its workers
 LAUNCHER = "CAPTIONING_LAUNCHER"  # the number of the process that started others to train beside it
+SWEEP = "CAPTIONING_SWEEP_PID"  # the process of the sweep that started this run
 ORPHAN_TIMEOUT_S = 10.0  # that a process has to end by itself after the one that started it
 
 
@@ -151,6 +153,21 @@ def torchrun_store(timeout: timedelta) -> "TCPStore | None":
     from torch._C._distributed_c10d import TCPStore  # here, because most never need it
 
     return TCPStore(os.environ["MASTER_ADDR"], _number("MASTER_PORT"), is_master=False, timeout=timeout)
+
+
+def stop_with_sweep() -> None:
+    """Have this run stop as by SIGTERM when the sweep that started it is gone; nothing outside of a sweep."""
+    # Taken out of the environment: the further processes of a run have this one for their parent.
+    sweep = int(os.environ.pop(SWEEP, 0))
+
+    def watch() -> None:
+        while os.getppid() == sweep:  # it becomes another's when the sweep ends
+            time.sleep(1)
+        print(f"the sweep, process {sweep}, is gone: stopping", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if sweep:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def exit_with_parent() -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -31,7 +31,9 @@ from captioning.training.callbacks.weight_averaging import ExponentialMovingAver
 from captioning.training.distributed.environment import exit_with_parent, started_processes, under_srun
 from captioning.training.distributed.launcher import LaunchedDDPStrategy, LaunchedFSDPStrategy, StepEnvironment
 from captioning.training.loop_state import State
-from captioning.training.module import CaptionModule
+
+if TYPE_CHECKING:
+    from captioning.training.module import CaptionModule
 
 
 def trainer_arguments(
@@ -165,12 +167,11 @@ class ShardedStrategy(LaunchedFSDPStrategy):
         return checkpoint
 
     @property
-    def _module(self) -> CaptionModule:
-        assert isinstance(self.lightning_module, CaptionModule)
-        return self.lightning_module
+    def _module(self) -> "CaptionModule":
+        return cast("CaptionModule", self.lightning_module)
 
 
-def shard(module: CaptionModule, mesh: DeviceMesh) -> None:
+def shard(module: "CaptionModule", mesh: DeviceMesh) -> None:
     """Divide a module's parameters among the processes of ``mesh``, layer by layer; done once.
 
     A layer's are whole while it computes, those outside of layers during a whole step.
@@ -185,7 +186,7 @@ def shard(module: CaptionModule, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(module, step)
 
 
-def whole_network(module: CaptionModule) -> GitForCausalLM | None:
+def whole_network(module: "CaptionModule") -> GitForCausalLM | None:
     """A plain GIT with all weights, the adapters merged into them. The module stays as it is.
 
     Where weights are divided up, all processes ask, and the first gets it.
