@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from captioning.errors import UserError
 from captioning.runs.run_folder import RunFolder
 from captioning.training.checkpoints import Found, newest_checkpoint, read_checkpoint
-from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.environment import is_rank_zero
+
+if TYPE_CHECKING:
+    from captioning.training.datamodule import CaptionDataModule
 
 _log = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -92,7 +94,7 @@ def quarantine(damaged: Sequence[Path]) -> None:
         path.replace(path.with_name(path.name + ".damaged"))
 
 
-def require_same_data(run: RunFolder, datamodule: CaptionDataModule) -> None:
+def require_same_data(run: RunFolder, datamodule: "CaptionDataModule") -> None:
     """Make sure that the images, their captions and their splits are those that the run was begun with.
 
     Raises:
