@@ -97,6 +97,7 @@ def train(cfg: Any) -> dict[str, Any]:
         else:
             for key, value in tune(run, settings, trainer, module, data).items():
                 OmegaConf.update(cfg, key, value)
+            settings = resolve(cfg)
         if trainer.is_global_zero:
             artifacts.require_disk_space(run, trainer, module)
         if trainer.is_global_zero and resume:
