@@ -167,7 +167,7 @@ def test_a_search_stopped_in_a_trial_resumes_it_and_counts_all_trials(images, tm
     trials = trials_of(sweep)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert trials[0].params == begun.params
-    assert "going on after step" in sweep.said
+    assert "resuming after step" in sweep.said
     assert [sweep.seen(trial.number)[0]["lr"] for trial in trials] == [trial.params["model.lr"] for trial in trials]
 
     assert sweep.run("model.lr=tag(log,interval(1e-4,1e-2))", "data.batch_size=choice(4,8)") == 1

@@ -87,7 +87,7 @@ def error_of(folder: Path) -> str:
 
 
 def test_a_run_that_is_stopped_says_by_what_and_how_to_go_on(stopped):
-    assert f"stopped by SIGTERM at step 10; to go on: python train.py resume={stopped}" in said(stopped)
+    assert f"stopped by SIGTERM at step 10; to resume: python train.py resume={stopped}" in said(stopped)
 
 
 def test_one_process_that_is_told_to_stop_stops_all_at_the_same_step(settings, tmp_path):
@@ -103,7 +103,7 @@ def test_a_run_that_is_stopped_while_it_reads_its_data_says_that_nothing_is_lost
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == INTERRUPTED
-    assert "stopped by SIGTERM at step 0; to go on: start it again" in said(tmp_path / "run")
+    assert "stopped by SIGTERM; to resume: start it again" in said(tmp_path / "run")
 
 
 def test_a_second_signal_does_not_disturb_the_end(settings, tmp_path):
@@ -213,7 +213,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(copy, set
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert run(f"resume={copy}", "callbacks.kill=null", folder=copy) == [0], said(copy)[-2000:]
     assert f"passed over: {newest}: damaged" in said(copy)
-    assert "going on after step 9, from" in said(copy)
+    assert "resuming after step 9, from" in said(copy)
     assert run(*settings, folder=tmp_path / "whole") == [0]
     newest.with_name("last.ckpt.damaged").unlink()
     assert_same_run(tmp_path / "whole", copy)
@@ -311,7 +311,7 @@ def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(settings,
     stop = killed("SIGTERM", 9, "on_train_batch_start")
     assert run(*settings, "resume=auto", *stop, folder=folder) == [INTERRUPTED]
     assert run(*settings, "resume=auto", folder=folder) == [0]
-    assert "going on after step 10" in said(folder)
+    assert "resuming after step 10" in said(folder)
 
 
 @pytest.mark.parametrize(

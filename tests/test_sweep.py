@@ -227,7 +227,7 @@ def test_a_stopped_sweep_starts_no_other_job_says_so_and_goes_on_where_it_was(im
 
     assert sweep.run() == 0
     assert sweep.statuses() == {"0": "finished", "1": "finished"}
-    assert "going on after step" in sweep.said
+    assert "resuming after step" in sweep.said
     assert [sweep.seen(job)[0]["step"] for job in (0, 1)] == [240, 240]
 
 
@@ -275,7 +275,7 @@ def test_joblib_runs_jobs_beside_each_other_with_gpus_of_their_own_and_stops_and
     assert sweep.statuses() == {"0": "finished", "1": "finished", "2": "failed"}
     gpus = []
     for job in (0, 1):
-        assert "going on after step" in (sweep.path / str(job) / "job.log").read_text()
+        assert "resuming after step" in (sweep.path / str(job) / "job.log").read_text()
         seen = sweep.seen(job)
         assert len({(one["weights"], one["gpus"]) for one in seen}) == 1
         assert len(seen) == 2
@@ -317,7 +317,7 @@ def test_a_job_whose_time_at_slurm_is_over_is_queued_again_and_goes_on(images, t
     sweep.wait_for_training(0)
     os.kill(int((tmp_path / "slurm" / "100.step").read_text()), signal.SIGUSR2)
     assert process.wait(timeout=300) == 0
-    assert "going on after step" in (sweep.path / "0" / "job.log").read_text()
+    assert "resuming after step" in (sweep.path / "0" / "job.log").read_text()
     assert sweep.seen(0)[0]["step"] == 240
 
 

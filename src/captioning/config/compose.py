@@ -75,14 +75,18 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
     earlier = set(RunFolder(folder).overrides or ())
     kept: list[str] = []
     for argument in arguments if "resume" in given else [*arguments, "resume"]:
-        key, _ = _key_and_value(argument)
+        key, value = _key_and_value(argument)
         if key == "resume":
             kept += resumed  # in this place, because Hydra takes no options between overrides
         elif key in GROUPS and argument not in earlier:
             raise UserError(
                 f"{argument}: a run that is resumed keeps its {key}; give single settings, as in model.lr=1e-5"
             )
-        elif key != "hydra.run.dir" and argument not in earlier:
+        elif key == "hydra.run.dir" or argument in earlier:
+            continue
+        elif value.startswith("{"):  # Hydra would merge it with what is saved
+            kept += [f"~{key}", f"+{key}={value}"]
+        else:
             kept.append(argument)
     return ["--config-path", str(folder / ".hydra"), "--config-name", "config", *kept]
 
