@@ -23,18 +23,17 @@ class LeakageFilter:
     def of(
         cls,
         rows: Rows,
-        facts: Sequence[ImageInfo],
+        infos: Sequence[ImageInfo],
         held_out: Sequence[int],
         *,
         further: frozenset[str] = frozenset(),
         near_duplicates: bool,
     ) -> "LeakageFilter":
         """For the rows ``held_out``, by number, and ``further`` ids of which nothing else is known."""
-        rows_held_out = rows.select(held_out)
-        joined = b"".join(facts[row].perceptual_hash for row in held_out)
-        hashes = np.frombuffer(joined, np.uint8).reshape(len(held_out), -1)
-        groups = frozenset(group for group in rows_held_out.column("group") if group is not None)
-        return cls(further.union(rows_held_out.ids), groups, hashes if near_duplicates else None)
+        chosen = rows.select(held_out)
+        joined = b"".join(infos[row].perceptual_hash for row in held_out)
+        hashes = np.frombuffer(joined, np.uint8).reshape(len(held_out), -1) if near_duplicates else None
+        return cls(further.union(chosen.ids), frozenset(chosen.column("group")) - {None}, hashes)
 
     def matches_row(self, row: Row) -> bool:
         """Whether the row is held out, or of the group of one that is: known without its image."""
