@@ -47,9 +47,6 @@ class Augmenter:
         crop: largest share of an image's area that a random crop takes away, up to 0.5.
         color: strength of random changes of brightness, contrast and saturation; hue stays, as captions name colors.
         flip: share of samples that are mirrored, unless a caption would no longer be true, judged by English words.
-
-    Raises:
-        UserError: kornia isn't installed.
     """
 
     def __init__(self, *, crop: float = 0.0, color: float = 0.0, flip: float = 0.0) -> None:

@@ -74,11 +74,7 @@ class ImageCache:
 
 @contextmanager
 def create_image_cache(path: Path, length: int, shape: tuple[int, ...]) -> Iterator[WritePixels]:
-    """A function that writes images in any order and from any thread; the file appears once the block has ended.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """A function that writes images in any order and from any thread; the file appears once the block has ended."""
     with replacing(path) as part, part.open("wb") as file:
         layout = {"descr": "|u1", "fortran_order": False, "shape": (length, *shape)}
         np.lib.format.write_array_header_2_0(file, layout)

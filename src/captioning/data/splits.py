@@ -34,14 +34,8 @@ def split_rows(
     fraction, and smaller by less than the smallest cluster that is left to train on; it has about the same share of
     every stratum.
 
-    Args:
-        ids: the unique id of each row.
-        given: the split that the data gives each row, or None.
-        together: the cluster of each row, as ``duplicates.clusters`` has it; by default each row is its own.
-        strata: the stratum of each row, or None.
-        val_fraction: share of all rows.
-        test_fraction: likewise.
-        seed: of the order in which clusters are taken.
+    ``ids`` are unique; ``given`` is the split that the data gives each row, or None; ``together`` is its cluster, as
+    ``duplicates.clusters`` has it, by default its own; ``strata`` is its stratum, or None. Fractions are of all rows.
 
     Raises:
         UserError: a split would be empty.

@@ -206,10 +206,8 @@ class CaptionDataModule(L.LightningDataModule):
         try:
             rows = self._limit(self._read())
         except OSError as error:
-            raise UserError(
-                f"data.path={h['path'] or h['source']}: can't be read, or what is read can't be kept in "
-                f"data.cache_dir={self.cache_dir} ({reason(error)})"
-            ) from error
+            given = f"data.path={h['path'] or h['source']}: can't be read, or what is read can't be kept in"
+            raise UserError(f"{given} data.cache_dir={self.cache_dir} ({reason(error)})") from error
         total = len(rows.table) + len(rows.issues)
 
         if self.processor is None and h["processor"]:
@@ -299,13 +297,9 @@ class CaptionDataModule(L.LightningDataModule):
         if self.shards is None:
             return self._dataloader("train", training=True)
         h = self.hparams
-        leakage = LeakageFilter.of(
-            self.rows,
-            self.report.image_infos,
-            [*self.splits["val"], *self.splits["test"]],
-            further=self.given_held_out,
-            near_duplicates=h["near_duplicates"],
-        )
+        held_out = [*self.splits["val"], *self.splits["test"]]
+        rows, infos = self.rows.select(held_out), [self.report.image_infos[row] for row in held_out]
+        leakage = LeakageFilter.of(rows, infos, self.given_held_out, near_duplicates=h["near_duplicates"])
         dataset = StreamDataset(
             self.shards,
             StreamedSamples(self.image_processor, h["captions"], leakage),

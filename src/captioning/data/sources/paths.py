@@ -38,7 +38,6 @@ class _Listing:
     path: str
     files: dict[str, str] = field(default_factory=dict)  # name on this disk
     folders: dict[str, str] = field(default_factory=dict)  # path on this disk
-    links: set[str] = field(default_factory=set)  # those of the folders that are links
     errors: dict[str, str] = field(default_factory=dict)  # why an entry can't be used
     left_out: set[str] = field(default_factory=set)  # those of them that may hold data
     error: str = ""  # why the folder itself can't be had
@@ -111,8 +110,9 @@ class ImageFolder:
     def _walk(self, name: str = "") -> Iterator[tuple[str, _Listing]]:
         listing = self._listing(name)
         yield name, listing
-        for subfolder in listing.folders.keys() - listing.links:  # what a link leads to has its own name as well
-            if not subfolder.startswith("."):
+        for subfolder, path in listing.folders.items():
+            # What a link leads to has its own name as well.
+            if not subfolder.startswith(".") and not os.path.islink(path):  # noqa: PTH114
                 yield from self._walk(_below(name, subfolder))
 
     def _find(self, name: str) -> Found:
@@ -165,8 +165,6 @@ class ImageFolder:
                         listing.files[name] = entry.name
                     elif os.path.isdir(target) if is_link else entry.is_dir():  # noqa: PTH112
                         listing.folders[name] = entry.path
-                        if is_link:
-                            listing.links.add(name)
                     elif os.path.exists(target):  # noqa: PTH110
                         listing.errors[name] = NO_FILE
         except OSError as error:

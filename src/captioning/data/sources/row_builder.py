@@ -103,17 +103,15 @@ class RowBuilder:
         self._addresses: dict[str, str] = {}  # by the file that was found for it
         self._ambiguous: set[str | int] = set()  # files found for more than one address
         self._encoded: list[Dataset] = []
-        self._encoded_count = 0
 
     def _leave_out(self, kind: str, name: str) -> None:
         self.issues.append(RowIssue(kind, shown(name)))
 
     def add(self, table: Table) -> None:
         """Read all rows of a table."""
-        offset = self._encoded_count
+        offset = sum(map(len, self._encoded))
         if table.images is not None:
             self._encoded.append(table.images)
-            self._encoded_count += len(table.images)
         for raw in table.rows:
             if isinstance(raw, RowIssue):
                 self._leave_out(*raw)
@@ -193,7 +191,7 @@ class RowBuilder:
         rows = [usable[row_id] for row_id in ids]
         # Whole columns side by side, and only then a choice of rows: so encoded images are never copied. Before the
         # rows whose images are files, there is one for each encoded image, used or not.
-        tail = count(self._encoded_count)
+        tail = count(sum(map(len, self._encoded)))
         places = [row.image if isinstance(row.image, int) else next(tail) for row in rows]
         total = next(tail)
 
