@@ -87,7 +87,7 @@ def measure(folder: str, rows: int, workers: int) -> dict[str, float]:
 
     shards = tar_shards(folder)
     dataset = StreamDataset(shards, make_sample, batch_size=BATCH)
-    batches = StreamLoader(dataset, num_workers=workers, collate_fn=len)
+    batches = StreamLoader(dataset, epoch_batches=rows, num_workers=workers, collate_fn=len)
     start = perf_counter()
     seen = sum(itertools.islice(batches, rows // BATCH))
     seconds = perf_counter() - start

@@ -52,7 +52,7 @@ def look_alike(one: Image.Image, other: Image.Image) -> bool:
 
 
 def reported(module: CaptionDataModule, severity: str) -> dict[str, list[str]]:
-    return {kind: names for own, kind, names in module.inspect().findings if own == severity}
+    return {kind: names for own, kind, names in module.inspect().issues if own == severity}
 
 
 def mistake(module: CaptionDataModule) -> str:

@@ -191,7 +191,7 @@ def test_what_one_processor_cannot_resize_is_not_left_out_for_another(tmp_path, 
     pad = make_image_processor(16)
     fit_images(pad, "pad")
     left_out = [
-        len(decode_all(rows_of(tmp_path), **how | {"image_processor": processor}).rows.problems)
+        len(decode_all(rows_of(tmp_path), **how | {"image_processor": processor}).rows.issues)
         for processor in (pad, PROCESSOR, pad)
     ]
     assert left_out == [1, 0, 1]

@@ -420,7 +420,7 @@ def test_a_training_goes_on_from_a_checkpoint_of_the_first_format(tmp_path):
     data = CaptionDataModule(source="creatures", limit=40, batch_size=8, max_caption_tokens=12, num_workers=0)
     module = CaptionModule(**content["hyper_parameters"])
     module.restore(content)
-    data.set_processor(module.processor)
+    data.processor = module.processor
     kept = {"callbacks": [ExactResume(), ExponentialMovingAverage()], "default_root_dir": tmp_path, "logger": False}
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=1, enable_checkpointing=False, **kept)
     trainer.fit(module, data, ckpt_path=FIRST_FORMAT, weights_only=True)

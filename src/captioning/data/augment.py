@@ -47,36 +47,23 @@ class Augmenter:
         crop: largest share of an image's area that a random crop takes away, up to 0.5.
         color: strength of random changes of brightness, contrast and saturation; hue stays, as captions name colors.
         flip: share of samples that are mirrored, unless a caption would no longer be true, judged by English words.
-
-    Raises:
-        UserError: kornia isn't installed.
     """
 
     def __init__(self, *, crop: float = 0.0, color: float = 0.0, flip: float = 0.0) -> None:
         if find_spec("kornia") is None:
             settings = {"crop": crop, "color_jitter": color, "flip": flip}
             given = " ".join(f"data.augment_{name}={value}" for name, value in settings.items() if value)
-            raise UserError(
-                f"{given}: augmentation needs kornia, which isn't installed: pip install 'captioning[augment]'"
-            )
+            why = f"{given}: augmentation needs kornia, which isn't installed"
+            raise UserError(f"{why}: pip install 'captioning[augment]'")
         self.crop, self.color, self.flip = crop, color, flip
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, seeds: Sequence[int], captions: Sequence[Sequence[str]]) -> Tensor:
-        """From uint8 (batch, 3, height, width) to float32 in 0…255, on the same device.
-
-        Args:
-            pixels: the images.
-            seeds: of the samples.
-            captions: all of each image, not only those that are trained on.
-        """
+        """From uint8 (batch, 3, height, width) to float32 in 0…255; ``captions`` are all of each image."""
         changes = [self.draw(seed) for seed in seeds]
         images = pixels.to(torch.float32, copy=True)
-        flipped = [
-            row
-            for row, (change, own) in enumerate(zip(changes, captions, strict=True))
-            if change.flipped and not any(map(UNTRUE_WHEN_MIRRORED.search, own))
-        ]
+        is_flippable = [not any(map(UNTRUE_WHEN_MIRRORED.search, own)) for own in captions]
+        flipped = [row for row, change in enumerate(changes) if change.flipped and is_flippable[row]]
         if flipped:
             images[flipped] = images[flipped].flip(-1)
         if self.crop:
@@ -86,7 +73,6 @@ class Augmenter:
         return images.clamp_(0, 255)
 
     def draw(self, seed: int) -> Change:
-        """The change of the sample with this seed."""
         # Other numbers than those the seed itself gives, which have chosen the caption. All are drawn in any case, so
         # that a setting leaves the effects of the others as they are.
         chance = random.Random(f"augmentation/{seed}")

@@ -8,8 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -59,35 +58,23 @@ class ImageInfo(NamedTuple):
 
 
 class ImageCache:
-    """uint8 images of one shape in a memory-mapped file."""
+    """uint8 images of one shape in a memory-mapped file, which can be read even after it is deleted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._pixels: np.ndarray | None = None
-
-    def open(self) -> "ImageCache":
-        """Map the file now: a mapped file can be read after it is deleted."""
-        if self._pixels is None:
-            self._pixels = np.load(self.path, mmap_mode="c")  # copy on write: the file stays as it is
-        return self
+        self.pixels: np.ndarray = np.load(path, mmap_mode="c")  # copy on write: the file stays as it is
 
     def read(self, rows: Iterable[int]) -> list[Tensor]:
         """Images as uint8 (3, height, width)."""
-        pixels = self.open()._pixels
-        assert pixels is not None
-        return [torch.from_numpy(pixels[row]) for row in rows]
+        return [torch.from_numpy(self.pixels[row]) for row in rows]
 
-    def __getstate__(self) -> dict[str, Path | None]:
-        return {"path": self.path, "_pixels": None}  # a mapping would be pickled with all that it maps
+    def __reduce__(self) -> tuple[type["ImageCache"], tuple[Path]]:
+        return ImageCache, (self.path,)  # a mapping would be pickled with all that it maps
 
 
 @contextmanager
 def create_image_cache(path: Path, length: int, shape: tuple[int, ...]) -> Iterator[WritePixels]:
-    """A function that writes images in any order and from any thread; the file appears once the block has ended.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """A function that writes images in any order and from any thread; the file appears once the block has ended."""
     with replacing(path) as part, part.open("wb") as file:
         layout = {"descr": "|u1", "fortran_order": False, "shape": (length, *shape)}
         np.lib.format.write_array_header_2_0(file, layout)
@@ -109,11 +96,11 @@ class Decoded(NamedTuple):
 def decode_all(
     rows: Rows, *, image_processor: BaseImageProcessor, cache_dir: Path, keep_pixels: bool | None = None
 ) -> Decoded:
-    """Decode all images, unless that was done before; rows whose image can't be decoded become problems.
+    """Decode all images, unless that was done before; rows whose image can't be decoded become issues.
 
     The cache's key depends on the processor and on the images' paths, sizes and times of change (for images inside a
     file, on that file's; for others in memory, on their bytes). A second process waits for the first one's result.
-    Pixels are kept, unless ``keep_pixels`` is given, if they take at most half of the free disk.
+    Pixels are by default kept if they take at most half of the free disk.
 
     Raises:
         UserError: pixels must be kept and can't be, or the processor gives images of different shapes.
@@ -150,33 +137,26 @@ def _decode_or_load(
     infos_file, pixels_file = cache_dir / f"{key}.parquet", cache_dir / f"{key}.npy"
     shape, wide = (to_pixels(Image.new("RGB", size), image_processor).shape for size in ((64, 64), (128, 64)))
     if shape != wide:
-        raise UserError(
-            "model.checkpoint: its processor gives images of different shapes, which no batch can hold; "
-            "data.fit=crop (or pad, or squash) gives all of them one"
-        )
+        why = "model.checkpoint: its processor gives images of different shapes, which no batch can hold"
+        raise UserError(f"{why}; data.fit=crop (or pad, or squash) gives all of them one")
     keep, size = keep_pixels is not False, len(table) * math.prod(shape)
 
     def load() -> tuple[list[ImageInfo], ImageCache | None] | None:
-        try:
+        with suppress(OSError, ValueError):  # absent or damaged
             columns = pq.read_table(infos_file).select(ImageInfo._fields).to_pydict()
-            return list(map(ImageInfo, *columns.values())), ImageCache(pixels_file).open() if keep else None
-        except (OSError, ValueError):  # absent or damaged
-            return None
+            return list(map(ImageInfo, *columns.values())), ImageCache(pixels_file) if keep else None
+        return None
 
     try:
         if keep and not pixels_file.exists():
             free = shutil.disk_usage(next(parent for parent in infos_file.absolute().parents if parent.exists())).free
             sizes = f"the image cache takes {decimal(size)}, and {decimal(free)} are free in {cache_dir}"
             if keep_pixels and size > free:
-                raise UserError(
-                    f"data.cache=true: {sizes}; name another disk with data.cache_dir=DIR, or leave data.cache out"
-                )
+                raise UserError(f"data.cache=true: {sizes}; name another disk with data.cache_dir=DIR, or leave it out")
             if not keep_pixels and size > FREE_DISK_SHARE * free:
                 keep = False
-                log.warning(
-                    f"{sizes}, so images are decoded again in each epoch; data.cache_dir=DIR names another disk, "
-                    "data.cache=true keeps them here"
-                )
+                ways_out = "data.cache_dir=DIR names another disk, data.cache=true keeps them here"
+                log.warning(f"{sizes}, so images are decoded again in each epoch; {ways_out}")
         if loaded := load():
             return loaded
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -190,7 +170,7 @@ def _decode_or_load(
             with replacing(infos_file) as part:
                 values = zip(*infos, strict=True) if infos else [[] for _ in ImageInfo._fields]
                 pq.write_table(pa.table(dict(zip(ImageInfo._fields, map(list, values), strict=True))), part)
-            return infos, ImageCache(pixels_file).open() if keep else None
+            return infos, ImageCache(pixels_file) if keep else None
     except OSError as error:
         reason = f"data.cache_dir={cache_dir}: images can't be cached ({error.strerror or error})"
         if keep_pixels:
@@ -212,27 +192,42 @@ def _table_digest(table: "Dataset") -> str:
     for start in range(0, len(table), CHUNK):
         chunk = table[start : start + CHUNK]
         for name, image in zip(chunk["id"], chunk["image"], strict=True):
-            stamp: object = None
-            if image and image["bytes"] is not None:
-                stamp = blake2b(image["bytes"], digest_size=16).digest()
-            elif image and image["path"] is not None:
-                stamp = _file_stamp(image["path"])
+            source = image or {"bytes": None, "path": None}
+            if source["bytes"] is not None:
+                stamp: object = blake2b(source["bytes"], digest_size=16).digest()
+            else:
+                stamp = source["path"] and _file_stamp(source["path"])
             digest.update(repr((name, stamp)).encode())
     return digest.hexdigest()
 
 
 def _file_stamp(path: str) -> tuple[object, ...]:
-    try:
+    with suppress(OSError):  # which is the row's issue when it is decoded
         status = os.stat(path)  # noqa: PTH116  half the time of Path.stat, and there may be millions
-    except OSError as error:
-        return path, error.errno
-    # Archives restore old modification times; the change time is always new.
-    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        # Archives restore old modification times; the change time is always new.
+        return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return (path,)
 
 
 def _decode_table(table: "Dataset", image_processor: BaseImageProcessor, write: WritePixels | None) -> list[ImageInfo]:
+    def decode(row: int, source: ImageSource | None) -> ImageInfo:
+        try:
+            encoded = read_bytes(source)
+            if not encoded:
+                return ImageInfo(error="empty file")
+            image, mode, rotated, frames = open_image(encoded)
+            hashed = perceptual_hash(image)
+            pixels = to_pixels(image, image_processor)
+        except OSError as error:
+            # Without the bytes or pixels in parentheses, or every image would have an error of its own.
+            text = error.strerror or re.sub(r" ?\(.*?\)", "", str(error))
+            return ImageInfo(error="not an image" if isinstance(error, UnidentifiedImageError) else text)
+        if write:
+            write(row, pixels)
+        digest = blake2b(encoded, digest_size=16).hexdigest()
+        return ImageInfo("", digest, image.width, image.height, mode, rotated, frames, hashed)
+
     infos = []
-    decode = partial(_decode_one, image_processor=image_processor, write=write)
     show = log.isEnabledFor(logging.INFO)  # in the first process
     with (
         ThreadPoolExecutor(available_cores() + 1) as pool,  # one more, as PIL works without the GIL, and Python with it
@@ -244,23 +239,3 @@ def _decode_table(table: "Dataset", image_processor: BaseImageProcessor, write: 
                 infos.append(info)
                 progress.advance(task)
     return infos
-
-
-def _decode_one(
-    row: int, source: ImageSource | None, *, image_processor: BaseImageProcessor, write: WritePixels | None
-) -> ImageInfo:
-    try:
-        encoded = read_bytes(source)
-        if not encoded:
-            return ImageInfo(error="empty file")
-        image, mode, rotated, frames = open_image(encoded)
-        hashed = perceptual_hash(image)
-        pixels = to_pixels(image, image_processor)
-    except OSError as error:
-        # Without the bytes or pixels in parentheses, or every image would have an error of its own.
-        text = error.strerror or re.sub(r" ?\(.*?\)", "", str(error))
-        return ImageInfo(error="not an image" if isinstance(error, UnidentifiedImageError) else text)
-    if write:
-        write(row, pixels)
-    digest = blake2b(encoded, digest_size=16).hexdigest()
-    return ImageInfo("", digest, image.width, image.height, mode, rotated, frames, hashed)

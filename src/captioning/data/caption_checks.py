@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +24,17 @@ _HTML = re.compile(r"</?[a-z][^<>]*>|&(?:[a-z]{2,8}|#\d+|#x[\da-f]+);", re.IGNOR
 # Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese put no spaces between words.
 _NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
+# What is odd about a caption by itself.
+_ODD: dict[str, Callable[[str], object]] = {
+    f"caption of over {MAX_CHARACTERS:,} characters": lambda caption: len(caption) > MAX_CHARACTERS,
+    "caption in the wrong encoding, such as \N{LATIN CAPITAL LETTER A WITH TILDE}© for é": (
+        lambda caption: not caption.isascii() and _WRONG_ENCODING.search(caption)
+    ),
+    "caption that looks like a file name": _FILE_NAME.fullmatch,
+    "caption with a web address": _ADDRESS.search,
+    "caption with HTML": _HTML.search,
+}
+
 Issues = tuple[str, list[str]]  # a kind, and the ids of the images (or, where it says so, the words) that have it
 
 
@@ -31,37 +42,21 @@ def check_captions(ids: Sequence[str], captions: Sequence[Sequence[str]]) -> Ite
     """Issues that don't depend on the model."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for name, of_image in zip(ids, captions, strict=True):
-        for kind in _odd(of_image):
-            kinds[kind].append(name)
+        if len(set(of_image)) < len(of_image):
+            kinds["the same caption more than once for an image"].append(name)
+        for kind, is_odd in _ODD.items():
+            if any(map(is_odd, of_image)):
+                kinds[kind].append(name)
     yield from kinds.items()
     images = Counter(caption for of_image in captions for caption in dict.fromkeys(of_image))
     least = max(FREQUENT_IMAGES, FREQUENT_SHARE * len(ids))
     if frequent := [pair for pair in images.most_common(FREQUENT_SHOWN) if pair[1] >= least]:
         names = [f'"{caption}" ({count:,} of {len(ids):,} images)' for caption, count in frequent]
         yield f"one caption for {100 * FREQUENT_SHARE:.0f} % or more of the images", names
-    short = [sum(map(_is_one_word, of_image)) for of_image in captions]
+    short = [sum(" " not in one and not _NO_SPACES.search(one) for one in of_image) for of_image in captions]
     if 2 * sum(short) > sum(map(len, captions)):
         names = [name for name, count in zip(ids, short, strict=True) if count]
         yield "caption of a single word, as more than half of all captions are", names
-
-
-def _odd(captions: Sequence[str]) -> Iterator[str]:
-    if len(set(captions)) < len(captions):
-        yield "the same caption more than once for an image"
-    if any(len(caption) > MAX_CHARACTERS for caption in captions):
-        yield f"caption of over {MAX_CHARACTERS:,} characters"
-    if any(not caption.isascii() and _WRONG_ENCODING.search(caption) for caption in captions):
-        yield "caption in the wrong encoding, such as \N{LATIN CAPITAL LETTER A WITH TILDE}© for é"
-    if any(map(_FILE_NAME.fullmatch, captions)):
-        yield "caption that looks like a file name"
-    if any(map(_ADDRESS.search, captions)):
-        yield "caption with a web address"
-    if any(map(_HTML.search, captions)):
-        yield "caption with HTML"
-
-
-def _is_one_word(caption: str) -> bool:
-    return " " not in caption and not _NO_SPACES.search(caption)
 
 
 def check_tokens(

@@ -63,16 +63,11 @@ def choose_captions(captions: list[str], which: str, seed: int) -> list[str]:
     return captions if len(captions) <= MAX_CAPTIONS else random.Random(seed).sample(captions, MAX_CAPTIONS)
 
 
-def make_sample(index: SampleIndex, name: str, captions: list[str], pixels: Tensor, *, which: str) -> Sample:
-    """A sample, with captions as :func:`choose_captions` chooses them."""
+def _make_sample(index: SampleIndex, name: str, captions: list[str], pixels: Tensor, *, which: str) -> Sample:
+    chosen = choose_captions(captions, which, index.seed)
+    row, seed, is_padding = index
     return Sample(
-        row=index.row,
-        id=name,
-        pixels=pixels,
-        captions=choose_captions(captions, which, index.seed),
-        references=captions,
-        seed=index.seed,
-        is_padding=index.is_padding,
+        row=row, id=name, pixels=pixels, captions=chosen, references=captions, seed=seed, is_padding=is_padding
     )
 
 
@@ -109,7 +104,7 @@ class CaptionDataset(TorchDataset[Sample]):
         rows = [index.row for index in whole]
         texts = self.texts[rows]
         samples = zip(whole, texts["id"], texts["captions"], self._pixels(rows), strict=True)
-        return [make_sample(*sample, which=self.captions) for sample in samples]
+        return [_make_sample(*sample, which=self.captions) for sample in samples]
 
     def _pixels(self, rows: list[int]) -> list[Tensor]:
         if self.image_cache is not None and self.cache_index is not None:
@@ -137,7 +132,7 @@ class StreamedSamples:
         if self.leakage.matches_image(image):
             return None
         pixels = torch.from_numpy(to_pixels(image, self.image_processor))
-        return make_sample(SampleIndex(-1, seed), row["id"], row["captions"], pixels, which=self.captions)
+        return _make_sample(SampleIndex(-1, seed), row["id"], row["captions"], pixels, which=self.captions)
 
 
 @dataclass(frozen=True)
@@ -148,25 +143,18 @@ class Collator:
     max_caption_tokens: int
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        is_padding = [sample["is_padding"] for sample in samples]
-        captions = [sample["captions"] for sample in samples]
-        tokenize = self._tokenize if all(len(of_image) == 1 for of_image in captions) else self._pack
         lists = {key: [sample[key] for sample in samples] for key in ("row", "id", "references", "seed", "is_padding")}
+        captions, is_padding = [sample["captions"] for sample in samples], [sample["is_padding"] for sample in samples]
+        tokens: dict[str, Tensor] | PackedCaptions
+        if any(len(of_image) > 1 for of_image in captions):
+            limit = self.max_caption_tokens
+            tokens = pack(captions, self.tokenizer, max_caption_tokens=limit, is_padding=is_padding)
+        else:
+            how = {"padding": True, "truncation": True, "return_token_type_ids": False}
+            text = self.tokenizer([one for (one,) in captions], max_length=self.max_caption_tokens, **how)
+            input_ids, attention_mask = torch.tensor(text["input_ids"]), torch.tensor(text["attention_mask"])
+            ignored = (attention_mask == 0) | torch.tensor(is_padding)[:, None]
+            labels = input_ids.masked_fill(ignored, IGNORE_INDEX)
+            tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         pixels = torch.stack([sample["pixels"] for sample in samples])
-        return cast("Batch", {"pixel_values": pixels, **tokenize(captions, is_padding), **lists})
-
-    def _tokenize(self, captions: list[list[str]], is_padding: list[bool]) -> dict[str, Tensor]:
-        text = self.tokenizer(
-            [caption for (caption,) in captions],
-            padding=True,
-            truncation=True,
-            max_length=self.max_caption_tokens,
-            return_token_type_ids=False,
-        )
-        input_ids, attention_mask = torch.tensor(text["input_ids"]), torch.tensor(text["attention_mask"])
-        ignored = (attention_mask == 0) | torch.tensor(is_padding)[:, None]
-        labels = input_ids.masked_fill(ignored, IGNORE_INDEX)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-
-    def _pack(self, captions: list[list[str]], is_padding: list[bool]) -> PackedCaptions:
-        return pack(captions, self.tokenizer, max_caption_tokens=self.max_caption_tokens, is_padding=is_padding)
+        return cast("Batch", {"pixel_values": pixels, **tokens, **lists})

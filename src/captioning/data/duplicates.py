@@ -63,9 +63,7 @@ def near_duplicates(hashes: Hashes, digests: Sequence[str]) -> list[tuple[int, i
     least differs in at most one bit (the pigeonhole principle; Norouzi, Punjani, Fleet, "Fast Search in Hamming
     Space with Multi-Index Hashing", CVPR 2012).
 
-    Args:
-        hashes: the perceptual hash of each row, uint8 (rows, PERCEPTUAL_HASH_BYTES).
-        digests: the digest of each row's encoded image.
+    ``hashes`` are perceptual ones, uint8 (rows, PERCEPTUAL_HASH_BYTES); ``digests`` are those of the encoded images.
     """
     sets = _DisjointSets(len(hashes))
     equal_hashes = _equal_pairs([one.tobytes() for one in hashes])
@@ -102,8 +100,7 @@ def is_near_duplicate(image: Image.Image, hashes: Hashes) -> bool:
 def clusters(count: int, pairs: Iterable[tuple[int, int]], groups: Sequence[str | None]) -> list[int]:
     """The lowest row number of each row's cluster: all rows that pairs, or equal groups, connect with it."""
     sets = _DisjointSets(count)
-    members = [row for row in range(count) if groups[row] is not None]
-    of_groups = ((members[one], members[other]) for one, other in _equal_pairs([groups[row] for row in members]))
+    of_groups = _equal_pairs([row if group is None else group for row, group in enumerate(groups)])
     for one, other in (*pairs, *of_groups):
         sets.join(one, other)
     return [int(row) for row in sets.lowest()]

@@ -13,6 +13,7 @@ from captioning.data.shards import UNREADABLE, UNREADABLE_IMAGE, Report, Shards,
 from captioning.data.sources.columns import ColumnNames, find_image_columns, name_classes
 from captioning.data.sources.row_builder import encoded_row
 from captioning.data.sources.split_names import split_of
+from captioning.data.sources.tables import loading
 from captioning.errors import UserError, reason
 from captioning.hub import CONNECT_TIMEOUT_S, snapshot
 
@@ -27,26 +28,22 @@ def hub_shards(
     Its commit is fixed when this is called, so that all that is read of it is of one version. Where the rows have a
     column of splits it goes before the Hub's own splits.
 
-    Args:
-        path: ``USER/NAME``, or the folder.
-        subset: which of the data set's configurations, where it has several.
-        revision: a branch, tag or commit; the newest commit when not given.
-        columns: the image's is ``image`` and the captions' the first of ``text``, ``caption``, ``captions`` when not
-            given.
-
     Raises:
         UserError: it can't be had, or has no such columns or subset, or no split that is known.
     """
     import datasets
+    from huggingface_hub import HfApi
 
-    place, commit = _place_of(path, revision)
-    try:
+    place, commit = str(Path(path).expanduser()), None  # what `datasets` loads: a folder on this machine has no commit
+    if not Path(place).is_dir():
+        place = path
+        with suppress(Exception):  # of the client, or of the library that it happens to use for HTTP; snapshot says why
+            commit = HfApi().repo_info(path, repo_type="dataset", revision=revision, timeout=CONNECT_TIMEOUT_S).sha
+        if not commit:
+            way_out = "Name another with data.path=USER/NAME, or tar shards on this machine with data.path=FOLDER"
+            place = str(snapshot(path, setting="data.path", repo_type="dataset", revision=revision, way_out=way_out))
+    with loading(f"data.path={path}", f"a data set with data.subset={subset or 'null'}"):
         streams = datasets.load_dataset(place, name=subset, revision=commit, streaming=True)
-    except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
-        raise UserError(
-            f"data.path={path}: can't be streamed with data.subset={subset or 'null'} "
-            f"({reason(error.__cause__ or error)})"
-        ) from error
     parts: list[_Part] = []
     issues: list[RowIssue] = []
     for name, stream in streams.items():
@@ -63,13 +60,13 @@ def hub_shards(
         stream = stream.cast_column(names.image, datasets.Image(decode=False))
         parts += (_Part(str(name), stream, names, number) for number in range(stream.num_shards))
     if not parts:
-        raise UserError(
-            f"data.path={path}: its rows are in {', '.join(map(str, streams))}, not in train, val or test; "
-            "data.split_column=COLUMN names a column that says it of each row"
-        )
-    folder = Path(place).resolve()
-    # The Hub's cache keeps the files of a repository beside its snapshots, which hold links to them.
-    local_root = str(folder.parent.parent if folder.parent.name == "snapshots" else folder)
+        why = f"data.path={path}: its rows are in {', '.join(map(str, streams))}, not in train, val or test"
+        raise UserError(f"{why}; data.split_column=COLUMN names a column that says it of each row")
+    root = f"hf://datasets/{path}@{commit}"
+    if commit is None:
+        folder = Path(place).resolve()
+        # The Hub's cache keeps the files of a repository beside its snapshots, which hold links to them.
+        root = str(folder.parent.parent if folder.parent.name == "snapshots" else folder)
     labels = tuple(part.label for part in parts)
     files = sorted(file for file in Path(place).rglob("*") if file.is_file()) if commit is None else []
     version = commit or [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -77,7 +74,7 @@ def hub_shards(
         path=path,
         labels=labels,
         fingerprint=digest(place, version, subset, columns, labels),
-        read=partial(_read_part, parts, f"hf://datasets/{path}@{commit}" if commit else local_root),
+        read=partial(_read_part, parts, root),
         issues=tuple(issues),
         splits=tuple(None if part.names.split else split_of(part.split) for part in parts),
         local=commit is None,
@@ -96,36 +93,41 @@ class _Part(NamedTuple):
     def label(self) -> str:
         return f"{self.split}-{self.number:05d}"
 
+    def raw_rows(self, report: Report) -> Iterator[dict[str, Any]]:
+        """The cells of each row, as far as the shard can be read."""
+        if get_worker_info() is not None:
+            import fsspec
 
-def _place_of(path: str, revision: str | None) -> tuple[str, str | None]:
-    """What ``datasets`` is to load, and its commit: the name, or a folder on this machine, which has none."""
-    from huggingface_hub import HfApi
-
-    if Path(path).expanduser().is_dir():
-        return str(Path(path).expanduser()), None
-    try:
-        info = HfApi().repo_info(path, repo_type="dataset", revision=revision, timeout=CONNECT_TIMEOUT_S)
-    except Exception:  # of the client, or of the library that it happens to use for HTTP
-        way_out = "Name another with data.path=USER/NAME, or tar shards on this machine with data.path=FOLDER"
-        return str(snapshot(path, setting="data.path", repo_type="dataset", revision=revision, way_out=way_out)), None
-    return path, info.sha
+            fsspec.asyn.reset_lock()  # a worker that was forked while the lock was held would wait for ever
+        shard = self.stream.shard(num_shards=self.stream.num_shards, index=self.number)
+        try:
+            # By batches, because otherwise `datasets` deals the rows to the workers of a DataLoader.
+            for batch in shard.iter(batch_size=16):
+                for values in zip(*batch.values(), strict=True):
+                    yield name_classes(dict(zip(batch, values, strict=True)), shard.features)
+        except Exception as error:  # of the network, of Parquet, of whatever format the files have
+            report(RowIssue(f"{UNREADABLE}: {reason(error)}", self.label))
 
 
 def _read_part(parts: list[_Part], root: str, index: int, report: Report) -> Iterator[Row]:
     """The rows of a shard; images that they refer to are only read below ``root``."""
+    import fsspec
+
     part = parts[index]
-    for number, cells in enumerate(_raw_cells(part, report)):
+    for number, cells in enumerate(part.raw_rows(report)):
         name = f"{part.label}-{number:06d}"
-        encoded, path = (cells[part.names.image] or {}).get("bytes"), (cells[part.names.image] or {}).get("path")
+        image = cells[part.names.image] or {}
+        encoded, path = image.get("bytes"), image.get("path")
         if encoded is None and path is not None:
-            if not _is_inside(path, root):
+            *archives, file = path.split("::")  # as in zip://a.png::hf://datasets/USER/NAME/train.zip
+            file = file if "://" in root else str(Path(file).resolve())
+            in_archives = all(archive.startswith("zip://") for archive in archives)
+            if not (in_archives and file.startswith(f"{root}/") and ".." not in file.split("/")):
                 report(RowIssue(OUTSIDE, name))
                 continue
-            import fsspec
-
             try:
-                with fsspec.open(path, "rb") as file:
-                    encoded = bytes(file.read())
+                with fsspec.open(path, "rb") as opened:
+                    encoded = bytes(opened.read())
             except OSError as error:
                 report(RowIssue(f"{UNREADABLE_IMAGE}: {reason(error)}", name))
                 continue
@@ -133,26 +135,3 @@ def _read_part(parts: list[_Part], root: str, index: int, report: Report) -> Ite
         if row.split in (None, ""):
             row = row._replace(split=part.split)
         yield from encoded_row(name, encoded, row, report, id_expected=part.names.id is not None)
-
-
-def _is_inside(path: str, root: str) -> bool:
-    *archives, path = path.split("::")  # as in zip://a.png::hf://datasets/USER/NAME/train.zip
-    if "://" not in root:
-        path = str(Path(path).resolve())
-    in_archive = all(archive.startswith("zip://") for archive in archives)
-    return in_archive and path.startswith(f"{root}/") and ".." not in path.split("/")
-
-
-def _raw_cells(part: _Part, report: Report) -> Iterator[dict[str, Any]]:
-    if get_worker_info() is not None:
-        import fsspec
-
-        fsspec.asyn.reset_lock()  # a worker that was forked while the lock was held would wait for ever
-    stream = part.stream.shard(num_shards=part.stream.num_shards, index=part.number)
-    try:
-        # By batches, because otherwise `datasets` deals the rows to the workers of a DataLoader.
-        for batch in stream.iter(batch_size=16):
-            for values in zip(*batch.values(), strict=True):
-                yield name_classes(dict(zip(batch, values, strict=True)), stream.features)
-    except Exception as error:  # of the network, of Parquet, of whatever format the files have
-        report(RowIssue(f"{UNREADABLE}: {reason(error)}", part.label))

@@ -44,8 +44,7 @@ def read_image(source: ImageSource | None) -> Image.Image:
 def decode(encoded: bytes) -> Image.Image:
     """The image in RGB: upright by its EXIF orientation, on white where it is transparent.
 
-    Raises:
-        OSError: not an image (``PIL.UnidentifiedImageError``), a damaged one, or a decompression bomb.
+    Raises OSError: not an image (``PIL.UnidentifiedImageError``), a damaged one, or a decompression bomb.
     """
     return open_image(encoded).image
 

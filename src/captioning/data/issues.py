@@ -1,7 +1,7 @@
 """Issues of the data, found before anything is trained on them, and whether they allow a training."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 LEFT_OUT, LEAK, NOTICE = SEVERITIES = ("left out", "leak", "notice")
 
 SMALL_SIDE, LARGE_IMAGE = 32, 50_000_000  # pixels of a side, and of an image
-LONG_RATIO = 5
+LONG = 5  # times its short side
 USUAL_MODES = ("RGB", "L", "P", "RGBA")
 FEW_IMAGES = 20
 KINDS_SHOWN = 3  # in a line
-ALL_NAMES = "`captioning check` names all"
+FIX = "fix or remove them (`captioning check` names all)"
 
 
 class Issue(NamedTuple):
@@ -59,39 +59,32 @@ class DataReport:
 
     def blocking_reason(self, *, strict: bool, max_bad_share: float) -> str | None:
         """Why the data can't be trained on, in one line; None where they can."""
-        bad = self._describe(LEFT_OUT)
+        bad, leaks = self._describe(LEFT_OUT), self._describe(LEAK)
         if not len(self.rows.table):
             return f"nothing usable among the {self.total:,} seen{bad and f': {bad}'}"
         left_out = f"{self.left_out:,} of {self.total:,} left out"
-        if strict and (self.left_out or self.leaks):
+        if strict and (bad or leaks):
             reasons = [f"{left_out} ({bad})"] if bad else []
-            reasons += [f"{_count_pairs(self.leaks)} ({self._describe(LEAK)})"] if self.leaks else []
-            return (
-                f"data.strict=true doesn't allow for {' and '.join(reasons)}; fix or remove them ({ALL_NAMES}), or set "
-                "data.strict=false"
-            )
+            reasons += [f"{_count_pairs(self.leaks)} ({leaks})"] if leaks else []
+            return f"data.strict=true doesn't allow for {' and '.join(reasons)}; {FIX}, or set data.strict=false"
         if self.left_out > max_bad_share * self.total:
-            enough = -(-100 * self.left_out // self.total) / 100
-            return (
-                f"{left_out}, more than data.max_bad_share={max_bad_share:g}: {bad}; fix or remove them "
-                f"({ALL_NAMES}), or use the rest with data.max_bad_share={enough:g}"
-            )
+            enough = f"data.max_bad_share={-(-100 * self.left_out // self.total) / 100:g}"
+            why = f"{left_out}, more than data.max_bad_share={max_bad_share:g}: {bad}"
+            return f"{why}; {FIX}, or use the rest with {enough}"
         return None
 
     def summary(self, *, strict: bool, max_bad_share: float) -> str:
         """One line: ready or not ready, and why."""
         if reason := self.blocking_reason(strict=strict, max_bad_share=max_bad_share):
             return f"not ready: {reason}"
-        leaks = f", and {_count_pairs(self.leaks)}" if self.leaks else ""
-        if self.left_out:
-            return f"ready, with {self.left_out:,} of {self.total:,} left out{leaks}"
-        return f"ready: {len(self.rows.table):,} images, nothing left out{leaks}"
+        left_out = f", with {self.left_out:,} of {self.total:,} left out"
+        whole = f": {len(self.rows.table):,} images, nothing left out"
+        return f"ready{left_out if self.left_out else whole}{f', and {_count_pairs(self.leaks)}' if self.leaks else ''}"
 
     def _describe(self, severity: str) -> str:
-        """The most frequent kinds of a severity, each with its number and its first names."""
         kinds = [issue for issue in self.issues if issue.severity == severity]
         shown = [RowIssue(kind, name) for _, kind, names in kinds[:KINDS_SHOWN] for name in names]
-        return describe(shown) + (f"; and {len(kinds) - KINDS_SHOWN} more kinds" if len(kinds) > KINDS_SHOWN else "")
+        return describe(shown) + (f"; and {len(kinds) - KINDS_SHOWN} more kinds" if kinds[KINDS_SHOWN:] else "")
 
 
 def find_issues(
@@ -106,10 +99,10 @@ def find_issues(
     """All issues of the data, by severity; without a tokenizer, captions aren't measured in tokens."""
     ids, captions = rows.ids, rows.captions
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for problem in rows.issues:
-        found[LEFT_OUT, problem.kind].append(problem.name)
-    for severity_and_kind, same in pairs_by_issue(pairs, image_infos, splits).items():
-        found[severity_and_kind] = [f"{ids[first]} ~ {ids[second]}" for first, second in same]
+    for kind, name in rows.issues:
+        found[LEFT_OUT, kind].append(name)
+    for issue, same in pairs_by_issue(pairs, image_infos, splits).items():
+        found[issue] = [f"{ids[first]} ~ {ids[second]}" for first, second in same]
     for first, second in leaks(splits, clusters(len(ids), [], rows.column("group"))):
         found[LEAK, "images of one group, on two sides"].append(f"{ids[first]} ~ {ids[second]}")
     for split in ("val", "test"):
@@ -119,11 +112,10 @@ def find_issues(
     for name, image in zip(ids, image_infos, strict=True):
         for kind in _check_image(image):
             found[NOTICE, kind].append(name)
-    for kind, names in check_captions(ids, captions):
-        found[NOTICE, kind] = names
+    odd = [*check_captions(ids, captions)]
     if tokenizer is not None:
-        for kind, names in check_tokens(ids, captions, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens):
-            found[NOTICE, kind] = names
+        odd += check_tokens(ids, captions, tokenizer=tokenizer, max_caption_tokens=max_caption_tokens)
+    found |= {(NOTICE, kind): names for kind, names in odd}
     return by_severity([Issue(severity, kind, names) for (severity, kind), names in found.items()])
 
 
@@ -152,23 +144,19 @@ def pairs_by_issue(
     return kinds
 
 
-def _check_image(image: "ImageInfo") -> Iterator[str]:
-    width, height = image.width, image.height
-    if min(width, height) < SMALL_SIDE:
-        yield f"image with a side under {SMALL_SIDE} pixels"
-    if max(width, height) > LONG_RATIO * min(width, height):
-        yield f"image more than {LONG_RATIO} times as long as wide: little of it is left in a square"
-    if width * height > LARGE_IMAGE:
-        yield f"image of over {LARGE_IMAGE // 1_000_000} megapixels, which takes long to read"
-    if image.mode not in USUAL_MODES:
-        yield f"image in mode {image.mode}, converted to RGB"
-    if image.rotated:
-        yield "image turned upright as its EXIF says"
-    if image.frames > 1:
-        yield "animated image, of which the first frame is used"
-    thumbnail = image.perceptual_hash[HASH_BYTES:]
-    if thumbnail and all(max(thumbnail[channel::3]) - min(thumbnail[channel::3]) <= 1 for channel in range(3)):
-        yield "image of a single color"
+def _check_image(image: "ImageInfo") -> list[str]:
+    short, long = sorted((image.width, image.height))
+    cells = image.perceptual_hash[HASH_BYTES:]  # of the thumbnail
+    kinds = {
+        f"image with a side under {SMALL_SIDE} pixels": short < SMALL_SIDE,
+        f"image more than {LONG} times as long as wide: little of it is left in a square": long > LONG * short,
+        f"image of over {LARGE_IMAGE // 1_000_000} megapixels, which takes long to read": long * short > LARGE_IMAGE,
+        f"image in mode {image.mode}, converted to RGB": image.mode not in USUAL_MODES,
+        "image turned upright as its EXIF says": image.rotated,
+        "animated image, of which the first frame is used": image.frames > 1,
+        "image of a single color": cells and all(max(cells[c::3]) - min(cells[c::3]) <= 1 for c in range(3)),
+    }
+    return [kind for kind, applies in kinds.items() if applies]
 
 
 def _count_pairs(count: int) -> str:

@@ -1,6 +1,6 @@
 """What a stream must not train on, because it is validated or tested on."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,21 +20,11 @@ class LeakageFilter:
     hashes: np.ndarray | None  # None: near-duplicates don't matter
 
     @classmethod
-    def of(
-        cls,
-        rows: Rows,
-        facts: Sequence[ImageInfo],
-        held_out: Sequence[int],
-        *,
-        further: frozenset[str] = frozenset(),
-        near_duplicates: bool,
-    ) -> "LeakageFilter":
-        """For the rows ``held_out``, by number, and ``further`` ids of which nothing else is known."""
-        rows_held_out = rows.select(held_out)
-        joined = b"".join(facts[row].perceptual_hash for row in held_out)
-        hashes = np.frombuffer(joined, np.uint8).reshape(len(held_out), -1)
-        groups = frozenset(group for group in rows_held_out.column("group") if group is not None)
-        return cls(further.union(rows_held_out.ids), groups, hashes if near_duplicates else None)
+    def of(cls, rows: Rows, infos: Sequence[ImageInfo], further: Set[str], *, near_duplicates: bool) -> "LeakageFilter":
+        """For the rows that are held out, and ``further`` ids of which nothing else is known."""
+        joined = b"".join(info.perceptual_hash for info in infos)
+        hashes = np.frombuffer(joined, np.uint8).reshape(len(infos), -1) if near_duplicates else None
+        return cls(frozenset(rows.ids) | further, frozenset(rows.column("group")) - {None}, hashes)
 
     def matches_row(self, row: Row) -> bool:
         """Whether the row is held out, or of the group of one that is: known without its image."""

@@ -33,7 +33,7 @@ class RawRow(NamedTuple):
     """A row as its source has it: where it stands (``metadata.csv line 3``), and its cells by their columns."""
 
     where: str
-    cells: dict[str, Any]
+    cells: dict[str, object]
 
 
 class RowIssue(NamedTuple):
@@ -45,20 +45,11 @@ class RowIssue(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns as the user names them; None: the usual names are tried.
+    """The columns as the user names them (``data.image_column`` and so on); None: the usual names are tried."""
 
-    Attributes:
-        image: ``data.image_column``, the image: a path, an address, or encoded bytes.
-        caption: ``data.caption_column``, a caption or a list of captions; ``caption_*`` names several columns.
-        id: ``data.id_column``; rows with one id are one image with several captions.
-        group: ``data.group_column``; rows of one group never are on two sides of a split.
-        split: ``data.split_column``, such as ``train``, ``val`` or ``test``; ``split`` where there is one.
-        stratify: ``data.stratify_column``; each split gets the same share of each of its values.
-    """
-
-    image: str | None = None
-    caption: str | None = None
-    id: str | None = None
+    image: str | None = None  # a path, an address, or encoded bytes
+    caption: str | None = None  # a caption or a list of captions; ``caption_*`` names several columns
+    id: str | None = None  # rows with one id are one image with several captions
     group: str | None = None
     split: str | None = None
     stratify: str | None = None
@@ -80,12 +71,10 @@ class Rows:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The id of each row."""
         return self.column("id")
 
     @property
     def captions(self) -> list[list[str]]:
-        """The captions of each row."""
         return self.column("captions")
 
     def column(self, name: str) -> list[Any]:
@@ -102,11 +91,11 @@ def describe(issues: Sequence[RowIssue], names_shown: int = 3) -> str:
     kinds: dict[str, list[str]] = {}
     for kind, name in issues:
         kinds.setdefault(kind, []).append(name)
-    return "; ".join(
-        f"{len(names)} x {kind}: {', '.join(names[:names_shown])}{', …' if len(names) > names_shown else ''}"
-        f"{f' ({WAYS_OUT[kind]})' if kind in WAYS_OUT else ''}"
-        for kind, names in kinds.items()
-    )
+    parts = []
+    for kind, names in kinds.items():
+        more, way_out = ", …" * (len(names) > names_shown), f" ({WAYS_OUT[kind]})" if kind in WAYS_OUT else ""
+        parts.append(f"{len(names)} x {kind}: {', '.join(names[:names_shown])}{more}{way_out}")
+    return "; ".join(parts)
 
 
 def row_features() -> "Features":
@@ -117,7 +106,7 @@ def row_features() -> "Features":
     return Features(id=text, image=Image(decode=False), captions=List(text), split=text, group=text, stratum=text)
 
 
-def in_memory(columns: Mapping[str, Iterable[Any]]) -> "Dataset":
+def in_memory(columns: Mapping[str, Iterable[object]]) -> "Dataset":
     """Some columns of rows as a table in Arrow's memory."""
     import pyarrow as pa
     from datasets import Dataset, DatasetInfo, Features

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import SequentialSampler
@@ -29,8 +29,8 @@ class ResumableDistributedSampler(DistributedSampler[SampleIndex]):
     def __init__(
         self, length: int, *, batch_size: int, num_replicas: int = 1, rank: int = 0, shuffle: bool, seed: int = 0
     ) -> None:
-        dataset: Any = range(length)  # only its length is used
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
+        # Of the data set only the length is used.
+        super().__init__(range(length), num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.length = length
         self.batch_size = batch_size
         self.start = 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -28,27 +27,16 @@ Report = Callable[[RowIssue], object]  # called with what is left out
 
 @dataclass(frozen=True)
 class Shards:
-    """Parts of a data set that can each be read from beginning to end.
+    """Parts of a data set that can each be read from beginning to end."""
 
-    Attributes:
-        path: ``data.path``, for messages.
-        labels: what each shard is called in ids and messages.
-        fingerprint: another one where there are other shards, or files have changed.
-        read: the rows of a shard, by its number, in their order and with their encoded images, as far as it can be
-            read; what can't be used is reported and left out.
-        issues: what is left out before any shard is read.
-        splits: of each shard the split that all its rows are in, or None where only the rows say it; empty where that
-            is so of all.
-        local: whether all are files of this machine, so that what can't be read of them now can't be read later.
-    """
-
-    path: str
-    labels: tuple[str, ...]
-    fingerprint: str
+    path: str  # ``data.path``, for messages
+    labels: tuple[str, ...]  # what each shard is called in ids and messages
+    fingerprint: str  # another one where there are other shards, or files have changed
+    # The usable rows of a shard, by its number, in their order and with their encoded images, as far as it can be read.
     read: Callable[[int, Report], Iterator[Row]]
-    issues: tuple[RowIssue, ...] = ()
-    splits: tuple[str | None, ...] = ()
-    local: bool = True
+    issues: tuple[RowIssue, ...] = ()  # what is left out before any shard is read
+    splits: tuple[str | None, ...] = ()  # of all rows of each shard; None, or no splits: only the rows say it
+    local: bool = True  # all are files of this machine: what can't be read of them now can't be read later
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +47,7 @@ class Shards:
         return [index for index in range(len(self)) if not self.splits or self.splits[index] in (None, "train")]
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """A short name for what is the same only where all parts are."""
     return blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
 
@@ -72,10 +60,8 @@ def is_file_name(name: str) -> bool:
 def read_shards(shards: Shards, *, cache_dir: str | Path | None = None) -> Rows:
     """All rows of shards, copied once into a file on this disk, from which they can be read in any order.
 
-    Args:
-        shards: all of them are read.
-        cache_dir: where the copy is kept; beside the copies of ``datasets`` when not given. It is used again unless the
-            shards' names, sizes or times have changed, or an address or a command failed while it was made.
+    The copy in ``cache_dir`` (by default beside those of ``datasets``) is used again unless the shards' names, sizes or
+    times have changed, or an address or a command failed while it was made.
 
     Raises:
         UserError: no usable row in the shards.
@@ -84,16 +70,13 @@ def read_shards(shards: Shards, *, cache_dir: str | Path | None = None) -> Rows:
     def rows(report: Report) -> Iterator[Row]:
         return chain.from_iterable(shards.read(index, report) for index in range(len(shards)))
 
-    return _copied(rows, shards, f"all-{shards.fingerprint}", cache_dir, None)
+    return _copied(rows, shards, f"all-{shards.fingerprint}", cache_dir)
 
 
 def read_head(shards: Shards, count: int, *, cache_dir: str | Path | None = None) -> Rows:
     """The first ``count`` rows, taken in turn from the splits, and from shards that are spread evenly over each.
 
-    Args:
-        shards: of which at most ``OPEN_SHARDS`` are open at a time, and no others are read if these hold enough.
-        count: how many rows; there are fewer where all shards together hold fewer.
-        cache_dir: as for :func:`read_shards`.
+    At most ``OPEN_SHARDS`` are open at a time, and no others are read if these hold enough.
 
     Raises:
         UserError: no usable row in the shards.
@@ -129,7 +112,11 @@ def _in_turn(readers: Iterable[Iterator[Row]], open_at_once: int) -> Iterator[Ro
 
 
 def _copied(
-    rows: Callable[[Report], Iterable[Row]], shards: Shards, name: str, cache_dir: str | Path | None, count: int | None
+    rows: Callable[[Report], Iterable[Row]],
+    shards: Shards,
+    name: str,
+    cache_dir: str | Path | None,
+    count: int | None = None,
 ) -> Rows:
     """Rows by way of a file on this disk, which is made by one process and used by all."""
     import datasets

@@ -31,16 +31,11 @@ def split_rows(
     A split that the data gives is kept. ``val`` and ``test`` that it doesn't give are cut from the rest, in whole
     clusters. Of a cluster with given validation or test rows, rows without a given split go to that side (to ``val``
     where there are both), and those given to ``train`` stay there. A split that is cut is never larger than its
-    fraction, and smaller by less than the smallest cluster that is left to train on.
+    fraction, and smaller by less than the smallest cluster that is left to train on; it has about the same share of
+    every stratum.
 
-    Args:
-        ids: the unique id of each row.
-        given: the split that the data gives each row, or None.
-        together: the cluster of each row, as ``duplicates.clusters`` has it; by default each row is its own.
-        strata: the stratum of each row, or None; each split that is cut gets about the same share of every stratum.
-        val_fraction: share of all rows for validation.
-        test_fraction: the same for the test split.
-        seed: of the cut.
+    ``ids`` are unique; ``given`` is the split that the data gives each row, or None; ``together`` is its cluster, as
+    ``duplicates.clusters`` has it, by default its own; ``strata`` is its stratum, or None. Fractions are of all rows.
 
     Raises:
         UserError: a split would be empty.
@@ -51,10 +46,9 @@ def split_rows(
     held_out = {together[row]: split for split in ("test", "val") for row, its in enumerate(given) if its == split}
     pool: dict[int, list[int]] = {}
     for row, split in enumerate(given):
-        if split is None and together[row] in held_out:
-            rows[held_out[together[row]]].append(row)
-        elif split in ("val", "test") or together[row] in held_out:
-            rows[split or "train"].append(row)
+        side = split or held_out.get(together[row])
+        if side and (side != "train" or together[row] in held_out):
+            rows[side].append(row)
         else:
             pool.setdefault(together[row], []).append(row)
     by_first = {min(cluster, key=lambda row: ids[row]): cluster for cluster in pool.values()}
@@ -83,10 +77,9 @@ def leaks(splits: Mapping[str, Sequence[int]], together: Sequence[int]) -> list[
     """
     found = []
     first: dict[int, int] = {}
-    for split in SPLITS:
-        found += [(first[together[row]], row) for row in splits.get(split, ()) if together[row] in first]
-        for row in splits.get(split, ()):
-            first.setdefault(together[row], row)
+    for rows in (splits.get(split, ()) for split in SPLITS):
+        found += [(first[together[row]], row) for row in rows if together[row] in first]
+        first = {together[row]: row for row in reversed(rows)} | first
     return sorted(found, key=lambda pair: pair[1])
 
 
@@ -102,8 +95,7 @@ def read_given_splits(path: str) -> dict[str, str]:
     except (OSError, ValueError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
         raise UserError(f"data.splits_from={path}: {problem}; name a run folder or its splits.json") from error
-    is_mapping = isinstance(content, dict) and content.keys() <= set(SPLITS)
-    if not is_mapping or not all(
+    if not (isinstance(content, dict) and content.keys() <= set(SPLITS)) or not all(
         isinstance(ids, list) and all(type(one) is str for one in ids) for ids in content.values()
     ):
         raise UserError(
@@ -111,16 +103,20 @@ def read_given_splits(path: str) -> dict[str, str]:
             "folder of a training, or its splits.json"
         )
     split_of: dict[str, str] = {}
-    for split, ids in content.items():
-        for name in ids:
-            if split_of.setdefault(name, split) != split:
-                raise UserError(f"data.splits_from={path}: {name!r} is in {split_of[name]} and in {split}; keep one")
+    for split, name in ((split, name) for split, ids in content.items() for name in ids):
+        if split_of.setdefault(name, split) != split:
+            raise UserError(f"data.splits_from={path}: {name!r} is in {split_of[name]} and in {split}; keep one")
     return split_of
 
 
 def _cut(clusters: list[list[int]], count: int, strata: Sequence[str | None]) -> tuple[list[int], list[list[int]]]:
     """As many of the first clusters as fit into ``count`` rows, each stratum with its share; and those left."""
-    wanted = _shares(Counter(strata[row] for cluster in clusters for row in cluster), count)
+    sizes = Counter(strata[row] for cluster in clusters for row in cluster)
+    # The shares in whole numbers, by the largest remainders.
+    total, count = sizes.total(), min(count, sizes.total())
+    wanted = Counter({name: count * size // total for name, size in sizes.items()})
+    by_remainder = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), name is not None, name or ""))
+    wanted.update(by_remainder[: count - wanted.total()])
     cut: list[int] = []
     for by_stratum in (True, False):  # what whole clusters leave open of the shares, any that fit may fill
         left = []
@@ -140,13 +136,3 @@ def _cut(clusters: list[list[int]], count: int, strata: Sequence[str | None]) ->
         cut = min(clusters, key=len)
         clusters = [cluster for cluster in clusters if cluster is not cut]
     return cut, clusters
-
-
-def _shares(sizes: Counter[str | None], count: int) -> Counter[str | None]:
-    """``count`` divided in the proportion of ``sizes`` into whole numbers, by the largest remainders."""
-    total = sizes.total()
-    count = min(count, total)
-    shares = Counter({name: count * size // total for name, size in sizes.items()})
-    by_remainder = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), name is not None, name or ""))
-    shares.update(by_remainder[: count - shares.total()])
-    return shares

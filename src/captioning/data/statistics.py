@@ -13,7 +13,7 @@ SAMPLES = 12
 def summarize(
     rows: Rows, sizes: Sequence[tuple[int, int]], splits: Mapping[str, Sequence[int]], *, samples: int = SAMPLES
 ) -> dict[str, Any]:
-    """The data in plain numbers and lists, fit for JSON, with samples spread over the first split that has any.
+    """The data in numbers and lists, fit for JSON, with samples of the first split that has any.
 
     ``sizes`` are the width and height of each image in pixels.
     """

@@ -36,27 +36,17 @@ class Reader:
     Rows are read in passes. In each pass the shards are put in a new order and dealt to the readers, so that each gets
     the same share of them and every row is read by one of them. Where shards don't come out even, readers share one:
     of ``n`` rows in sequence, ``n`` being the number of readers, each takes its share. A reader goes from pass to pass
-    without waiting for the others, whose shards may be larger. Within a pass rows are shuffled in blocks: ``buffer``
-    rows are read, and then given in random order.
+    without waiting for the others, whose shards may be larger. Within a pass rows are shuffled in blocks of ``buffer``.
 
     All of it is a function of the seed, the shards and the number of readers, and the number of rows given so far is
     the position to resume at.
-
-    Args:
-        shards: what is read.
-        number: which of the readers this is.
-        readers: how many there are.
-        seed: another one gives other orders.
-        buffer: rows in a block, whose encoded images are in memory together.
-        is_held_out: rows that must not be trained on.
-        report: called with what is left out.
     """
 
     shards: Shards
-    number: int = 0
+    number: int = 0  # among the readers
     readers: int = 1
     seed: int = 0
-    buffer: int = 1000
+    buffer: int = 1000  # rows in a block, whose encoded images are in memory together
     is_held_out: Callable[[Row], bool] = lambda row: False
     report: Report = lambda issue: None
     # Of the shards that were read while skipping, how many rows have each remainder modulo `readers`.
@@ -76,9 +66,9 @@ class Reader:
             start = max(start - length, 0)
             idle = 0 if length else idle + 1
             if idle == self.readers:  # with fewer rows than readers, these take turns in having none
+                none = f"no row to train on in its {len(self.shards)} shards"
                 raise UserError(
-                    f"data.path={self.shards.path}: no row to train on in its {len(self.shards)} shards: all are held "
-                    "out, of another split, or left out"
+                    f"data.path={self.shards.path}: {none}: all are held out, of another split, or left out"
                 )
 
     def _pass(self, number: int, start: int) -> Generator[StreamedRow, None, int]:
@@ -146,33 +136,20 @@ class StreamDataset(IterableDataset[Sample]):
     An image that turns out to be unusable only when it is decoded keeps its place: the next one is given twice, once
     as a padding sample that doesn't count. Otherwise a position couldn't be found again without decoding.
 
-    Args:
-        shards: what is read.
-        make_sample: from a row and its seed to the sample; None for a row that turns out to be one that must not be
-            trained on, and OSError for one whose image can't be read. It goes to workers by pickling.
-        batch_size: images per step and process.
-        is_held_out: rows that must not be trained on, by what is known before their images are decoded. Those whose
-            split is given as another than ``train`` never are.
-        rank: number of the process.
-        world_size: how many processes train together.
-        seed: of the order and of every random choice.
-        buffer: rows that are shuffled with each other; each worker has their encoded images in memory.
-        start_batch: how many batches of each process to skip.
-
     Raises:
         UserError: while it is read, ``MAX_UNUSABLE`` images in sequence can't be used, or there is nothing to train on.
     """
 
     shards: Shards
-    make_sample: Callable[[Row, int], Sample | None]
+    make_sample: Callable[[Row, int], Sample | None]  # by the seed; None: not to train on; OSError: an unreadable image
     _: KW_ONLY
-    batch_size: int
-    is_held_out: Callable[[Row], bool] = lambda row: False
+    batch_size: int  # of each process
+    is_held_out: Callable[[Row], bool] = lambda row: False  # by what is known before decoding
     rank: int = 0
     world_size: int = 1
     seed: int = 0
-    buffer: int = 1000
-    start_batch: int = 0
+    buffer: int = 1000  # rows that are shuffled with each other, in the memory of each worker
+    start_batch: int = 0  # of each process
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
@@ -180,7 +157,14 @@ class StreamDataset(IterableDataset[Sample]):
         # Batch k is that of worker k % workers. A DataLoader asks worker 0 first, wherever the stream starts.
         turn = (self.start_batch + (worker.id if worker else 0)) % workers
         earlier_batches = len(range(turn, self.start_batch, workers))
-        report = _LogIssues(self.shards.path)
+        left_out = count(1)
+
+        def report(issue: RowIssue) -> None:
+            number = next(left_out)
+            if str(number).strip("0") == "1":  # the 1st, 10th, 100th, …
+                times = f"left out so far: {number}, the last one" if number > 1 else "left out"
+                _log.warning(f"data.path={self.shards.path}: {times} {issue.name} ({issue.kind})")
+
         number, readers = self.rank * workers + turn, self.world_size * workers
         reader = Reader(self.shards, number, readers, self.seed, self.buffer, self.is_held_out, report)
         unusable: list[RowIssue] = []
@@ -192,7 +176,8 @@ class StreamDataset(IterableDataset[Sample]):
                 what = "not an image" if isinstance(error, UnidentifiedImageError) else error
                 kind = f"{UNREADABLE_IMAGE}: {what}"
             if sample is not None:
-                padding: Any = {**sample, "is_padding": True}
+                padding = sample.copy()
+                padding["is_padding"] = True
                 yield from [padding] * len(unusable)
                 unusable.clear()
                 yield sample
@@ -204,44 +189,25 @@ class StreamDataset(IterableDataset[Sample]):
                 raise UserError(f"data.path={self.shards.path}: {what}")
 
 
-class _LogIssues:
-    """Logs what is left out of the stream: the 1st, 10th, 100th, … row or shard of each reader."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.count = 0
-
-    def __call__(self, issue: RowIssue) -> None:
-        self.count += 1
-        if str(self.count).strip("0") == "1":
-            times = f"left out so far: {self.count}, the last one" if self.count > 1 else "left out"
-            _log.warning("data.path=%s: %s %s (%s)", self.path, times, issue.name, issue.kind)
-
-
 class StreamLoader(DataLoader[Sample]):
     """Batches of a :class:`StreamDataset`: each iteration resumes where the last one stopped, as do the workers.
 
-    Args:
-        dataset: the samples.
-        epoch_batches: how many batches an iteration has; endless when not given.
-        options: of ``DataLoader``.
+    An iteration has ``epoch_batches``; ``options`` are those of ``DataLoader``.
     """
 
-    def __init__(self, dataset: StreamDataset, *, epoch_batches: int | None = None, **options: Any) -> None:
+    def __init__(self, dataset: StreamDataset, *, epoch_batches: int, **options: Any) -> None:
         super().__init__(dataset, batch_size=dataset.batch_size, **options)
         self.epoch_batches = epoch_batches
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if self._batches is None:
             self._batches = super().__iter__()
-        for _ in range(self.epoch_batches) if self.epoch_batches else count():
+        for _ in range(self.epoch_batches):
             try:
                 yield next(self._batches)
             except UserError as error:  # from a worker it comes with the traceback in its text
                 raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
 
     def __len__(self) -> int:
-        if self.epoch_batches is None:
-            raise TypeError("a stream without epoch_batches has no end")
         return self.epoch_batches

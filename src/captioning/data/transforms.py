@@ -17,17 +17,31 @@ def to_pixels(image: Image.Image, image_processor: BaseImageProcessor) -> np.nda
     Raises:
         OSError: the image is so long and narrow that resizing it would only fill the memory, or leave nothing.
     """
-    resized = _resize(image, image_processor)
-    crop = image_processor.crop_size if image_processor.do_center_crop else None
-    if resized is not None and crop and resized.height >= crop.height and resized.width >= crop.width:
-        left, top = (resized.width - crop.width) // 2, (resized.height - crop.height) // 2
-        cropped = resized.crop((left, top, left + crop.width, top + crop.height))
-        return np.ascontiguousarray(np.moveaxis(np.asarray(cropped), -1, 0))
-    steps = {"do_resize": False} if resized is not None else {}
-    processed = image_processor(
-        image if resized is None else resized, **steps, do_rescale=False, do_normalize=False, return_tensors="np"
-    )
-    pixels: np.ndarray = processed.pixel_values[0]
+    size, crop = image_processor.size, image_processor.crop_size if image_processor.do_center_crop else None
+    height, width, is_known = image.height, image.width, image_processor.do_resize and not size.longest_edge
+    if is_known and size.shortest_edge:
+        shape_alone = np.broadcast_to(np.uint8(0), (3, height, width))
+        height, width = get_resize_output_image_size(
+            shape_alone, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
+        )
+    elif is_known and size.max_height and size.max_width:
+        height, width = get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
+    elif is_known and size.height and size.width:
+        height, width = size.height, size.width
+    else:
+        is_known = False
+    steps: dict[str, object] = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+    if is_known:
+        if min(width, height) < 1 or width * height > MAX_RESIZED_PIXELS:
+            raise OSError(f"too long and narrow to be resized ({image.width} x {image.height} pixels)")
+        # By PIL directly: the processor would first copy all of the image into an array, and back.
+        image = image.resize((width, height), resample=image_processor.resample)
+        steps["do_resize"] = False
+        if crop and height >= crop.height and width >= crop.width:
+            left, top = (width - crop.width) // 2, (height - crop.height) // 2
+            image = image.crop((left, top, left + crop.width, top + crop.height))
+            return np.ascontiguousarray(np.moveaxis(np.asarray(image), -1, 0))
+    pixels: np.ndarray = image_processor(image, **steps).pixel_values[0]
     return pixels
 
 
@@ -47,28 +61,3 @@ def normalize(pixels: Tensor, image_processor: BaseImageProcessor) -> Tensor:
         )
         values = (values - mean) / deviation
     return values
-
-
-def _resize(image: Image.Image, image_processor: BaseImageProcessor) -> Image.Image | None:
-    """The image resized by PIL directly: the processor would first copy all of it into an array, and back.
-
-    None where the processor resizes in a way that isn't known here.
-    """
-    size = image_processor.size
-    height, width = image.height, image.width
-    if not image_processor.do_resize or size.longest_edge:
-        return None
-    if size.shortest_edge:
-        shape_alone = np.broadcast_to(np.uint8(0), (3, height, width))
-        height, width = get_resize_output_image_size(
-            shape_alone, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
-        )
-    elif size.max_height and size.max_width:
-        height, width = get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
-    elif size.height and size.width:
-        height, width = size.height, size.width
-    else:
-        return None
-    if min(width, height) < 1 or width * height > MAX_RESIZED_PIXELS:
-        raise OSError(f"too long and narrow to be resized ({image.width} x {image.height} pixels)")
-    return image.resize((width, height), resample=image_processor.resample)

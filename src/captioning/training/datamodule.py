@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import lightning as L
 import numpy as np
@@ -42,6 +42,7 @@ from captioning.terminal import plain
 from captioning.training.loop_state import position
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 ISSUES_SHOWN = 6  # at the start of a run
 STATE_KEYS = ("epoch", "position", "visits")  # of a DataPosition in a checkpoint
 
@@ -63,12 +64,11 @@ class CaptionDataModule(L.LightningDataModule):
         images: the folder that image names are relative to, and that none may leave; by default that of ``path``.
         subset: configuration of a Hub data set that has several.
         revision: branch, tag or commit of a Hub data set.
-        image_column: column with the image; ``file_name`` in a folder's metadata, ``image`` elsewhere by default.
-        caption_column: column with a caption or a list of them; ``text``, ``caption``, ``captions``, or ``caption_0``,
-            ``caption_1`` … by default.
+        image_column: column with the image; by default ``file_name``, ``image`` and others.
+        caption_column: column with a caption or a list; by default ``text``, ``caption``, ``captions``, ``caption_0`` …
         id_column: column that names the image: rows with the same id are captions of one image.
         group_column: rows with the same value are never in two splits.
-        split_column: column with the split; ``split`` by default, where there is one.
+        split_column: column with the split; by default ``split``, where there is one.
         stratify_column: each split gets the same share of every value.
         limit: use at most N images, sampled by ``split_seed``; a larger sample contains every smaller one.
         streaming: read tar shards or a Hub data set while training, without keeping it on the disk.
@@ -81,22 +81,21 @@ class CaptionDataModule(L.LightningDataModule):
         val_fraction: share of the images for validation, where the data gives no such split.
         test_fraction: share of the images for the test, likewise.
         split_seed: of the random splits.
-        processor: checkpoint whose processor is used; null makes one, with a WordPiece tokenizer trained on the
-            training captions, for a model from scratch.
+        processor: checkpoint whose processor is used; null: one for a model from scratch, with a WordPiece tokenizer
+            of the training captions.
         image_size: side of the images in pixels, for a model from scratch (a checkpoint's processor has its own).
         fit: how images are made square; null: as the processor does it, which is ``crop`` for every published GIT.
         captions: which captions of an image a sample trains on: ``sample`` (one at random), ``all`` (at most 20) or
             ``first``. Validation and test always use all as references.
         max_caption_tokens: longer captions are cut.
         augment_crop: largest share of a training image's area that a random crop takes away.
-        augment_color_jitter: how much its brightness, contrast and saturation change at random; 0.2 is up to 20 %.
+        augment_color_jitter: how much its brightness, contrast and saturation change; 0.2 is up to 20 %.
         augment_flip: share of training samples that are mirrored, where no caption names a side.
         batch_size: images per step and process.
         num_workers: processes that prepare batches, per training process; null: none on a CPU, up to 8 on a GPU.
         seed: of the order of images and of every random choice about them.
         cache: whether resized images are kept on the disk; null: if they take at most half of the free space.
-        cache_dir: where resized images and drawn creatures are kept; null: the environment variable
-            CAPTIONING_CACHE, or else ~/.cache/captioning.
+        cache_dir: where resized images and drawn creatures are kept; null: $CAPTIONING_CACHE or ~/.cache/captioning.
     """
 
     def __init__(
@@ -140,12 +139,12 @@ class CaptionDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         check_arguments(type(self).__init__, locals(), section="data")
-        if source == "local" and not path:
-            raise UserError(
-                "data.path is missing: the folder or file with your images, as in data=local data.path=PATH"
-            )
-        if source == "hub" and not path:
-            raise UserError("data.path is missing: the name of the data set, as in data=hub data.path=USER/NAME")
+        missing = {
+            "local": "the folder or file with your images, as in data=local data.path=PATH",
+            "hub": "the name of the data set, as in data=hub data.path=USER/NAME",
+        }
+        if source in missing and not path:
+            raise UserError(f"data.path is missing: {missing[source]}")
         if streaming and source == "creatures":
             raise UserError("data.streaming=true: only tar shards and the Hub can be streamed, creatures can't")
         if streaming and limit is not None:
@@ -153,23 +152,20 @@ class CaptionDataModule(L.LightningDataModule):
                 f"data.limit={limit} and data.streaming=true: data.stream_epoch limits an epoch of a stream"
             )
         if val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; "
-                "their sum must be below 1"
-            )
+            given = f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}"
+            raise UserError(f"{given} leave nothing to train on; their sum must be below 1")
         self.save_hyperparameters(logger=False)
         self.columns = Columns(**{field.name: self.hparams[f"{field.name}_column"] for field in fields(Columns)})
         self.cache_dir = Path(cache_dir or os.environ.get("CAPTIONING_CACHE") or "~/.cache/captioning").expanduser()
-        self.augment: Augmenter | None = None
-        if augment_crop or augment_color_jitter or augment_flip:
-            self.augment = Augmenter(crop=augment_crop, color=augment_color_jitter, flip=augment_flip)
+        changes = {"crop": augment_crop, "color": augment_color_jitter, "flip": augment_flip}
+        self.augment = Augmenter(**changes) if any(changes.values()) else None
         self.shards: Shards | None = None  # of a stream
         self.image_cache: ImageCache | None = None
         self.cache_index = np.zeros(0, np.int64)  # of each row's image in ``image_cache``
         self.given_held_out: frozenset[str] = frozenset()  # ids that data.splits_from validates and tests on
         self.eval_split = "test"
         self.fingerprint = ""
-        self.processor: ProcessorMixin = None
+        self.processor: ProcessorMixin = None  # set before setup(), it goes before ``data.processor``
         self.image_processor: BaseImageProcessor = None
         self.processor_missing = self.splits_missing = ""
         self._report: DataReport | None = None
@@ -178,55 +174,44 @@ class CaptionDataModule(L.LightningDataModule):
     # ------------------------------------------------------------ from source to splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, check and split the images, and load the processor; done once, however often it is called.
-
-        Raises:
-            UserError: the data can't be used, or too much of them (with ``strict``: any).
-        """
+        """Read, check and split the images, and load the processor; done once, however often it is called."""
         if self._report is not None:
             return
         report = self.inspect()
-        limits = {name: self.hparams[name] for name in ("strict", "max_bad_share")}
-        if reason := report.blocking_reason(**limits):
+        if why := report.blocking_reason(strict=self.hparams["strict"], max_bad_share=self.hparams["max_bad_share"]):
             self._report = None
-            raise UserError(reason)
+            raise UserError(why)
         if _is_rank_zero():
             for issue in report.issues[:ISSUES_SHOWN]:
                 log.warning(plain(str(issue)))
             if more := report.issues[ISSUES_SHOWN:]:
                 log.warning(f"and {len(more)} more issues; `captioning check` shows them all")
 
-    def set_processor(self, processor: ProcessorMixin) -> None:
-        """Prepare images and captions by this processor, of a run that is resumed, and not by ``data.processor``."""
-        self.processor = processor
-
     def inspect(self, *, tolerant: bool = False) -> DataReport:
         """Read, decode and split the images, and report what was found, without stopping for it.
 
-        Args:
-            tolerant: continue when the checkpoint's processor can't be loaded, without measuring captions in tokens,
-                and when the images can't be split; ``processor_missing`` and ``splits_missing`` then say why.
-
-        Raises:
-            UserError: nothing can be used.
+        With ``tolerant``, a processor that can't be loaded and images that can't be split don't stop it either:
+        ``processor_missing`` and ``splits_missing`` then say why. Captions aren't measured in tokens without the first.
         """
         h = self.hparams
+
+        def attempt(step: Callable[[], T]) -> tuple[T | None, str]:
+            try:
+                return step(), ""
+            except UserError as error:
+                if not tolerant:
+                    raise
+                return None, str(error)
+
         try:
             rows = self._limit(self._read())
         except OSError as error:
-            raise UserError(
-                f"data.path={h['path'] or h['source']}: can't be read, or what is read can't be kept in "
-                f"data.cache_dir={self.cache_dir} ({reason(error)})"
-            ) from error
+            given = f"data.path={h['path'] or h['source']}: can't be read, or what is read can't be kept in"
+            raise UserError(f"{given} data.cache_dir={self.cache_dir} ({reason(error)})") from error
         total = len(rows.table) + len(rows.issues)
 
-        try:
-            if self.processor is None and h["processor"]:
-                self.processor = load_processor(h["processor"])
-        except UserError as error:
-            if not tolerant:
-                raise
-            self.processor_missing = str(error)
+        if self.processor is None and h["processor"]:
+            self.processor, self.processor_missing = attempt(lambda: load_processor(h["processor"]))
         from_scratch = self.processor is None
         self.image_processor = make_image_processor(h["image_size"]) if from_scratch else self.processor.image_processor
         fit_images(self.image_processor, h["fit"])
@@ -240,51 +225,40 @@ class CaptionDataModule(L.LightningDataModule):
         if h["near_duplicates"] and infos:
             hashes = np.frombuffer(b"".join(info.perceptual_hash for info in infos), np.uint8).reshape(len(infos), -1)
             pairs = near_duplicates(hashes, [info.digest for info in infos])
-        try:
-            splits, split_issues = self._split(rows, pairs)
-        except UserError as error:
-            if not tolerant:
-                raise
-            splits, split_issues, self.splits_missing = {"all": list(range(len(rows.table)))}, [], str(error)
+        found, self.splits_missing = attempt(lambda: self._split(rows, pairs))
+        splits, split_issues = found or ({"all": list(range(len(rows.table)))}, [])
 
         if from_scratch and not self.processor_missing:
-            captions = (caption for own in rows.select(splits.get("train", [])).captions for caption in own)
+            captions = chain.from_iterable(rows.select(splits.get("train", [])).captions)
             lengths = {name: h[name] for name in ("image_size", "max_caption_tokens")}
             self.processor = make_processor(captions, **lengths)
             self.processor.image_processor = self.image_processor
         # Measuring every caption in tokens takes a while, and the first process reports it.
-        measured = self.processor is not None and _is_rank_zero()
-        tokenizer = self.processor.tokenizer if measured else None
-        issues = find_issues(
-            rows, infos, splits, pairs, tokenizer=tokenizer, max_caption_tokens=h["max_caption_tokens"]
-        )
+        tokenizer = self.processor.tokenizer if self.processor is not None and _is_rank_zero() else None
+        limit = h["max_caption_tokens"]
+        issues = find_issues(rows, infos, splits, pairs, tokenizer=tokenizer, max_caption_tokens=limit)
         self._report = DataReport(rows, infos, splits, pairs, by_severity([*issues, *split_issues]), total)
         return self._report
 
     def _read(self) -> Rows:
-        h = self.hparams
-        of_hub = {name: h[name] for name in ("subset", "revision")}
+        h, shards_dir = self.hparams, self.cache_dir / "shards"
+        of_hub = {"subset": h["subset"], "revision": h["revision"], "columns": self.columns}
         if h["streaming"]:
-            if h["source"] == "hub":
-                self.shards = hub_shards(h["path"], **of_hub, columns=self.columns)
-            else:
-                self.shards = tar_shards(h["path"], columns=self.columns)
+            is_hub = h["source"] == "hub"
+            self.shards = hub_shards(h["path"], **of_hub) if is_hub else tar_shards(h["path"], columns=self.columns)
             log.info(f"{len(self.shards):,} shards to stream; {h['stream_head']:,} of their images are read first")
-            return read_head(self.shards, h["stream_head"], cache_dir=self.cache_dir / "shards")
+            return read_head(self.shards, h["stream_head"], cache_dir=shards_dir)
         if h["source"] == "hub":
-            return read_hub(h["path"], **of_hub, columns=self.columns)
+            return read_hub(h["path"], **of_hub)
         if h["source"] == "local":
-            shards_dir = self.cache_dir / "shards"
             return read_local(h["path"], images=h["images"], columns=self.columns, cache_dir=shards_dir)
         return read_local(str(creatures_folder(self.cache_dir, count=min(h["limit"] or COUNT, COUNT))))
 
     def _limit(self, rows: Rows) -> Rows:
         """A sample of ``limit`` rows, and the same share of the problems."""
-        limit = self.hparams["limit"]
+        limit, seed = self.hparams["limit"], self.hparams["split_seed"] + 1  # the split's would choose its test images
         if limit is None:
             return rows
-        # Another seed than the split's, whose first rows are all of its test images.
-        seed = self.hparams["split_seed"] + 1
         kept = sorted(shuffled(range(len(rows.table)), rows.ids, seed=seed)[:limit])
         bad = shuffled(range(len(rows.issues)), [issue.name for issue in rows.issues], seed=seed)
         bad = sorted(bad[: round(len(kept) / max(len(rows.table), 1) * len(bad))])
@@ -292,8 +266,8 @@ class CaptionDataModule(L.LightningDataModule):
 
     def _split(self, rows: Rows, pairs: list[tuple[int, int]]) -> tuple[dict[str, list[int]], list[Issue]]:
         h = self.hparams
-        if self.eval_split == "all" or not len(rows.table):
-            return {"all": list(range(len(rows.table)))}, []
+        if self.eval_split == "all" or not rows.ids:
+            return {"all": list(range(len(rows.ids)))}, []
         if h["splits_from"] is None:
             return split_rows(
                 rows.ids,
@@ -309,12 +283,12 @@ class CaptionDataModule(L.LightningDataModule):
         splits = {split: [row for row, name in enumerate(rows.ids) if split_of.get(name) == split] for split in SPLITS}
         if empty := [split for split in SPLITS if not splits[split]]:
             raise UserError(f"data.splits_from={h['splits_from']}: no image of its {empty[0]} is in the data")
+        unnamed = [name for name in rows.ids if name not in split_of]
+        absent = [] if self.shards else sorted(split_of.keys() - set(rows.ids))  # of a stream only the head is known
         issues = [
-            Issue(
-                LEFT_OUT, "image that data.splits_from doesn't name", [one for one in rows.ids if one not in split_of]
-            ),
-            Issue(NOTICE, "image of data.splits_from that isn't in the data", sorted(split_of.keys() - set(rows.ids))),
-        ][: 1 if self.shards else 2]  # of a stream only the head is known
+            Issue(LEFT_OUT, "image that data.splits_from doesn't name", unnamed),
+            Issue(NOTICE, "image of data.splits_from that isn't in the data", absent),
+        ]
         return splits, [issue for issue in issues if issue.names]
 
     # ------------------------------------------------------------ batches
@@ -323,20 +297,16 @@ class CaptionDataModule(L.LightningDataModule):
         if self.shards is None:
             return self._dataloader("train", training=True)
         h = self.hparams
-        leakage = LeakageFilter.of(
-            self.rows,
-            self.report.image_infos,
-            [*self.splits["val"], *self.splits["test"]],
-            further=self.given_held_out,
-            near_duplicates=h["near_duplicates"],
-        )
+        held_out = [*self.splits["val"], *self.splits["test"]]
+        rows, infos = self.rows.select(held_out), [self.report.image_infos[row] for row in held_out]
+        leakage = LeakageFilter.of(rows, infos, self.given_held_out, near_duplicates=h["near_duplicates"])
         dataset = StreamDataset(
             self.shards,
             StreamedSamples(self.image_processor, h["captions"], leakage),
             batch_size=h["batch_size"],
             is_held_out=leakage.matches_row,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            world_size=self._world_size,
             seed=h["seed"],
             start_batch=self._start.total_samples // self._global_batch,
         )
@@ -350,17 +320,11 @@ class CaptionDataModule(L.LightningDataModule):
         return self._dataloader(self.eval_split)
 
     def overfit(self, trainer: L.Trainer) -> None:
-        """Validate on the images that ``trainer.overfit_batches`` trains on.
-
-        Raises:
-            UserError: the data are streamed.
-        """
+        """Validate on the images that ``trainer.overfit_batches`` trains on."""
         given: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # which Lightning sets elsewhere
         if self.shards is not None:
-            raise UserError(
-                f"trainer.overfit_batches={given} and data.streaming=true: a stream doesn't repeat its batches; leave "
-                "one of them out"
-            )
+            both = f"trainer.overfit_batches={given} and data.streaming=true"
+            raise UserError(f"{both}: a stream doesn't repeat its batches; leave one of them out")
         size = self.hparams["batch_size"] * trainer.world_size
         rows = self.splits["train"]
         batches = given if isinstance(given, int) else max(1, int(given * -(-len(rows) // size)))
@@ -370,11 +334,7 @@ class CaptionDataModule(L.LightningDataModule):
         log.info(f"trainer.overfit_batches={given}: {len(self.splits['val'])} images are trained and validated on")
 
     def set_eval_split(self, split: str) -> None:
-        """Choose the images of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split.
-
-        Raises:
-            UserError: there is no such split.
-        """
+        """Choose the images of the test: ``test``, ``val``, ``train``, or ``all``, which then is the only split."""
         if split not in (*SPLITS, "all"):
             raise UserError(f"split={split}: no such split{nearest(split, [*SPLITS, 'all'])}")
         self.eval_split = split
@@ -399,7 +359,7 @@ class CaptionDataModule(L.LightningDataModule):
         sampler = sampler_class(
             len(dataset),
             batch_size=self.hparams["batch_size"],
-            num_replicas=self.trainer.world_size if self.trainer else 1,
+            num_replicas=self._world_size,
             rank=self.trainer.global_rank if self.trainer else 0,
             shuffle=training,
             seed=self.hparams["seed"],
@@ -410,10 +370,9 @@ class CaptionDataModule(L.LightningDataModule):
 
     def _loader_options(self) -> dict[str, Any]:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer ran
-        num_workers = self.hparams["num_workers"]
+        num_workers, trainer = self.hparams["num_workers"], self.trainer
         if num_workers is None:
             # On a CPU every core computes; its threads would wait for each core that a worker takes.
-            trainer = self.trainer
             on_gpu = trainer is not None and trainer.strategy.root_device.type != "cpu"
             num_workers = min(8, available_cores() // trainer.num_devices) if trainer and on_gpu else 0
         return {
@@ -448,15 +407,18 @@ class CaptionDataModule(L.LightningDataModule):
         return of_epoch, self._start.total_samples // size
 
     @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
     def _global_batch(self) -> int:
         """Samples of all processes in a micro-batch."""
-        return int(self.hparams["batch_size"]) * (self.trainer.world_size if self.trainer else 1)
+        return int(self.hparams["batch_size"]) * self._world_size
 
     # ------------------------------------------------------------ what is in it
 
     @property
     def report(self) -> DataReport:
-        """What reading, decoding and splitting the data found."""
         if self._report is None:
             raise RuntimeError("the data aren't read yet: call setup(), or let a Trainer do it")
         return self._report
@@ -467,12 +429,10 @@ class CaptionDataModule(L.LightningDataModule):
 
     @property
     def splits(self) -> dict[str, list[int]]:
-        """Row numbers of each split."""
         return self.report.splits
 
     @property
     def split_ids(self) -> dict[str, list[str]]:
-        """The ids of the images in each split."""
         ids = self.rows.ids
         return {split: [ids[index] for index in indices] for split, indices in self.splits.items()}
 

@@ -37,10 +37,9 @@ def read_local(
         path: a folder (with metadata files, a ``NAME.txt`` beside each image, Parquet files, tar shards, or saved by
             ``datasets``), or a file (COCO's or Karpathy's JSON, CSV, JSONL, Parquet, a tar shard, or a pattern, an
             address or a command for some).
-        images: the folder that images are below and that their names are relative to; that of the captions when not
-            given. Nothing outside of it is read.
+        images: the folder that image names are relative to, of which nothing outside is read; by default the captions'.
         columns: what the columns are called.
-        cache_dir: where tar shards are copied to; beside the copies of ``datasets`` when not given.
+        cache_dir: where tar shards are copied to; by default beside the copies of ``datasets``.
 
     Raises:
         UserError: nothing there, nothing in it that could be read as one of these, no such columns, or nothing usable.

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from captioning.data.rows import Columns, RawRow, RowIssue
 from captioning.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow import BinaryScalar
 
 # Tried in this order where data.image_column or data.caption_column isn't given.
 IMAGE_COLUMNS = ("file_name", "image", "filename", "image_path", "image_file", "img", "path", "url", "image_url")
@@ -19,12 +20,12 @@ CAPTION_COLUMNS = ("text", "caption", "captions")
 class Cells(NamedTuple):
     """The cells of a raw row that count."""
 
-    image: Any
-    captions: Any
-    id: Any = None
-    split: Any = None
-    group: Any = None
-    stratum: Any = None
+    image: object
+    captions: object
+    id: object = None
+    split: object = None
+    group: object = None
+    stratum: object = None
 
 
 class ColumnNames(NamedTuple):
@@ -42,7 +43,7 @@ class ColumnNames(NamedTuple):
         """All but the images' column, each once."""
         return list(dict.fromkeys(name for name in (*self.captions, *self[2:]) if name is not None))
 
-    def cells(self, row: Mapping[str, Any]) -> Cells:
+    def cells(self, row: Mapping[str, object]) -> Cells:
         """The cells of a row; those that it lacks are None."""
         captions = [row.get(name) for name in self.captions]
         if len(captions) > 1:
@@ -55,7 +56,7 @@ class EncodedImage(NamedTuple):
     """The cell of an image that is within its table."""
 
     number: int  # of its row in Table.images
-    content: Any  # an Arrow scalar of bytes
+    content: "BinaryScalar"
 
 
 class Table(NamedTuple):
@@ -72,46 +73,43 @@ class Table(NamedTuple):
 def find_columns(
     where: str, names: Sequence[str], columns: Columns, *, image_columns: Sequence[str] = IMAGE_COLUMNS
 ) -> ColumnNames:
-    """The columns as the user names them, or else by their usual names.
+    """Of the columns ``names`` those that the user names, or else those with usual names, ``caption_0`` … among them.
 
-    Args:
-        where: file or data set, for the error message.
-        names: the columns that there are; none in a source without a row.
-        columns: as the user names them.
-        image_columns: the usual names of the images' column, tried in this order.
-
-    Raises:
-        UserError: a column isn't there.
+    A source without a row has no ``names``; ``where`` says in messages which source it is.
     """
-
-    def require(**settings: str | None) -> None:
-        for setting, name in settings.items():
-            if name and name not in names:
-                there = nearest(name, [shown(each) for each in names])
-                raise UserError(f"data.{setting}={name}: no such column in {where}{there}")
-
     if not names:
         return ColumnNames(image_columns[0], CAPTION_COLUMNS[:1])
-    image = columns.image or next(filter(None, (_in_any_case(name, names) for name in image_columns)), image_columns[0])
-    require(image_column=image, id_column=columns.id, split_column=columns.split)
-    require(group_column=columns.group, stratify_column=columns.stratify)
-    captions = _caption_columns([name for name in names if name != image], columns.caption)
-    require(caption_column=captions[0])
+
+    def in_any_case(wanted: str) -> str | None:  # a spreadsheet begins it with a capital
+        return wanted if wanted in names else next((name for name in names if name.lower() == wanted.lower()), None)
+
+    image = columns.image or next(filter(None, map(in_any_case, image_columns)), image_columns[0])
+    captions = [columns.caption or CAPTION_COLUMNS[0]]
+    for wanted in (columns.caption,) if columns.caption else CAPTION_COLUMNS:
+        there = wanted if columns.caption else in_any_case(wanted)
+        if there and there in names and there != image:
+            captions = [there]
+            break
+        numbered = re.compile(rf"{re.escape(wanted)}_?\d+")
+        fits = [name for name in names if fnmatchcase(name, wanted) or numbered.fullmatch(name)]
+        if several := [name for name in fits if name != image]:
+            captions = sorted(several, key=lambda name: ([int(n) for n in re.findall(r"\d{1,18}", name)], name))
+            break
+    given = {"image": image, "id": columns.id, "split": columns.split, "group": columns.group}
+    for setting, name in (given | {"stratify": columns.stratify, "caption": captions[0]}).items():
+        if name and name not in names:
+            there = nearest(name, [shown(each) for each in names])
+            raise UserError(f"data.{setting}_column={name}: no such column in {where}{there}")
     split = columns.split or ("split" if "split" in names and "split" not in (image, *captions) else None)
-    return ColumnNames(image, captions, columns.id, split, columns.group, columns.stratify)
+    return ColumnNames(image, tuple(captions), columns.id, split, columns.group, columns.stratify)
 
 
-def find_image_columns(where: str, features: Mapping[str, Any], columns: Columns, *, paths: bool = True) -> ColumnNames:
+def find_image_columns(
+    where: str, features: Mapping[str, object], columns: Columns, *, paths: bool = True
+) -> ColumnNames:
     """The columns of a table of `datasets`: the image's is by default the only one of type ``Image``.
 
-    Args:
-        where: file or data set, for the error message.
-        features: the type of each column.
-        columns: as the user names them.
-        paths: whether an image may be the name of a file.
-
-    Raises:
-        UserError: a column isn't there, or the image's holds none.
+    ``where`` names it in messages, ``features`` are its columns' types; with ``paths`` an image may be a file's name.
     """
     import datasets
 
@@ -129,27 +127,10 @@ def find_image_columns(where: str, features: Mapping[str, Any], columns: Columns
     return names
 
 
-def name_classes(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+def name_classes(row: dict[str, object], features: Mapping[str, object]) -> dict[str, object]:
     """A row with the names of its ``ClassLabel``s; None for -1, and the number where it is no class."""
     for name, feature in features.items():
         number, words = row.get(name), getattr(feature, "names", ())
-        if words and number is not None and number < len(words):
+        if words and isinstance(number, int) and number < len(words):
             row[name] = words[number] if number >= 0 else None if number == -1 else number
     return row
-
-
-def _caption_columns(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
-    """The column of that name, or those of the pattern, or ``caption_0``, ``caption_1`` … for ``caption``."""
-    for name in (wanted,) if wanted else CAPTION_COLUMNS:
-        there = (name if name in names else None) if wanted else _in_any_case(name, names)
-        if there:
-            return (there,)
-        numbered = re.compile(rf"{re.escape(name)}_?\d+")
-        if several := [n for n in names if (fnmatchcase(n, name) if "*" in name else numbered.fullmatch(n))]:
-            return tuple(sorted(several, key=lambda n: ([int(digits) for digits in re.findall(r"\d{1,18}", n)], n)))
-    return (wanted or CAPTION_COLUMNS[0],)
-
-
-def _in_any_case(wanted: str, names: Sequence[str]) -> str | None:
-    """The name as it stands among ``names``: a spreadsheet begins it with a capital."""
-    return wanted if wanted in names else next((name for name in names if name.lower() == wanted.lower()), None)

@@ -18,17 +18,13 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 def metadata_files(folder: ImageFolder) -> list[str]:
     """The metadata files below a folder: in each of its subfolders the first of METADATA_FILES that is there."""
-    found = {name for name in folder.files() if posixpath.basename(name) in METADATA_FILES}
-    choices = ([posixpath.join(parent, base) for base in METADATA_FILES] for parent in map(posixpath.dirname, found))
-    return sorted({next(name for name in names if name in found) for names in choices})
+    found = [name for name in folder.files() if posixpath.basename(name) in METADATA_FILES]
+    by_preference = sorted(found, key=lambda name: METADATA_FILES.index(posixpath.basename(name)), reverse=True)
+    return sorted({posixpath.dirname(name): name for name in by_preference}.values())
 
 
 def metadata_tables(folder: ImageFolder, image_folder: ImageFolder, columns: Columns) -> Iterator[Table]:
-    """The metadata files of a folder, which name images relative to their own folder or to ``image_folder``.
-
-    Raises:
-        UserError: a file can't be read, or lacks a column.
-    """
+    """The metadata files of a folder, which name images relative to their own folder or to ``image_folder``."""
     files = metadata_files(folder)
     splits = splits_of_files(files)
     for name in files:
@@ -42,11 +38,7 @@ def sidecars(folder: ImageFolder) -> dict[str, str]:
 
 
 def sidecar_table(folder: ImageFolder, image_folder: ImageFolder, columns: Columns) -> Table:
-    """The lines of each ``NAME.txt`` as the captions of the image ``NAME``.
-
-    Raises:
-        UserError: the user names a column.
-    """
+    """The lines of each ``NAME.txt`` as the captions of the image ``NAME``."""
     if given := [(setting, name) for setting, name in asdict(columns).items() if name]:
         raise UserError(
             "data.{}_column={}: captions in NAME.txt have no columns; write metadata.jsonl or .csv".format(*given[0])
@@ -61,9 +53,9 @@ def sidecar_table(folder: ImageFolder, image_folder: ImageFolder, columns: Colum
                 continue
             with open_text(Path(folder.find(sidecar).path)) as text:
                 lines = list(text)
-            bad = (number for number, line in enumerate(lines, 1) if not is_utf8(line))
-            yield from (RowIssue(NOT_UTF8, f"{sidecar} line {number}") for number in bad)
             captions = [line for line in lines if is_utf8(line)]
+            bad = [number for number, line in enumerate(lines, 1) if not is_utf8(line)]
+            yield from (RowIssue(NOT_UTF8, f"{sidecar} line {number}") for number in bad)
             yield RawRow(sidecar, {"file_name": name, "text": captions, "split": splits[name]})
         for stem in sorted(texts.keys() - {posixpath.splitext(name)[0] for name in names}):
             yield RowIssue(NO_IMAGE, f"{texts[stem]} (no image of that name)")

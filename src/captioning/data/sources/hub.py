@@ -3,22 +3,15 @@
 from captioning.data.rows import USUAL, Columns, Rows
 from captioning.data.sources.paths import ImageFolder
 from captioning.data.sources.row_builder import RowBuilder
-from captioning.data.sources.tables import dataset_tables
-from captioning.errors import UserError, reason
+from captioning.data.sources.tables import dataset_tables, loading
 from captioning.hub import snapshot
 
 
 def read_hub(path: str, *, subset: str | None = None, revision: str | None = None, columns: Columns = USUAL) -> Rows:
-    """A data set of the Hugging Face Hub, with the splits that it gives.
+    """The data set ``path`` (``USER/NAME``) of the Hugging Face Hub, with the splits that it gives.
 
     The image's column is by default the only one that holds images, or else the first of the usual names. A column of
     splits goes before the Hub's own splits: some data sets keep all rows in one of these.
-
-    Args:
-        path: ``USER/NAME``.
-        subset: which of the data set's configurations, where it has several.
-        revision: a branch, tag or commit; the newest when not given.
-        columns: what its columns are called.
 
     Raises:
         UserError: it can't be had, has no such columns or subset, or nothing usable in it.
@@ -30,14 +23,8 @@ def read_hub(path: str, *, subset: str | None = None, revision: str | None = Non
         "machine with data=folder data.path=FOLDER, or the embedded data=creatures"
     )
     folder = snapshot(path, setting="data.path", repo_type="dataset", revision=revision, way_out=way_out)
-    try:
+    with loading(f"data.path={path}", f"a data set with data.subset={subset or 'null'}"):
         tables = datasets.load_dataset(str(folder), name=subset)
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
-        # Of an error while the data set is made, only the cause says what it was.
-        raise UserError(
-            f"data.path={path}: can't be read as a data set with data.subset={subset or 'null'} "
-            f"({reason(error.__cause__ or error, name_file=True)})"
-        ) from error
     builder = RowBuilder(ImageFolder(folder))
     for table in dataset_tables(tables, path, columns):
         builder.add(table)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -38,21 +38,16 @@ class _Listing:
     path: str
     files: dict[str, str] = field(default_factory=dict)  # name on this disk
     folders: dict[str, str] = field(default_factory=dict)  # path on this disk
-    links: set[str] = field(default_factory=set)  # those of the folders that are links
     errors: dict[str, str] = field(default_factory=dict)  # why an entry can't be used
     left_out: set[str] = field(default_factory=set)  # those of them that may hold data
     error: str = ""  # why the folder itself can't be had
 
 
 class ImageFolder:
-    """A folder that images are looked for in.
+    """A folder that images are looked for in, and in its ``subfolders`` too where they aren't at their names.
 
     A folder is listed when a name first leads into it: links are followed at that time, and those that lead out of the
     whole folder are refused.
-
-    Args:
-        folder: the folder; itself it may be a link.
-        subfolders: where an image is looked for too, when it isn't at its name.
     """
 
     def __init__(self, folder: Path, *, subfolders: Sequence[str] = ()) -> None:
@@ -74,44 +69,33 @@ class ImageFolder:
         if "://" in name and "::" in name:  # zip://a.png::train.zip is what datasets calls an image in there
             return Found(shown(name), "", "image in an archive, which must be unpacked first")
         if "://" in name:
-            try:
-                last = posixpath.basename(urlsplit(name).path)
-            except ValueError:
-                return Found(shown(name), "", "not a web address")
+            last = re.split("[?#]", name)[0].partition("://")[2].partition("/")[2].rpartition("/")[2]
             found = self._find(_below(base, unquote(last)))
             return self._find(_below(base, last)) if found.error else found
         plain = portable(name)
         if plain.startswith("/") or re.match("[A-Za-z]:/", plain):
             below = self._name_below(plain)
             return Found(shown(name), "", OUTSIDE) if below is None else self._find(below)
-        first = self._find(_below(base, plain))
-        others = self.subfolders[1:] if first.error == MISSING else ()
-        found_there = (self._find(_below(base, f"{subfolder}/{plain}")) for subfolder in others)
-        return next((found for found in found_there if not found.error), first)
+        found = self._find(_below(base, plain))
+        others = self.subfolders[1:] if found.error == MISSING else ()
+        elsewhere = (self._find(_below(base, f"{subfolder}/{plain}")) for subfolder in others)
+        return next((other for other in elsewhere if not other.error), found)
 
     def images(self) -> list[str]:
         """The names of all files in the folder that look like images by their suffix, hidden ones left out."""
-        suffixes = image_suffixes()
-        return [name for name in self.files() if posixpath.splitext(name)[1].lower() in suffixes]
+        return [name for name in self.files() if posixpath.splitext(name)[1].lower() in image_suffixes()]
 
     def files(self) -> list[str]:
         """The names of all files in the folder and its subfolders, sorted, hidden ones left out."""
         if self._files is None:
-            self._files = sorted(
-                _below(name, file)
-                for name, listing in self._walk()
-                for file in listing.files
-                if not file.startswith(".")
-            )
+            found = ((name, file) for name, listing in self._walk() for file in listing.files)
+            self._files = sorted(_below(name, file) for name, file in found if not file.startswith("."))
         return self._files
 
     def left_out(self) -> list[RowIssue]:
         """What in the folder may hold data and can't be used: links that lead out, say."""
-        return sorted(
-            RowIssue(listing.errors[entry], _below(name, shown(entry)))
-            for name, listing in self._walk()
-            for entry in listing.left_out
-        )
+        found = ((name, listing.errors[entry], entry) for name, listing in self._walk() for entry in listing.left_out)
+        return sorted(RowIssue(error, _below(name, shown(entry))) for name, error, entry in found)
 
     def forget(self) -> None:
         """Frees the memory of the listings; they are made anew where they are needed."""
@@ -126,8 +110,9 @@ class ImageFolder:
     def _walk(self, name: str = "") -> Iterator[tuple[str, _Listing]]:
         listing = self._listing(name)
         yield name, listing
-        for subfolder in listing.folders.keys() - listing.links:  # what a link leads to has its own name as well
-            if not subfolder.startswith("."):
+        for subfolder, path in listing.folders.items():
+            # What a link leads to has its own name as well.
+            if not subfolder.startswith(".") and not os.path.islink(path):  # noqa: PTH114
                 yield from self._walk(_below(name, subfolder))
 
     def _find(self, name: str) -> Found:
@@ -143,14 +128,11 @@ class ImageFolder:
         return Found(shown(name), "", listing.errors.get(last, listing.error or MISSING))
 
     def _name_below(self, path: str) -> str | None:
-        """The name below the folder of an absolute path, or None where it is outside."""
         parent, _, last = path.rpartition("/")
         if parent not in self._insides:
-            try:
-                below = os.path.relpath(os.path.realpath(parent or "/"), self._real)
-            except ValueError:  # a NUL in it, or on Windows another drive
-                below = ".."
-            self._insides[parent] = None if below == ".." or below.startswith(f"..{os.sep}") else portable(below)
+            is_name = "\0" not in parent and is_utf8(parent)
+            below = os.path.relpath(os.path.realpath(parent or "/"), self._real) if is_name else ".."
+            self._insides[parent] = None if below == ".." or below.startswith("../") else portable(below)
         inside = self._insides[parent]
         return None if inside is None else _below(inside, last)
 
@@ -172,27 +154,22 @@ class ImageFolder:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    self._add_entry(listing, entry)
+                    name, is_link = unicodedata.normalize("NFC", entry.name), entry.is_symlink()
+                    target = os.path.realpath(entry.path) if is_link else entry.path
+                    if not is_utf8(name) or (is_link and not self.holds(target)):
+                        listing.errors[name] = OUTSIDE if is_utf8(name) else "file name isn't UTF-8"
+                        suffix = posixpath.splitext(name)[1].lower()
+                        if suffix in DATA_SUFFIXES or suffix in image_suffixes() or entry.is_dir():
+                            listing.left_out.add(name)
+                    elif os.path.isfile(target) if is_link else entry.is_file():  # noqa: PTH113  a million times
+                        listing.files[name] = entry.name
+                    elif os.path.isdir(target) if is_link else entry.is_dir():  # noqa: PTH112
+                        listing.folders[name] = entry.path
+                    elif os.path.exists(target):  # noqa: PTH110
+                        listing.errors[name] = NO_FILE
         except OSError as error:
             return _Listing(path, error=f"folder can't be read: {error.strerror}")
         return listing
-
-    def _add_entry(self, listing: _Listing, entry: os.DirEntry[str]) -> None:
-        name, is_link = unicodedata.normalize("NFC", entry.name), entry.is_symlink()
-        target = os.path.realpath(entry.path) if is_link else entry.path
-        if not is_utf8(name) or (is_link and not self.holds(target)):
-            listing.errors[name] = OUTSIDE if is_utf8(name) else "file name isn't UTF-8"
-            suffix = posixpath.splitext(name)[1].lower()
-            if suffix in DATA_SUFFIXES or suffix in image_suffixes() or entry.is_dir():
-                listing.left_out.add(name)
-        elif os.path.isfile(target) if is_link else entry.is_file():  # noqa: PTH113  a million times
-            listing.files[name] = entry.name
-        elif os.path.isdir(target) if is_link else entry.is_dir():  # noqa: PTH112
-            listing.folders[name] = entry.path
-            if is_link:
-                listing.links.add(name)
-        elif os.path.exists(target):  # noqa: PTH110
-            listing.errors[name] = NO_FILE
 
 
 def _below(folder: str, name: str) -> str:

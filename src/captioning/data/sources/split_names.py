@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import Any
 
 GIVEN_SPLITS = {
     "train": "train",
@@ -17,7 +16,7 @@ GIVEN_SPLITS = {
 }
 
 
-def split_of(value: Any) -> str | None:
+def split_of(value: object) -> str | None:
     """``train``, ``val`` or ``test`` for any of the usual names of a split; None for any other value."""
     return GIVEN_SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
 
@@ -25,18 +24,12 @@ def split_of(value: Any) -> str | None:
 def splits_of_files(names: Iterable[str], *, by_stem: bool = False) -> dict[str, str | None]:
     """The split of each file by the subfolder that it is in, such as ``train/a.png``.
 
-    Only where two splits are found at least: a single folder ``train`` may hold images of trains.
-
-    Args:
-        names: of files, below the data folder.
-        by_stem: whether a file may say it too, such as ``train-00000-of-00001.parquet``.
+    Only where two splits are found at least: a single folder ``train`` may hold images of trains. ``by_stem``: a file's
+    name may say it too, such as ``train-00000-of-00001.parquet``.
     """
-    found = {name: _split_in(PurePosixPath(name), by_stem=by_stem) for name in names}
-    if len(set(found.values()) - {None}) < 2:
-        return dict.fromkeys(found)
-    return found
-
-
-def _split_in(name: PurePosixPath, *, by_stem: bool) -> str | None:
-    words = [*name.parts[:-1], *(re.split(r"[^a-zA-Z]+", name.stem) if by_stem else ())]
-    return next((split for split in map(split_of, words) if split), None)
+    found: dict[str, str | None] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        words = [*path.parts[:-1], *(re.split(r"[^a-zA-Z]+", path.stem) if by_stem else ())]
+        found[name] = next(filter(None, map(split_of, words)), None)
+    return found if len(set(found.values()) - {None}) > 1 else dict.fromkeys(found)

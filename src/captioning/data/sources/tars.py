@@ -1,22 +1,21 @@
 """WebDataset's tar shards, from this machine, an address or a command."""
 
-import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from captioning.data.rows import USUAL, Columns, Row, RowIssue
 from captioning.data.shards import UNREADABLE, Report, Shards, digest, is_file_name
-from captioning.data.sources.columns import Cells, ColumnNames, find_columns
+from captioning.data.sources.columns import ColumnNames, find_columns
 from captioning.data.sources.paths import ImageFolder, image_suffixes
 from captioning.data.sources.row_builder import encoded_row
-from captioning.data.sources.text_files import is_utf8
+from captioning.data.sources.text_files import is_utf8, json_object
 from captioning.errors import UserError, reason, shown
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -38,8 +37,7 @@ def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
     Args:
         path: a tar; a folder with tars, in subfolders too; or what webdataset takes: an address (``https://…``,
             ``pipe:COMMAND`` and others), with a brace pattern such as ``{00000..00099}``, several with ``::`` between.
-        columns: ``image`` is the suffix of a member, ``caption`` that of a text or a key of ``.json``; all others are
-            keys of ``.json``.
+        columns: ``image`` is the suffix of a member, ``caption`` that of a text or a key of ``.json``, as are others.
 
     Raises:
         UserError: there is no shard. Where some are missing that ``path`` names, these are issues.
@@ -68,7 +66,11 @@ def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
         raise UserError(f"data.path={path}: no such shard ({missing[0]}{', …' if missing[1:] else ''})")
     issues += (RowIssue("shard is missing", shown(name)) for name in missing)
     names = [name for name in names if name not in set(missing)]
-    labels = _labels(names)
+    # As much of the end of each name as tells it from the others, without what may be a password behind a ?.
+    parts = [urlsplit(name).path.split("/") for name in names]
+    by_depth = (tuple(shown("/".join(part[-n:])) for part in parts) for n in range(1, max(map(len, parts)) + 1))
+    numbers = tuple(f"{number:06d}" for number in range(len(names)))
+    labels = next((labels for labels in by_depth if len(set(labels)) == len(names)), numbers)
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, filter(is_file_name, names))]
     return Shards(
         path=path,
@@ -80,51 +82,33 @@ def tar_shards(path: str, *, columns: Columns = USUAL) -> Shards:
     )
 
 
-def _labels(names: Sequence[str]) -> tuple[str, ...]:
-    """As much of the end of each name as tells it from the others."""
-    parts = [urlsplit(name).path.split("/") for name in names]  # without what may be a password behind a ?
-    for depth in range(1, max(map(len, parts)) + 1):
-        labels = tuple(shown("/".join(part[-depth:])) for part in parts)
-        if len(set(labels)) == len(labels):
-            return labels
-    return tuple(f"{number:06d}" for number in range(len(names)))
-
-
 def _read_tar(shards: Sequence[tuple[str, str]], columns: Columns, index: int, report: Report) -> Iterator[Row]:
     file, label = shards[index]
     prefix = next((label.removesuffix(suffix) for suffix in TAR_SUFFIXES if label.endswith(suffix)), label)
-    suffixes = image_suffixes()
     for members in _members(file, label, report):
         name = shown(f"{prefix}/{members['__key__']}")
         fields = {suffix: content for suffix, content in members.items() if not suffix.startswith("__")}
-        images = [suffix for suffix in fields if f".{suffix.rpartition('.')[2]}" in suffixes]
+        images = [suffix for suffix in fields if f".{suffix.rpartition('.')[2]}" in image_suffixes()]
         # Of a.jpg and a.mask.png it is the first.
         image = (columns.image or "").lower() or min(images, key=lambda suffix: suffix.count("."), default="")
+        row, problem = json_object(fields.get("json", b"{}"))
+        if problem:
+            report(RowIssue(f".json {problem}", name))
+            continue
+        wanted, member = columns, (columns.caption or "txt").lower()  # as webdataset has all suffixes
+        if member in fields:
+            text = fields[member].decode("utf-8-sig", errors="surrogateescape")
+            if not is_utf8(text):
+                report(RowIssue(f".{member} isn't UTF-8 text", name))
+                continue
+            row[member] = [line for line in text.splitlines() if line.strip()]
+            wanted = replace(columns, caption=member)
         try:
-            cells = _cells(fields, columns)
-        except ValueError as error:
+            cells = _names(tuple(row), wanted).cells(row)
+        except UserError as error:
             report(RowIssue(reason(error).partition(";")[0], name))  # without what is in this .json
         else:
             yield from encoded_row(name, fields.get(image), cells, report, id_expected=columns.id is not None)
-
-
-def _cells(fields: dict[str, bytes], columns: Columns) -> Cells:
-    row: Any = {}
-    if "json" in fields:
-        try:
-            row = json.loads(fields["json"])
-        except (ValueError, RecursionError) as error:
-            raise ValueError(".json isn't JSON") from error
-        if not isinstance(row, dict):
-            raise ValueError(".json isn't a JSON object")
-    member = (columns.caption or "txt").lower()  # as webdataset has all suffixes
-    if member in fields:
-        text = fields[member].decode("utf-8-sig", errors="surrogateescape")
-        if not is_utf8(text):
-            raise ValueError(f".{member} isn't UTF-8 text")
-        row[member] = [line for line in text.splitlines() if line.strip()]
-        columns = replace(columns, caption=member)
-    return _names(tuple(row), columns).cells(row)
 
 
 @lru_cache
@@ -149,12 +133,7 @@ def _members(name: str, label: str, report: Report) -> Iterator[dict[str, Any]]:
         errors.append(_error_text(error))
         return False
 
-    try:
-        stream = _Stream(gopen(name))
-    except (OSError, ValueError) as error:
-        report(RowIssue(f"{UNREADABLE}: {reason(error)}", label))
-        return
-    with closing(stream):
+    with closing(_Stream(partial(gopen, name))) as stream:
         files = tar_file_expander([{"url": name, "stream": stream}], handler=leave_out)
         yield from group_by_keys(files, handler=leave_out)
         if not errors and not stream.is_whole():
@@ -173,12 +152,14 @@ def _error_text(error: Exception) -> str:
 class _Stream:
     """A tar that knows whether it was read to its end: Python takes damage between members for the end."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    def __init__(self, opened: Callable[[], BinaryIO]) -> None:
+        self.opened = opened
+        self.stream: BinaryIO | None = None
         self.first = self.last = b""
         self.error = ""  # of the command that it came from
 
     def read(self, size: int) -> bytes:
+        self.stream = self.stream or self.opened()  # here webdataset handles what goes wrong
         block = bytes(self.stream.read(size))
         self.first = self.first or block
         self.last = block[-512:] or self.last
@@ -190,7 +171,8 @@ class _Stream:
 
     def close(self) -> None:
         try:
-            self.stream.close()
+            if self.stream:
+                self.stream.close()
         except OSError as error:
             text = _error_text(error)
             self.error = "" if text.endswith("-13") else text  # that of a command without a reader

@@ -1,5 +1,6 @@
 """Text files of any system."""
 
+import json
 import re
 from pathlib import Path
 from typing import TextIO
@@ -15,3 +16,12 @@ def open_text(file: Path) -> TextIO:
 def is_utf8(text: str) -> bool:
     """Whether text can be written as UTF-8: not where it has bytes of another encoding, or half of an emoji."""
     return text.isascii() or not SURROGATE.search(text)
+
+
+def json_object(text: str | bytes) -> tuple[dict[str, object], str]:
+    """The object in JSON text, or else an empty one and what is wrong with the text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}, "isn't JSON"
+    return (value, "") if isinstance(value, dict) else ({}, "isn't a JSON object")
