@@ -155,12 +155,7 @@ def _samples(run: RunFolder, count: int) -> list[Sample]:
     order = score([line["prediction"] for line in known], [line["references"] for line in known]).worst_first()[::-1]
     chosen = [known[order[place]] for place in spread(range(len(order)), count)]
     return [
-        Sample(
-            f"{SAMPLES}/{number}.jpg",
-            run.thumbnails["test", line["id"]],
-            line["prediction"],
-            line["references"][0],
-        )
+        Sample(f"{SAMPLES}/{number}.jpg", run.thumbnails["test", line["id"]], line["prediction"], line["references"][0])
         for number, line in enumerate(chosen, 1)
     ]
 

@@ -28,31 +28,26 @@ class NotPublicError(OSError):
 
 
 def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD, seconds: float | None = None) -> bytes:
-    """The content of a file on the web.
+    """The content of a file on the web: http or https.
 
     Args:
-        url: http or https.
+        url: the address.
         public: refuse addresses that aren't of the public internet: this machine, its network, and what clouds have
             there. Redirects are refused likewise, and no proxy is used, which would look for names by itself.
         largest: bytes.
-        seconds: that it may take in all; by default a server may send as slowly as it likes, but not pause for long.
+        seconds: that it may take in all; by default it may take any time, but not pause for SILENCE_SECONDS.
 
     Raises:
-        OSError: it can't be had; what it says doesn't name the file.
+        OSError: why it can't be had, without its name.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "captioning"})  # some refuse Python's own
     opener = urllib.request.build_opener()
     if public:
         opener = urllib.request.OpenerDirector()  # without the handlers of files, FTP, proxies and data
-        for handler in (
-            _PublicHTTP(),
-            _PublicHTTPS(),
-            urllib.request.HTTPRedirectHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.UnknownHandler(),
-        ):
-            opener.add_handler(handler)
+        for name in ("HTTPRedirectHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler", "UnknownHandler"):
+            opener.add_handler(getattr(urllib.request, name)())
+        opener.add_handler(_PublicHTTP())
+        opener.add_handler(_PublicHTTPS())
     deadline = None if seconds is None else time.monotonic() + seconds
     content = bytearray()
     try:
@@ -62,14 +57,17 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
                 if len(content) > largest or (deadline is not None and time.monotonic() > deadline):
                     break
             missing = answer.length  # of what it promised
-    except urllib.error.HTTPError as error:
-        raise OSError(f"the server answers {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise OSError(f"can't be reached ({error.reason})") from error
-    except TimeoutError as error:
-        raise OSError("takes too long") from error
     except Exception as error:  # of the connection, or of a name that is none
-        raise OSError(f"can't be fetched ({reason(error)})") from error
+        match error:
+            case urllib.error.HTTPError():
+                line = f"the server answers {error.code} {error.reason}"
+            case urllib.error.URLError():
+                line = f"can't be reached ({error.reason})"
+            case TimeoutError():
+                line = "takes too long"
+            case _:
+                line = f"can't be fetched ({reason(error)})"
+        raise OSError(line) from error
     if len(content) > largest:
         raise OSError(f"larger than {largest / 1e6:.0f} MB")
     if missing:
@@ -78,27 +76,22 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
 
 
 def connect_to_public(host: str, port: int, timeout: float | None = None) -> socket.socket:
-    """A connection to a host, all of whose addresses must be public; it goes to one that was looked at.
+    """A connection to a host, all of whose addresses must be public; it goes to one that was checked.
 
     Raises:
         NotPublicError: one isn't.
         OSError: the host can't be found or reached.
     """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, address in addresses:
-        if not _is_public(str(address[0])):
-            raise NotPublicError("not an address of the public internet")
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in addresses:
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(timeout)
+    addresses = [found[4] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not all(_is_public(str(address[0])) for address in addresses):
+        raise NotPublicError("not an address of the public internet")
+    failure = OSError("has no address")
+    for address in addresses:
         try:
-            connection.connect(address)
-            return connection
+            return socket.create_connection((str(address[0]), port), timeout)
         except OSError as error:
-            connection.close()
             failure = error
-    raise failure or OSError("has no address")
+    raise failure
 
 
 def _is_public(address: str) -> bool:
