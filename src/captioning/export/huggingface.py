@@ -13,9 +13,8 @@ from captioning.errors import UserError, nearest
 from captioning.export.card import Sample, write_card
 from captioning.export.onnx import require_packages, write_onnx
 from captioning.inference.pretrained import find_model, load_pretrained
-from captioning.models.generation import Decoding
-from captioning.models.git import GitForCausalLM
 from captioning.runs.run_folder import write_model
+from captioning.terminal import quiet_transformers
 
 TRANSFORMERS, ONNX = "transformers", "onnx"
 
@@ -36,7 +35,7 @@ def export(
     ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested.
 
     Args:
-        run: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
+        run: what :func:`captioning.inference.pretrained.find_model` takes.
         folder: a new one. It is there once it is whole.
         samples: at most this many test images of the run, small, are shown in the card.
         name: of the model in its card; by default the folder's.
@@ -58,9 +57,14 @@ def export(
     if form == ONNX:
         require_packages()
     source = find_model(run)  # before what is slow
+    quiet_transformers()
     with new_folder(folder) as part:
         network, processor, decoding = load_pretrained(run)
-        network.generation_config = generation_config(network, decoding)
+        own = network.generation_config
+        start = own.bos_token_id if own.bos_token_id is not None else network.config.bos_token_id
+        network.generation_config = GenerationConfig(
+            bos_token_id=start, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, **decoding.arguments()
+        )
         if form == ONNX:
             write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
         else:
@@ -80,11 +84,7 @@ def export(
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Where to write what shall be in a folder once it is whole.
-
-    Raises:
-        UserError: there is something in the folder.
-    """
+    """Where to write what shall be in a folder once it is whole. Raises UserError if something is in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: something is in it; name a new folder")
     part = folder.resolve().with_name(f".{folder.resolve().name}.part")
@@ -97,12 +97,3 @@ def new_folder(folder: Path) -> Iterator[Path]:
         part.rename(folder.resolve())
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def generation_config(network: GitForCausalLM, decoding: Decoding) -> GenerationConfig:
-    """By which plain ``generate`` chooses captions as ``decoding`` says."""
-    own = network.generation_config
-    start = own.bos_token_id if own.bos_token_id is not None else network.config.bos_token_id
-    return GenerationConfig(
-        bos_token_id=start, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, **decoding.arguments()
-    )

@@ -57,10 +57,7 @@ def caption_images(
 ) -> None:
     """Caption all images that have no caption yet. Whatever ends it early, what was captioned is stored.
 
-    ``summary`` is updated meanwhile; the options are those of :meth:`Captioner.stream`.
-
-    Raises:
-        UserError: there is no such model, a wrong setting, or captions can't be written there.
+    ``summary`` is updated meanwhile; the options are those of :meth:`Captioner.stream`. Raises UserError.
     """
     tolerate_any_terminal()
     quiet_transformers()
@@ -71,18 +68,14 @@ def caption_images(
             stream = Captioner.from_pretrained(model, device=device).stream(left, **options)
             is_quiet = type(output) is Output and sys.stdout.isatty()
             for result in stream if is_quiet else with_progress(stream, len(left), summary):
-                issue = result.error
-                text = "" if issue else template(result.captions[0].text)
-                if issue is None and not text:
-                    issue = NO_CAPTION
-                if issue is None:
-                    try:
-                        output.write({"path": result.image, "caption": text, "score": result.captions[0].score})
-                        summary.captioned += 1
-                    except ValueError as error:
-                        issue = str(error)
-                if issue is not None:
-                    summary.failed[result.image] = issue
+                text = template(result.captions[0].text) if result.captions else ""
+                try:
+                    if not text:
+                        raise ValueError(result.error or NO_CAPTION)
+                    output.write({"path": result.image, "caption": text, "score": result.captions[0].score})
+                    summary.captioned += 1
+                except ValueError as error:
+                    summary.failed[result.image] = str(error)
         output.finish()
 
 

@@ -29,7 +29,7 @@ DISCARDED_BODIES = 4  # times the largest body: how much of a rejected one is re
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may be, and how many there may be at once."""
+    """How large a request may be, and how many there may be at once."""
 
     body: int = 20_000_000  # bytes of a request
     bodies: int = 200_000_000  # bytes of all requests that are being worked on
@@ -54,7 +54,7 @@ class RequestLimiter:
         self._held = 0  # bytes of the bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, as ASGI has it."""
+        """Serve an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -90,23 +90,22 @@ class RequestLimiter:
         if int(headers.get("content-length", "0")) > most:  # h11 lets only digits through
             raise too_large
         size, rejected, is_last = 0, None, False
-        try:
-            with anyio.fail_after(self._limits.seconds):
-                while not is_last and size <= most:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise RequestRejected(400, "the request ended too early")
-                    part, is_last = message.get("body", b""), not message.get("more_body", False)
-                    size += len(part)
-                    if size > self._limits.body:
-                        rejected = rejected or too_large
-                    elif self._held + len(part) > self._limits.bodies:
-                        rejected = rejected or RequestRejected(429, "too much is sent at once; try again later")
-                    if rejected is None:
-                        body += part
-                        self._held += len(part)
-        except TimeoutError:
-            raise RequestRejected(408, f"the request took more than {self._limits.seconds:g} s to arrive") from None
+        with anyio.move_on_after(self._limits.seconds) as timeout:
+            while not is_last and size <= most:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestRejected(400, "the request ended too early")
+                part, is_last = message.get("body", b""), not message.get("more_body", False)
+                size += len(part)
+                if size > self._limits.body:
+                    rejected = rejected or too_large
+                elif self._held + len(part) > self._limits.bodies:
+                    rejected = rejected or RequestRejected(429, "too much is sent at once; try again later")
+                if rejected is None:
+                    body += part
+                    self._held += len(part)
+        if timeout.cancelled_caught:
+            raise RequestRejected(408, f"the request took more than {self._limits.seconds:g} s to arrive")
         if rejected is not None:
             raise rejected
 
