@@ -36,6 +36,10 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A run folder, a .ckpt of one, a Hugging Face folder, or a Hub name.")]
+SETTINGS = "As for train.py: data=local, data.path=PATH, trainer.devices=2, …"
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help=SETTINGS)]
+RESULTS = "Where results go; by default a new folder in outputs."
+OutputDir = Annotated[Path | None, typer.Option(metavar="DIR", help=RESULTS)]
 INPUTS = "Files, folders, 'patterns/**/*.jpg', URLs; - or none: a list on standard input."
 OUTPUT = "*.txt, *.jsonl, *.csv or *.parquet; standard output by default."
 SHARD = "Caption share I of N, from 0/N to N-1/N, into FILE-I-of-N; torchrun and srun set it."
@@ -51,17 +55,10 @@ Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write everythin
 
 def _with_decoding_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each setting of decoding; the command takes those that are given as keywords."""
-    options = [
-        inspect.Parameter(
-            setting.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                setting.type | None, typer.Option(help=setting.description, show_default="the model's")
-            ],
-        )
-        for setting in decoding_settings()
-    ]
+    options = []
+    for name, kind, _, description in decoding_settings():
+        annotation = Annotated[kind | None, typer.Option(help=description, show_default="the model's")]  # type: ignore[valid-type]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     @wraps(command)
     def with_given(**arguments: Any) -> None:
@@ -93,15 +90,7 @@ def main_options(
 
 
 @app.command()
-def check(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]…", help="As for train.py: data=local, data.path=PATH, data.strict=true, …"),
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/check/DATE_TIME")
-    ] = None,
-) -> None:
+def check(settings: Settings = None, output_dir: OutputDir = None) -> None:
     """Check every image and caption of a data set before training.
 
     Lists what would be left out and why, images in two splits, and what else is worth a look, in the terminal, a page
@@ -120,14 +109,9 @@ def check(
 @app.command()
 def evaluate(
     model: Model,
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]…", help="As for train.py: data=…, model.num_beams=4, trainer.devices=2, …"),
-    ] = None,
+    settings: Settings = None,
     split: Annotated[str, typer.Option(help="Which images: test, val, train, or all.")] = "test",
-    output_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results go.", show_default="outputs/DATE/TIME")
-    ] = None,
+    output_dir: OutputDir = None,
 ) -> None:
     """Test a model on a data set, with a report as after training.
 
@@ -183,9 +167,9 @@ def caption(
             if is_listed and launched and under_torchrun():
                 raise UserError("torchrun gives standard input to one process alone: name files or folders")
             found = find_images(named, listed=read_list(sys.stdin.buffer.read()) if is_listed else [])
-            images, part = found.images, (rank(), launched[0] * launched[1]) if launched else None
-            if shard is not None:
-                part = parse_shard(shard)
+            images, part = found.images, parse_shard(shard) if shard else None
+            if launched:
+                part = rank(), launched[0] * launched[1]
             to = make_output(images, file=output, sidecars=sidecars, form=form, shard=part)
             if part:
                 images, errors = images[part[0] :: part[1]], errors and part_path(errors, part)

@@ -29,7 +29,7 @@ def snapshot(
     Args:
         repo_id: ``USER/NAME``.
         setting: the configuration key that named the repository, for the error message.
-        repo_type: which kind of repository.
+        repo_type: what it holds.
         revision: a branch, tag or commit; by default ``main``.
         allow_patterns: glob patterns of the files to fetch; by default all.
         way_out: what a user without this repository can do instead, for the error message.

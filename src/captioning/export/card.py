@@ -41,16 +41,17 @@ def write_card(
     *,
     network: GitForCausalLM,
     decoding: Decoding,
-    samples: int,
     name: str,
-    license: str | None,  # noqa: A002
-    data_license: str | None,
-    form: str = "transformers",
+    form: str,
+    samples: int = 4,
+    license: str | None = None,  # noqa: A002  as the Hub calls it
+    data_license: str | None = None,
 ) -> list[Sample]:
     """Write a model's README.md, with the metadata that the Hub reads, and the images that it shows.
 
     ``source`` is what ``find_model`` found: only of a run's ``model`` folder more is known than the model itself.
-    ``form`` is ``transformers``, ``onnx`` or ``onnx int8``. Returns the shown test images, at most ``samples``.
+    ``form`` is ``transformers``, ``onnx`` or ``onnx int8``; ``license`` is the Hub's abbreviation, such as ``mit``.
+    Returns the shown test images, at most ``samples``.
     """
     is_of_run = isinstance(source, Path) and source.name == "model" and (source.parent / ".hydra").is_dir()
     run = RunFolder(Path(source).parent if is_of_run else folder / "unknown")

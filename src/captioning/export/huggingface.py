@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig
 
@@ -20,15 +21,7 @@ TRANSFORMERS, ONNX = "transformers", "onnx"
 
 
 def export(
-    run: str,
-    folder: Path,
-    *,
-    samples: int = 4,
-    name: str | None = None,
-    license: str | None = None,  # noqa: A002  as the Hub calls it
-    data_license: str | None = None,
-    form: str = TRANSFORMERS,
-    int8: bool = False,
+    run: str, folder: Path, *, name: str | None = None, form: str = TRANSFORMERS, int8: bool = False, **card: Any
 ) -> list[Sample]:
     """Write a Hugging Face folder: weights in safetensors, processor, decoding and a model card; no pickle.
 
@@ -37,18 +30,12 @@ def export(
     Args:
         run: what :func:`captioning.inference.pretrained.find_model` takes.
         folder: a new one. It is there once it is whole.
-        samples: at most this many test images of the run, small, are shown in the card.
         name: of the model in its card; by default the folder's.
-        license: of the model, as the Hub abbreviates it: ``mit``, ``apache-2.0``, …
-        data_license: of the images and captions that it was trained on.
         form: ``transformers``, or ``onnx``: see :mod:`captioning.export.onnx`.
         int8: of ONNX, with weights in 8 bits.
+        **card: ``samples``, ``license`` and ``data_license``, as for :func:`captioning.export.card.write_card`.
 
-    Returns:
-        The test images that the card shows.
-
-    Raises:
-        UserError: there is no such model, or there is something in the folder.
+    Returns the test images that the card shows. Raises UserError.
     """
     if form not in (TRANSFORMERS, ONNX):
         raise UserError(f"--format {form}: no such format{nearest(form, [TRANSFORMERS, ONNX])}")
@@ -69,17 +56,8 @@ def export(
             write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
         else:
             write_model(part, network=network, processor=processor)
-        return write_card(
-            part,
-            source,
-            network=network,
-            decoding=decoding,
-            samples=samples,
-            name=name or folder.resolve().name,
-            license=license,
-            data_license=data_license,
-            form=f"{form} int8" if int8 else form,
-        )
+        name, form = name or folder.resolve().name, f"{form} int8" if int8 else form
+        return write_card(part, source, network=network, decoding=decoding, name=name, form=form, **card)
 
 
 @contextmanager

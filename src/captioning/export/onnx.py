@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import ProcessorMixin
 
 from captioning.errors import UserError
 from captioning.files import write_json
@@ -61,12 +61,14 @@ def _stacked(layers: list[KeysValues]) -> tuple[Tensor, Tensor]:
 
 
 def require_packages() -> None:
-    """Raise a UserError where the extra isn't installed."""
+    """Raises UserError where the extra isn't installed."""
     if any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         raise UserError("--format onnx needs onnx and onnxruntime, which isn't installed: pip install -e '.[onnx]'")
 
 
-def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decoding: Decoding, int8: bool) -> None:
+def write_onnx(
+    folder: Path, *, network: GitForCausalLM, processor: ProcessorMixin, decoding: Decoding, int8: bool
+) -> None:
     """Write a model as ONNX, with what captions by it: a program that needs onnxruntime, tokenizers, Pillow and NumPy.
 
     Of ``decoding`` it has the longest and shortest caption; it is greedy. ``int8`` keeps the matrices' weights in 8

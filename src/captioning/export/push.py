@@ -40,10 +40,7 @@ def push(
         public: whether everybody may see it if it is new.
         dry_run: only list what would go; no request is made.
         replace: whether a repository with something else in it may be written to.
-        **options: as for :func:`captioning.export.huggingface.export`.
-
-    Raises:
-        UserError: there is no such model, or the Hub can't be reached or refuses the login, the name or the files.
+        **options: as for :func:`captioning.export.huggingface.export`. Raises UserError.
     """
     _require_name(name)
     find_model(run)

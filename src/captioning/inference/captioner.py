@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from transformers import ProcessorMixin
 
 from captioning.data.images import as_rgb, decode
 from captioning.data.transforms import normalize, to_pixels
@@ -31,7 +32,7 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarr
 class ImageError(UserError):
     """An image can't be opened; ``reason`` says why, without its name."""
 
-    def __init__(self, image: Any, reason: str) -> None:
+    def __init__(self, image: object, reason: str) -> None:
         name = shown(str(image)) if isinstance(image, str | os.PathLike) else f"an image ({type(image).__name__})"
         super().__init__(f"{name}: {reason}")
         self.reason = reason
@@ -68,7 +69,7 @@ class Captioner:
     def __init__(
         self,
         network: GitForCausalLM,
-        processor: Any,
+        processor: ProcessorMixin,
         *,
         decoding: Decoding | None = None,
         device: str | torch.device | None = None,
@@ -102,47 +103,27 @@ class Captioner:
         network, processor, decoding = load_pretrained(source if isinstance(source, str) else Path(source))
         return cls(network, processor, decoding=decoding, device=device, dtype=dtype)
 
-    def __call__(
-        self,
-        images: ImageInput | Iterable[ImageInput],
-        *,
-        prefix: str = "",
-        batch_size: int | None = None,
-        **decoding: Any,
-    ) -> str | list[str]:
+    def __call__(self, images: ImageInput | Iterable[ImageInput], **options: Any) -> str | list[str]:
         """The caption of an image, or those of several, in order.
 
-        Args:
-            images: one, or several.
-            prefix: what each caption begins with; the model continues it.
-            batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
-            **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``num_beams=4``.
+        The options are those of :meth:`stream`: ``prefix``, ``batch_size``, and settings such as ``num_beams=4``.
 
         Raises:
             UserError: a wrong setting or, as ImageError, an image that can't be opened.
         """
-        several = not _is_one(images)
-        given: Any = images if several else [images]
-        captions = [best.text for best, *_ in self.candidates(given, prefix=prefix, batch_size=batch_size, **decoding)]
-        return captions if several else captions[0]
+        captions = [best.text for best, *_ in self.candidates(images, **options)]
+        return captions[0] if _is_one(images) else captions
 
     def candidates(
-        self,
-        images: ImageInput | Iterable[ImageInput],
-        *,
-        num_captions: int = 1,
-        prefix: str = "",
-        batch_size: int | None = None,
-        **decoding: Any,
+        self, images: ImageInput | Iterable[ImageInput], *, num_captions: int = 1, **options: Any
     ) -> list[list[Caption]]:
-        """``num_captions`` of each image, best first, in a list even for one image; the rest is as when called.
+        """Captions of each image, best first, in a list even for one; the rest is as when called.
 
-        They are the ends of as many beams or, with a ``temperature``, samples, of which some may be equal.
+        ``num_captions`` are the ends of as many beams or, with a ``temperature``, samples, which may be equal.
         """
         given: Any = [images] if _is_one(images) else images
         result = []
-        options = {"num_captions": num_captions, "prefix": prefix, "batch_size": batch_size, **decoding}
-        for captioned in self.stream(given, **options):
+        for captioned in self.stream(given, num_captions=num_captions, **options):
             if captioned.error is not None:
                 raise ImageError(captioned.image, captioned.error)
             result.append(captioned.captions)
@@ -160,8 +141,13 @@ class Captioner:
     ) -> Iterator[CaptionResult]:
         """Caption any number of images, in order, in memory that doesn't grow with it.
 
-        ``workers`` threads, by default one for each core but 16 at most, open images up to four batches ahead. One that
-        can't be opened has an ``error`` in its place. The rest is as for :meth:`candidates`.
+        Args:
+            images: one that can't be opened has an ``error`` in its place.
+            num_captions: of each image, as for :meth:`candidates`.
+            prefix: what each caption begins with; the model continues it.
+            batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
+            workers: threads that open images, up to four batches ahead; by default one for each core, 16 at most.
+            **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``num_beams=4``.
 
         Raises:
             UserError: a wrong setting; at once, and not when the first is asked for.
@@ -186,8 +172,8 @@ class Captioner:
                     failures = [future.exception() for _, future in batch]
                     errors = [failure if isinstance(failure, ImageError) else None for failure in failures]
                     pixels = [future.result() for (_, future), error in zip(batch, errors, strict=True) if not error]
-                    options: dict[str, Any] = {"num_captions": num_captions, "prefix": prefix}
-                    captions = iter(self.caption_pixels(torch.stack(pixels), settings, **options) if pixels else [])
+                    made = self.caption_pixels(torch.stack(pixels), settings, num_captions, prefix) if pixels else []
+                    captions = iter(made)
                     for (image, _), error in zip(batch, errors, strict=True):
                         yield CaptionResult(image, [], error.reason) if error else CaptionResult(image, next(captions))
             finally:
@@ -205,7 +191,7 @@ class Captioner:
 
     @torch.inference_mode()
     def caption_pixels(
-        self, pixels: Tensor, decoding: Decoding | None = None, *, num_captions: int = 1, prefix: str = ""
+        self, pixels: Tensor, decoding: Decoding | None = None, num_captions: int = 1, prefix: str = ""
     ) -> list[list[Caption]]:
         """Captions of a batch (batch, 3, height, width), best first for each image.
 
@@ -220,10 +206,8 @@ class Captioner:
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise
-        options: dict[str, Any] = {"num_captions": num_captions, "prefix": prefix}
-        return [
-            captions for half in pixels.tensor_split(2) for captions in self.caption_pixels(half, decoding, **options)
-        ]
+        halves = (self.caption_pixels(half, decoding, num_captions, prefix) for half in pixels.tensor_split(2))
+        return [captions for half in halves for captions in half]
 
     def _caption(self, pixels: Tensor, decoding: Decoding, num_captions: int, prompt: list[int]) -> list[list[Caption]]:
         values = normalize(pixels.to(self.device), self.processor.image_processor).to(self.dtype)
@@ -261,7 +245,7 @@ class Captioner:
         return tokens
 
 
-def _is_one(images: Any) -> bool:
+def _is_one(images: object) -> bool:
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
     return isinstance(images, str | os.PathLike | bytes | Image.Image)

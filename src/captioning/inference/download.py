@@ -9,7 +9,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from typing import Any
 
 from captioning.errors import reason
 
@@ -28,17 +27,11 @@ class NotPublicError(OSError):
 
 
 def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD, seconds: float | None = None) -> bytes:
-    """The content of a file on the web: http or https.
+    """The content of a file on the web, by http or https; raises OSError with the reason alone.
 
-    Args:
-        url: the address.
-        public: refuse addresses that aren't of the public internet: this machine, its network, and what clouds have
-            there. Redirects are refused likewise, and no proxy is used, which would look for names by itself.
-        largest: bytes.
-        seconds: that it may take in all; by default it may take any time, but not pause for SILENCE_SECONDS.
-
-    Raises:
-        OSError: why it can't be had, without its name.
+    ``public`` refuses addresses, and redirects to them, that aren't of the public internet: this machine, its network,
+    and what clouds have there. It uses no proxy, which would look for names by itself. ``largest`` is in bytes;
+    ``seconds`` is for all of it, by default any time without a pause of SILENCE_SECONDS.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "captioning"})  # some refuse Python's own
     opener = urllib.request.build_opener()
@@ -46,8 +39,7 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
         opener = urllib.request.OpenerDirector()  # without the handlers of files, FTP, proxies and data
         for name in ("HTTPRedirectHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler", "UnknownHandler"):
             opener.add_handler(getattr(urllib.request, name)())
-        opener.add_handler(_PublicHTTP())
-        opener.add_handler(_PublicHTTPS())
+        opener.add_handler(_PublicHandler())
     deadline = None if seconds is None else time.monotonic() + seconds
     content = bytearray()
     try:
@@ -76,12 +68,7 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
 
 
 def connect_to_public(host: str, port: int, timeout: float | None = None) -> socket.socket:
-    """A connection to a host, all of whose addresses must be public; it goes to one that was checked.
-
-    Raises:
-        NotPublicError: one isn't.
-        OSError: the host can't be found or reached.
-    """
+    """A connection to an address that was checked; raises NotPublicError if any of the host's isn't public."""
     addresses = [found[4] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not all(_is_public(str(address[0])) for address in addresses):
         raise NotPublicError("not an address of the public internet")
@@ -111,17 +98,15 @@ class _PublicHTTPConnection(http.client.HTTPConnection):
         self.sock = connect_to_public(self.host, self.port, self.timeout)
 
 
-class _PublicHTTPSConnection(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        plain = connect_to_public(self.host, self.port, self.timeout)
-        self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
+class _PublicHTTPSConnection(http.client.HTTPSConnection, _PublicHTTPConnection):
+    """TLS on top of what the other class connects."""
 
 
-class _PublicHTTP(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> Any:
+class _PublicHandler(urllib.request.AbstractHTTPHandler):
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_PublicHTTPConnection, request)
 
-
-class _PublicHTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> Any:
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_PublicHTTPSConnection, request)

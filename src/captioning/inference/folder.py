@@ -83,17 +83,13 @@ def with_progress(stream: Iterator[CaptionResult], total: int, summary: Summary)
     """The stream, with a bar on a terminal."""
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    began = shown_at = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=total)
+        task, began = progress.add_task("", total=total), time.monotonic()
         for number, result in enumerate(stream, 1):
             yield result
-            now = time.monotonic()
-            if now - shown_at > 0.1:  # results come in batches: each for itself would be far too fast
-                failed = f" [red]{len(summary.failed):,} failed" if summary.failed else ""
-                rate = f"{number / (now - began):,.1f} images/s"
-                progress.update(task, completed=number, description=rate + failed)
-                shown_at = now
+            failed = f" [red]{len(summary.failed):,} failed" if summary.failed else ""
+            rate = f"{number / (time.monotonic() - began):,.1f} images/s"
+            progress.update(task, completed=number, description=rate + failed)
 
 
 def report(summary: Summary, output: Output, *, errors: Path | None = None, stopped_by: str = "") -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import pyarrow as pa
 import pyarrow.csv
@@ -80,7 +80,7 @@ class Sidecars(Output):
 class CaptionFile(Output):
     """Rows appended to JSON Lines: the file itself, or a hidden one beside it that other formats are written from.
 
-    A shard has a part of its own, and skips what is in the parts of others, however many wrote them.
+    A shard has a part of its own, and skips what any others have.
     """
 
     def __init__(self, path: Path, form: str, shard: Shard | None = None) -> None:
@@ -189,9 +189,7 @@ def make_output(
     """Where a user wants the captions of ``images``, those of other shards among them. Raises UserError."""
     if sidecars:
         if file or form:
-            raise UserError(
-                "--sidecars writes a .txt beside each image; leave out --output and --format, or --sidecars"
-            )
+            raise UserError("--sidecars writes a .txt beside each image; leave it out, or --output and --format")
         return Sidecars(images)
     if form and form not in FORMATS.values():
         raise UserError(f"--format {form}: no such format; there are {', '.join(dict.fromkeys(FORMATS.values()))}")
@@ -226,14 +224,14 @@ def _read(file: Path, form: str) -> Iterator[Row]:
                 for line in filter(bytes.strip, lines):
                     if form == "lines":
                         path, tab, caption = line.decode().rstrip("\r\n").partition("\t")
-                        row: object = {"path": path, "caption": caption, "score": None} if tab else None
+                        row: Any = {"path": path, "caption": caption, "score": None} if tab else None
                     elif line.endswith(b"\n"):
                         row = json.loads(line)
                     else:
                         return
                     match row:
-                        case {"path": str() as path, "caption": str() as caption, **rest}:
-                            yield {"path": path, "caption": caption, "score": rest.get("score")}
+                        case {"path": str(), "caption": str()}:
+                            yield row
                         case _:
                             raise ValueError(f"not a caption: {line.decode().strip()}")
             return

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+from transformers import ProcessorMixin
 
 from captioning.errors import UserError
 from captioning.models.decoding import Decoding
@@ -23,7 +24,7 @@ class LoadedModel(NamedTuple):
     """A model with what it needs to caption images."""
 
     network: GitForCausalLM  # float32, on the CPU, with adapters merged
-    processor: Any
+    processor: ProcessorMixin
     decoding: Decoding  # what it was trained with, or else what it is published with
 
 

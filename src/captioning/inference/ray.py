@@ -26,13 +26,9 @@ BATCH = 128  # images that a captioner is given at once, so that it can open som
 class CaptionBatch:
     """A callable class for ``ray.data.Dataset.map_batches``: batches with images to tables with captions.
 
-    Args:
-        source: a model, as for :meth:`captioning.Captioner.from_pretrained`, that every machine can read.
-        column: with the images: ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths.
-            It isn't in the result.
-        device: as for the Captioner; likewise ``dtype``.
-        dtype: what it computes in.
-        **settings: those of :meth:`captioning.Captioner.__call__`.
+    ``source``, ``device`` and ``dtype`` are as for :meth:`captioning.Captioner.from_pretrained`; every machine must be
+    able to read the model. ``settings`` are those of :meth:`captioning.Captioner.stream`. ``column`` has the images:
+    ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths; it isn't in the result.
 
     A call adds the columns ``caption`` (string), ``score`` (float32) and ``error`` (string): why an image has none.
     """
@@ -66,10 +62,10 @@ def caption_with_ray(
         model: as for :class:`CaptionBatch`.
         images: a folder or a URI (``s3://BUCKET/FOLDER``), read with all folders in it.
         output: a folder or a URI for the Parquet files, where nothing is yet.
-        captioners: how many at once, at most; by default one for each GPU, or for some cores.
+        captioners: at most; by default one for each GPU, or for some cores.
         **settings: others of :class:`CaptionBatch`.
 
-    Returns how many images there were, and how many of them have no caption. Raises UserError.
+    Returns the numbers of images, and of those without a caption. Raises UserError.
     """
     if find_spec("ray") is None:
         raise UserError("captioning with Ray needs Ray Data, which isn't installed: pip install -e '.[ray]'")

@@ -57,21 +57,16 @@ def serve(
         app = make_app(server, token=token, hosts=LOOPBACK_NAMES if ip_address(address).is_loopback else None)
         print(f"http://{f'[{address}]' if ':' in address else address}:{number}", flush=True)
         config = uvicorn.Config(
-            app,
-            http=Connection,
-            ws="none",
-            log_level="error",  # client errors aren't logged
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            app, http=Connection, ws="none", log_level="error", access_log=False, server_header=False
         )
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # likewise
+        config.timeout_graceful_shutdown = SHUTDOWN_SECONDS
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # client errors aren't logged
         with suppress(KeyboardInterrupt):  # which uvicorn raises again once all is answered
             uvicorn.Server(config).run(sockets=[listening])
 
 
 def require_packages() -> None:
-    """Raise a UserError where the extra isn't installed."""
+    """Raises UserError where the extra isn't installed."""
     if find_spec("fastapi_offline") is None or find_spec("prometheus_client") is None:
         raise UserError("captioning serve needs FastAPI, which isn't installed: pip install -e '.[serve]'")
 

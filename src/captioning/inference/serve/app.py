@@ -38,7 +38,7 @@ from captioning.models.decoding import decoding_settings
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # of all that PIL reads, what the web has
 MAX_CAPTIONS = 8  # of an image; and beams
 # What a stranger may ask for, within the limits that decoding has itself.
-SERVER_LIMITS: dict[str, list[Any]] = {
+SERVER_LIMITS: dict[str, list[Ge | Le]] = {
     "max_new_tokens": [Le(512)],
     "num_beams": [Le(MAX_CAPTIONS)],
     "length_penalty": [Ge(-10), Le(10)],
@@ -127,11 +127,7 @@ class Server:
         self.captioner, self.name, self.limits, self.allow_urls = captioner, name, limits, allow_urls
         self.metrics = Metrics()
         self.batcher = Batcher(
-            lambda pixels, wanted: captioner.caption_pixels(
-                pixels, wanted.decoding, num_captions=wanted.num_captions, prefix=wanted.prefix
-            ),
-            batch_size,
-            self.metrics.observe_batch,
+            lambda pixels, request: captioner.caption_pixels(pixels, *request), batch_size, self.metrics.observe_batch
         )
         self._fetch = fetch or (lambda url: download(url, public=True, largest=limits.body, seconds=limits.seconds))
         self._images = 0  # that are being opened, wait, or are captioned
