@@ -74,10 +74,9 @@ def require_packages() -> None:
 def read_token(file: Path | None) -> str | None:
     """The token in a file, or else in the environment. Raises UserError where a header can't hold it."""
     source = f"--token-file {file}" if file else TOKEN_VARIABLE
-    try:
-        token = file.read_text("utf-8", "replace").strip() if file else os.environ.get(TOKEN_VARIABLE)
-    except OSError as error:
-        raise UserError(f"{source}: can't be read ({reason(error)})") from error
+    if file and not os.access(file, os.R_OK):
+        raise UserError(f"{source}: no such file, or it can't be read")
+    token = file.read_text("utf-8", "replace").strip() if file else os.environ.get(TOKEN_VARIABLE)
     if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
         raise UserError(f"{source}: a token is one line of {MIN_TOKEN_LENGTH} or more letters, digits and signs")
     return token
