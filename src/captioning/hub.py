@@ -26,13 +26,9 @@ def snapshot(
     One request decides whether the Hub can be reached: the client itself waits without end for a Hub that doesn't
     answer, and the loaders of transformers and datasets would retry for minutes, file by file.
 
-    Args:
-        repo_id: ``USER/NAME``.
-        setting: the configuration key that named the repository, for the error message.
-        repo_type: what it holds.
-        revision: a branch, tag or commit; by default ``main``.
-        allow_patterns: glob patterns of the files to fetch; by default all.
-        way_out: what a user without this repository can do instead, for the error message.
+    ``setting`` is the configuration key that named the repository, and ``way_out`` what a user without it can do, for
+    the error message. ``revision`` is a branch, tag or commit, by default ``main``; ``allow_patterns`` are globs of the
+    files to fetch, by default all.
 
     Raises:
         UserError: the repository or its revision doesn't exist, isn't public, or is neither cached nor reachable.

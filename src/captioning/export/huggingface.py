@@ -27,13 +27,10 @@ def export(
 
     ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested.
 
-    Args:
-        run: what :func:`captioning.inference.pretrained.find_model` takes.
-        folder: a new one. It is there once it is whole.
-        name: of the model in its card; by default the folder's.
-        form: ``transformers``, or ``onnx``: see :mod:`captioning.export.onnx`.
-        int8: of ONNX, with weights in 8 bits.
-        **card: ``samples``, ``license`` and ``data_license``, as for :func:`captioning.export.card.write_card`.
+    ``run`` is what :func:`captioning.inference.pretrained.find_model` takes, ``folder`` a new one, which is there once
+    it is whole, and ``name`` the model's in its card, by default the folder's. ``form`` is ``transformers`` or
+    ``onnx``, that with ``int8`` in 8 bits: see :mod:`captioning.export.onnx`. The rest is ``samples``, ``license`` and
+    ``data_license`` of :func:`captioning.export.card.write_card`.
 
     Returns the test images that the card shows. Raises UserError.
     """

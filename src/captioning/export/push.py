@@ -34,13 +34,9 @@ def push(
 
     What an interrupted upload has sent already isn't sent again. The login is that of the Hub's own tools.
 
-    Args:
-        run: a run folder, a ``.ckpt`` of one, or a Hugging Face folder.
-        name: of the repository.
-        public: whether everybody may see it if it is new.
-        dry_run: only list what would go; no request is made.
-        replace: whether a repository with something else in it may be written to.
-        **options: as for :func:`captioning.export.huggingface.export`. Raises UserError.
+    ``public`` is for a repository that is new. ``dry_run`` only lists what would go, and asks the Hub nothing.
+    ``replace`` overwrites what is no model of this project. The options, and ``run``, are those of
+    :func:`captioning.export.huggingface.export`. Raises UserError.
     """
     _require_name(name)
     find_model(run)

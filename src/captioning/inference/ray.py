@@ -58,12 +58,9 @@ def caption_with_ray(
     It connects to the cluster that ``RAY_ADDRESS`` names, or to one on this machine, or starts Ray on this machine
     alone. One captioner has one GPU; without GPUs, some cores.
 
-    Args:
-        model: as for :class:`CaptionBatch`.
-        images: a folder or a URI (``s3://BUCKET/FOLDER``), read with all folders in it.
-        output: a folder or a URI for the Parquet files, where nothing is yet.
-        captioners: at most; by default one for each GPU, or for some cores.
-        **settings: others of :class:`CaptionBatch`.
+    ``images`` is a folder or a URI (``s3://BUCKET/FOLDER``), read with all folders in it; ``output`` is one where
+    nothing is yet. There are at most ``captioners``, by default one for each GPU, or for some cores; the rest is as for
+    :class:`CaptionBatch`.
 
     Returns the numbers of images, and of those without a caption. Raises UserError.
     """
