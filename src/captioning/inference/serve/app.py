@@ -101,16 +101,6 @@ class Results(BaseModel):
     results: list[Result]
 
 
-class ModelOut(BaseModel):
-    """The model, how it captions by default, and what a request may be."""
-
-    model: str
-    device: str
-    decoding: dict[str, Any]
-    limits: dict[str, float]
-    urls: bool
-
-
 class Server:
     """A captioner with its queue; ``fetch`` gets images from URLs, where that is allowed."""
 
@@ -221,11 +211,11 @@ def make_app(server: Server, *, token: str | None = None, hosts: list[str] | Non
         return await server.caption([await file.read() for file in request.images], request)
 
     @app.get("/v1/model", tags=["server"], summary="The model and its limits")
-    async def model() -> ModelOut:
+    async def model() -> dict[str, object]:
         """What a setting is by default, and what a request may be."""
         decoding, limits = asdict(server.captioner.decoding), asdict(server.limits)
         device, urls = str(server.captioner.device), server.allow_urls
-        return ModelOut(model=server.name, device=device, decoding=decoding, limits=limits, urls=urls)
+        return {"model": server.name, "device": device, "decoding": decoding, "limits": limits, "urls": urls}
 
     @app.get("/health", tags=["server"])
     async def health() -> dict[str, str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,13 +12,8 @@ import h11
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PUBLIC_PATHS = ("/", "/page.css", "/page.js", "/health", "/docs", "/openapi.json")
 PUBLIC_FOLDER = "/static-offline-docs/"
@@ -49,7 +42,7 @@ class RequestRejected(HTTPException):
 class RequestLimiter:
     """Lets a request through to the app, whole, once all of it has arrived; or answers why not."""
 
-    def __init__(self, app: App, limits: Limits, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, token: str | None) -> None:
         self._app, self._limits, self._token = app, limits, token
         self._held = 0  # bytes of the bodies in memory
 
