@@ -18,6 +18,12 @@ def test_help_says_what_it_is_for():
     assert "Caption images" in output_of("--help")
 
 
+def test_help_lists_the_commands_in_the_order_of_use_with_whole_sentences():
+    lines = output_of("--help").partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["check", "evaluate", "caption"]
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
 def test_neither_the_command_nor_the_package_imports_what_takes_seconds():
     code = (
         "import captioning.cli, sys; print({'torch', 'lightning', 'transformers', 'hydra', 'wandb'} & set(sys.modules))"

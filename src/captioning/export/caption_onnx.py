@@ -15,18 +15,14 @@ from tokenizers import Tokenizer
 
 
 class OnnxCaptioner:
-    """Writes captions greedily.
+    """Writes captions greedily; ``providers`` are onnxruntime's, such as CUDAExecutionProvider."""
 
-    Args:
-        folder: with encoder.onnx, decoder.onnx and the files beside them; by default that of this file.
-        providers: of onnxruntime, such as CUDAExecutionProvider.
-    """
-
-    def __init__(self, folder: str | Path = Path(__file__).parent, providers: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path = Path(__file__).parent, providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    ) -> None:
         folder = Path(folder)
-        chosen = providers or ("CPUExecutionProvider",)
-        self.encoder = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=list(chosen))
-        self.decoder = onnxruntime.InferenceSession(folder / "decoder.onnx", providers=list(chosen))
+        self.encoder = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=list(providers))
+        self.decoder = onnxruntime.InferenceSession(folder / "decoder.onnx", providers=list(providers))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.settings = json.loads((folder / "captioning.json").read_text())
         self.preparing = json.loads((folder / "preprocessor_config.json").read_text())
@@ -44,16 +40,9 @@ class OnnxCaptioner:
         new = np.full((len(pixel_values), 1), self.settings["start"])
         tokens, ended = [new], np.zeros(len(pixel_values), bool)
         for number in range(max_new_tokens or self.settings["max_new_tokens"]):
-            logits, past_keys, past_values = self.decoder.run(
-                None,
-                {
-                    "input_ids": new,
-                    "image_keys": keys,
-                    "image_values": values,
-                    "past_keys": past_keys,
-                    "past_values": past_values,
-                },
-            )
+            past = {"past_keys": past_keys, "past_values": past_values}
+            given = {"input_ids": new, "image_keys": keys, "image_values": values, **past}
+            logits, past_keys, past_values = self.decoder.run(None, given)
             if number < fewest:
                 logits[:, ends] = -np.inf
             # After its end a caption goes on with its end, which isn't part of the text.

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig
 
@@ -13,43 +14,25 @@ from captioning.errors import UserError, nearest
 from captioning.export.card import Sample, write_card
 from captioning.export.onnx import require_packages, write_onnx
 from captioning.inference.pretrained import find_model, load_pretrained
-from captioning.models.generation import Decoding
-from captioning.models.git import GitForCausalLM
 from captioning.runs.run_folder import write_model
+from captioning.terminal import quiet_transformers
 
 TRANSFORMERS, ONNX = "transformers", "onnx"
 
 
 def export(
-    run: str,
-    folder: Path,
-    *,
-    samples: int = 4,
-    name: str | None = None,
-    license: str | None = None,  # noqa: A002  as the Hub calls it
-    data_license: str | None = None,
-    form: str = TRANSFORMERS,
-    int8: bool = False,
+    run: str, folder: Path, *, name: str | None = None, form: str = TRANSFORMERS, int8: bool = False, **card: Any
 ) -> list[Sample]:
     """Write a Hugging Face folder: weights in safetensors, processor, decoding and a model card; no pickle.
 
     ``AutoProcessor`` and ``AutoModelForCausalLM`` load it, and ``generate`` then captions as the run was tested.
 
-    Args:
-        run: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
-        folder: a new one. It is there once it is whole.
-        samples: at most this many test images of the run, small, are shown in the card.
-        name: of the model in its card; by default the folder's.
-        license: of the model, as the Hub abbreviates it: ``mit``, ``apache-2.0``, …
-        data_license: of the images and captions that it was trained on.
-        form: ``transformers``, or ``onnx``: see :mod:`captioning.export.onnx`.
-        int8: of ONNX, with weights in 8 bits.
+    ``run`` is what :func:`captioning.inference.pretrained.find_model` takes, ``folder`` a new one, which is there once
+    it is whole, and ``name`` the model's in its card, by default the folder's. ``form`` is ``transformers`` or
+    ``onnx``, that with ``int8`` in 8 bits: see :mod:`captioning.export.onnx`. The rest is ``samples``, ``license`` and
+    ``data_license`` of :func:`captioning.export.card.write_card`.
 
-    Returns:
-        The test images that the card shows.
-
-    Raises:
-        UserError: there is no such model, or there is something in the folder.
+    Returns the test images that the card shows. Raises UserError.
     """
     if form not in (TRANSFORMERS, ONNX):
         raise UserError(f"--format {form}: no such format{nearest(form, [TRANSFORMERS, ONNX])}")
@@ -58,33 +41,25 @@ def export(
     if form == ONNX:
         require_packages()
     source = find_model(run)  # before what is slow
+    quiet_transformers()
     with new_folder(folder) as part:
         network, processor, decoding = load_pretrained(run)
-        network.generation_config = generation_config(network, decoding)
+        own = network.generation_config
+        start = own.bos_token_id if own.bos_token_id is not None else network.config.bos_token_id
+        network.generation_config = GenerationConfig(
+            bos_token_id=start, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, **decoding.arguments()
+        )
         if form == ONNX:
             write_onnx(part, network=network, processor=processor, decoding=decoding, int8=int8)
         else:
             write_model(part, network=network, processor=processor)
-        return write_card(
-            part,
-            source,
-            network=network,
-            decoding=decoding,
-            samples=samples,
-            name=name or folder.resolve().name,
-            license=license,
-            data_license=data_license,
-            form=f"{form} int8" if int8 else form,
-        )
+        name, form = name or folder.resolve().name, f"{form} int8" if int8 else form
+        return write_card(part, source, network=network, decoding=decoding, name=name, form=form, **card)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Where to write what shall be in a folder once it is whole.
-
-    Raises:
-        UserError: there is something in the folder.
-    """
+    """Where to write what shall be in a folder once it is whole. Raises UserError if something is in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: something is in it; name a new folder")
     part = folder.resolve().with_name(f".{folder.resolve().name}.part")
@@ -97,12 +72,3 @@ def new_folder(folder: Path) -> Iterator[Path]:
         part.rename(folder.resolve())
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def generation_config(network: GitForCausalLM, decoding: Decoding) -> GenerationConfig:
-    """By which plain ``generate`` chooses captions as ``decoding`` says."""
-    own = network.generation_config
-    start = own.bos_token_id if own.bos_token_id is not None else network.config.bos_token_id
-    return GenerationConfig(
-        bos_token_id=start, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, **decoding.arguments()
-    )

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import ProcessorMixin
 
 from captioning.errors import UserError
 from captioning.files import write_json
@@ -23,10 +23,7 @@ ENCODER, DECODER, PROGRAM, SETTINGS = "encoder.onnx", "decoder.onnx", "caption.p
 
 
 class ImageEncoder(nn.Module):
-    """From normalized images (images, 3, height, width) to their keys and values in every layer of the decoder.
-
-    Each is (layers, images, heads, positions, width of a head).
-    """
+    """From normalized images (images, 3, height, width) to keys, values (layers, images, heads, positions, width)."""
 
     def __init__(self, network: GitForCausalLM) -> None:
         super().__init__()
@@ -40,8 +37,7 @@ class CaptionDecoder(nn.Module):
     """The next token of captions, and the keys and values of all tokens so far.
 
     Takes new tokens (captions, tokens), what the encoder made of their images, and the keys and values of the tokens
-    before, (layers, captions, heads, tokens before, width of a head); gives the logits after the last token,
-    (captions, vocabulary), and the longer keys and values.
+    before, (layers, captions, heads, tokens, width); returns logits (captions, vocabulary) and longer keys and values.
     """
 
     def __init__(self, network: GitForCausalLM) -> None:
@@ -65,20 +61,18 @@ def _stacked(layers: list[KeysValues]) -> tuple[Tensor, Tensor]:
 
 
 def require_packages() -> None:
-    """Raise a UserError where the extra isn't installed."""
+    """Raises UserError where the extra isn't installed."""
     if any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         raise UserError("--format onnx needs onnx and onnxruntime, which isn't installed: pip install -e '.[onnx]'")
 
 
-def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decoding: Decoding, int8: bool) -> None:
+def write_onnx(
+    folder: Path, *, network: GitForCausalLM, processor: ProcessorMixin, decoding: Decoding, int8: bool
+) -> None:
     """Write a model as ONNX, with what captions by it: a program that needs onnxruntime, tokenizers, Pillow and NumPy.
 
-    Args:
-        folder: one that is there.
-        network: in float32, on the CPU.
-        processor: the one that it was trained with.
-        decoding: its longest and shortest caption are the program's; it is greedy.
-        int8: keep the matrices' weights in 8 bits (onnxruntime's dynamic quantization), a quarter of the size.
+    Of ``decoding`` it has the longest and shortest caption; it is greedy. ``int8`` keeps the matrices' weights in 8
+    bits (onnxruntime's dynamic quantization), a quarter of the size.
     """
     network = network.eval()
     crop = processor.image_processor.crop_size
@@ -87,18 +81,14 @@ def write_onnx(folder: Path, *, network: GitForCausalLM, processor: Any, decodin
         keys, values = ImageEncoder(network)(images)
     past = keys.new_zeros(*keys.shape[:3], 3, keys.shape[-1])
     _export(ImageEncoder(network), folder / ENCODER, {"pixel_values": (images, {0: "images"})}, ("keys", "values"))
-    _export(
-        CaptionDecoder(network),
-        folder / DECODER,
-        {
-            "input_ids": (torch.ones(2, 2, dtype=torch.long), {0: "captions", 1: "tokens"}),
-            "image_keys": (keys, {1: "captions"}),
-            "image_values": (values, {1: "captions"}),
-            "past_keys": (past, {1: "captions", 3: "past"}),
-            "past_values": (past.clone(), {1: "captions", 3: "past"}),  # one tensor given twice would be one input
-        },
-        ("logits", "keys", "values"),
-    )
+    inputs: dict[str, tuple[Tensor, dict[int, str]]] = {
+        "input_ids": (torch.ones(2, 2, dtype=torch.long), {0: "captions", 1: "tokens"}),
+        "image_keys": (keys, {1: "captions"}),
+        "image_values": (values, {1: "captions"}),
+        "past_keys": (past, {1: "captions", 3: "past"}),
+        "past_values": (past.clone(), {1: "captions", 3: "past"}),  # one tensor given twice would be one input
+    }
+    _export(CaptionDecoder(network), folder / DECODER, inputs, ("logits", "keys", "values"))
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from transformers import ProcessorMixin
 
 from captioning.data.images import as_rgb, decode
 from captioning.data.transforms import normalize, to_pixels
@@ -31,7 +32,7 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarr
 class ImageError(UserError):
     """An image can't be opened; ``reason`` says why, without its name."""
 
-    def __init__(self, image: Any, reason: str) -> None:
+    def __init__(self, image: object, reason: str) -> None:
         name = shown(str(image)) if isinstance(image, str | os.PathLike) else f"an image ({type(image).__name__})"
         super().__init__(f"{name}: {reason}")
         self.reason = reason
@@ -39,16 +40,10 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption of an image.
-
-    Args:
-        text: the caption.
-        score: the mean log-probability (nats) of its tokens, its end included, at most 0. It is the model's own,
-            whatever decoding chose the caption by.
-    """
+    """A caption of an image."""
 
     text: str
-    score: float
+    score: float  # the model's mean log-probability (nats) of its tokens with the end, whatever decoding chose it by
 
 
 @dataclass(frozen=True)
@@ -67,19 +62,14 @@ class Captioner:
     width), (height, width, 3) or (height, width, 4), or a tensor of uint8 (3, height, width). It is turned as its EXIF
     says, put on white where it is transparent, resized and cropped, all as in training.
 
-    Args:
-        network: a GIT.
-        processor: the one that it was trained with.
-        decoding: how captions are chosen where a call doesn't say.
-        device: where it computes; by default an accelerator (CUDA, MPS, XPU) if there is one.
-        dtype: what it computes in; by default bfloat16 where an accelerator is fast at it, float16 on older GPUs, and
-            float32 elsewhere.
+    ``decoding`` chooses captions where a call doesn't say. By default it runs on an accelerator (CUDA, MPS, XPU) if
+    there is one, in bfloat16 where an accelerator is fast at it, float16 on older GPUs, and float32 elsewhere.
     """
 
     def __init__(
         self,
         network: GitForCausalLM,
-        processor: Any,
+        processor: ProcessorMixin,
         *,
         decoding: Decoding | None = None,
         device: str | torch.device | None = None,
@@ -104,69 +94,36 @@ class Captioner:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Captioner:
-        """Load a model.
-
-        Args:
-            source: the folder of a run, which is captioned with as it was tested; a checkpoint (``.ckpt``) of one; a
-                Hugging Face folder; or a name on the Hub.
-            device: as for the class, like ``dtype``.
-            dtype: likewise.
+        """Load a model: from a run folder, a ``.ckpt`` of one, a Hugging Face folder, or the Hub by name.
 
         Raises:
-            UserError: there is no such model, or it can't be used, or there is no such device.
+            UserError: there is no such model or device, or the model can't be used.
         """
         _device(device)  # before what is slow
         network, processor, decoding = load_pretrained(source if isinstance(source, str) else Path(source))
         return cls(network, processor, decoding=decoding, device=device, dtype=dtype)
 
-    def __call__(
-        self,
-        images: ImageInput | Iterable[ImageInput],
-        *,
-        prefix: str = "",
-        batch_size: int | None = None,
-        **decoding: Any,
-    ) -> str | list[str]:
+    def __call__(self, images: ImageInput | Iterable[ImageInput], **options: Any) -> str | list[str]:
         """The caption of an image, or those of several, in order.
 
-        Args:
-            images: one, or several.
-            prefix: what each caption begins with; the model continues it.
-            batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
-            **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``num_beams=4``.
+        The options are those of :meth:`stream`: ``prefix``, ``batch_size``, and settings such as ``num_beams=4``.
 
         Raises:
-            ImageError: an image can't be opened.
-            UserError: a setting that there isn't, or a wrong value.
+            UserError: a wrong setting or, as ImageError, an image that can't be opened.
         """
-        several = not _is_one(images)
-        given: Any = images if several else [images]
-        captions = [best.text for best, *_ in self.candidates(given, prefix=prefix, batch_size=batch_size, **decoding)]
-        return captions if several else captions[0]
+        captions = [best.text for best, *_ in self.candidates(images, **options)]
+        return captions[0] if _is_one(images) else captions
 
     def candidates(
-        self,
-        images: ImageInput | Iterable[ImageInput],
-        *,
-        num_captions: int = 1,
-        prefix: str = "",
-        batch_size: int | None = None,
-        **decoding: Any,
+        self, images: ImageInput | Iterable[ImageInput], *, num_captions: int = 1, **options: Any
     ) -> list[list[Caption]]:
-        """Several captions of each image, best first.
+        """Captions of each image, best first, in a list even for one; the rest is as when called.
 
-        Args:
-            images: one, or several; the result is a list either way.
-            num_captions: for each image. They are the ends of as many beams, or samples where there is a
-                ``temperature``, of which some may be equal.
-            prefix: as when called, like the others, and the errors.
-            batch_size: likewise.
-            **decoding: likewise.
+        ``num_captions`` are the ends of as many beams or, with a ``temperature``, samples, which may be equal.
         """
         given: Any = [images] if _is_one(images) else images
         result = []
-        stream = self.stream(given, num_captions=num_captions, prefix=prefix, batch_size=batch_size, **decoding)
-        for captioned in stream:
+        for captioned in self.stream(given, num_captions=num_captions, **options):
             if captioned.error is not None:
                 raise ImageError(captioned.image, captioned.error)
             result.append(captioned.captions)
@@ -184,19 +141,16 @@ class Captioner:
     ) -> Iterator[CaptionResult]:
         """Caption any number of images, in order, in memory that doesn't grow with it.
 
-        Threads open images while the model is busy with those before. One that can't be opened has an ``error`` in
-        its place, and holds up nothing.
-
         Args:
-            images: taken as they are needed, up to four batches ahead.
-            num_captions: as for :meth:`candidates`, like the others.
-            prefix: likewise.
-            batch_size: likewise.
-            workers: threads; by default as many as there are cores, 16 at most.
-            **decoding: likewise.
+            images: one that can't be opened has an ``error`` in its place.
+            num_captions: of each image, as for :meth:`candidates`.
+            prefix: what each caption begins with; the model continues it.
+            batch_size: images at once; one that doesn't fit into a GPU's memory is halved.
+            workers: threads that open images, up to four batches ahead; by default one for each core, 16 at most.
+            **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``num_beams=4``.
 
         Raises:
-            UserError: a setting that there isn't, or a wrong value; at once, and not when the first is asked for.
+            UserError: a wrong setting; at once, and not when the first is asked for.
         """
         settings = self.settings(**decoding)
         self.prompt(prefix, settings)
@@ -218,11 +172,8 @@ class Captioner:
                     failures = [future.exception() for _, future in batch]
                     errors = [failure if isinstance(failure, ImageError) else None for failure in failures]
                     pixels = [future.result() for (_, future), error in zip(batch, errors, strict=True) if not error]
-                    captions = iter(
-                        self.caption_pixels(torch.stack(pixels), settings, num_captions=num_captions, prefix=prefix)
-                        if pixels
-                        else []
-                    )
+                    made = self.caption_pixels(torch.stack(pixels), settings, num_captions, prefix) if pixels else []
+                    captions = iter(made)
                     for (image, _), error in zip(batch, errors, strict=True):
                         yield CaptionResult(image, [], error.reason) if error else CaptionResult(image, next(captions))
             finally:
@@ -231,29 +182,20 @@ class Captioner:
         return results()
 
     def prepare(self, image: ImageInput) -> Tensor:
-        """Open, resize and crop an image: (3, height, width), from 0 to 255, as :meth:`caption_pixels` takes it.
-
-        Raises:
-            ImageError: it can't be opened.
-        """
+        """Open, resize and crop an image: (3, height, width), from 0 to 255. Raises ImageError."""
         try:
             return torch.from_numpy(to_pixels(_open(image), self.processor.image_processor))
-        except UnidentifiedImageError as error:
-            raise ImageError(image, "not an image") from error
         except (OSError, ValueError) as error:
-            raise ImageError(image, reason(error)) from error
+            is_other = isinstance(error, UnidentifiedImageError)
+            raise ImageError(image, "not an image" if is_other else reason(error)) from error
 
     @torch.inference_mode()
     def caption_pixels(
-        self, pixels: Tensor, decoding: Decoding | None = None, *, num_captions: int = 1, prefix: str = ""
+        self, pixels: Tensor, decoding: Decoding | None = None, num_captions: int = 1, prefix: str = ""
     ) -> list[list[Caption]]:
-        """Captions of a batch, best first for each image.
+        """Captions of a batch (batch, 3, height, width), best first for each image.
 
-        ``pixels`` are (batch, 3, height, width), from 0 to 255, as :meth:`prepare` makes them. A batch that doesn't fit
-        into memory is halved.
-
-        Raises:
-            UserError: prefix and caption may be longer than the model can write.
+        Pixels are from 0 to 255, as :meth:`prepare` makes them. A batch that doesn't fit into memory is halved.
         """
         decoding = decoding or self.decoding
         if decoding.temperature is None and decoding.num_beams < num_captions:
@@ -264,12 +206,8 @@ class Captioner:
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise
-        half = len(pixels) // 2
-        return [
-            captions
-            for part in (pixels[:half], pixels[half:])
-            for captions in self.caption_pixels(part, decoding, num_captions=num_captions, prefix=prefix)
-        ]
+        halves = (self.caption_pixels(half, decoding, num_captions, prefix) for half in pixels.tensor_split(2))
+        return [captions for half in halves for captions in half]
 
     def _caption(self, pixels: Tensor, decoding: Decoding, num_captions: int, prompt: list[int]) -> list[list[Caption]]:
         values = normalize(pixels.to(self.device), self.processor.image_processor).to(self.dtype)
@@ -277,21 +215,14 @@ class Captioner:
         again.images = cache.images
         tokens = generate_tokens(self.network, cache, decoding, prompt=prompt, num_captions=num_captions)
         scores = mean_log_probabilities(self.network, again, tokens, given=1 + len(prompt))
-        captions = [
-            Caption(text, score)
-            for text, score in zip(texts(self.processor.tokenizer, tokens), scores.tolist(), strict=True)
-        ]
+        captions = list(map(Caption, texts(self.processor.tokenizer, tokens), scores.tolist()))
         return [
             sorted(captions[start : start + num_captions], key=lambda caption: -caption.score)
             for start in range(0, len(captions), num_captions)
         ]
 
     def settings(self, **decoding: Any) -> Decoding:
-        """``self.decoding`` with some settings changed.
-
-        Raises:
-            UserError: a setting that there isn't, or a wrong value.
-        """
+        """``self.decoding`` with some settings changed. Raises UserError for a wrong one."""
         known = [setting.name for setting in decoding_settings()]
         for name in decoding:
             if name not in known:
@@ -314,7 +245,7 @@ class Captioner:
         return tokens
 
 
-def _is_one(images: Any) -> bool:
+def _is_one(images: object) -> bool:
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
     return isinstance(images, str | os.PathLike | bytes | Image.Image)
@@ -332,20 +263,17 @@ def _open(image: Any) -> Image.Image:
         case Image.Image():
             return as_rgb(image)
         case Tensor():
-            return _from_array(image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.numpy())
-        case np.ndarray():
-            return _from_array(image)
-    raise ValueError(f"{type(image).__name__} is no image: give a path, a URL, bytes, a PIL image or an array")
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    is_gray, is_color = array.ndim == 2, array.ndim == 3 and array.shape[-1] in (3, 4)
-    if array.dtype != np.uint8 or not (is_gray or is_color) or not array.size:
+            image = image.detach().cpu().numpy()
+            image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"{type(image).__name__} is no image: give a path, a URL, bytes, a PIL image or an array")
+    is_color = image.ndim == 3 and image.shape[-1] in (3, 4)
+    if image.dtype != np.uint8 or not (image.ndim == 2 or is_color) or not image.size:
         raise ValueError(
-            f"{array.dtype} {array.shape}: an array is uint8, from 0 to 255, and (height, width), (height, width, 3) "
+            f"{image.dtype} {image.shape}: an array is uint8, from 0 to 255, and (height, width), (height, width, 3) "
             "or (height, width, 4); a tensor is (3, height, width)"
         )
-    return as_rgb(Image.fromarray(array))
+    return as_rgb(Image.fromarray(image))
 
 
 def _device(device: str | torch.device | None) -> torch.device:

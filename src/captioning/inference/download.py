@@ -9,7 +9,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from typing import Any
 
 from captioning.errors import reason
 
@@ -28,31 +27,19 @@ class NotPublicError(OSError):
 
 
 def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD, seconds: float | None = None) -> bytes:
-    """The content of a file on the web.
+    """The content of a file on the web, by http or https; raises OSError with the reason alone.
 
-    Args:
-        url: http or https.
-        public: refuse addresses that aren't of the public internet: this machine, its network, and what clouds have
-            there. Redirects are refused likewise, and no proxy is used, which would look for names by itself.
-        largest: bytes.
-        seconds: that it may take in all; by default a server may send as slowly as it likes, but not pause for long.
-
-    Raises:
-        OSError: it can't be had; what it says doesn't name the file.
+    ``public`` refuses addresses, and redirects to them, that aren't of the public internet: this machine, its network,
+    and what clouds have there. It uses no proxy, which would look for names by itself. ``largest`` is in bytes;
+    ``seconds`` is for all of it, by default any time without a pause of SILENCE_SECONDS.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "captioning"})  # some refuse Python's own
     opener = urllib.request.build_opener()
     if public:
         opener = urllib.request.OpenerDirector()  # without the handlers of files, FTP, proxies and data
-        for handler in (
-            _PublicHTTP(),
-            _PublicHTTPS(),
-            urllib.request.HTTPRedirectHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.UnknownHandler(),
-        ):
-            opener.add_handler(handler)
+        for name in ("HTTPRedirectHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler", "UnknownHandler"):
+            opener.add_handler(getattr(urllib.request, name)())
+        opener.add_handler(_PublicHandler())
     deadline = None if seconds is None else time.monotonic() + seconds
     content = bytearray()
     try:
@@ -62,14 +49,17 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
                 if len(content) > largest or (deadline is not None and time.monotonic() > deadline):
                     break
             missing = answer.length  # of what it promised
-    except urllib.error.HTTPError as error:
-        raise OSError(f"the server answers {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise OSError(f"can't be reached ({error.reason})") from error
-    except TimeoutError as error:
-        raise OSError("takes too long") from error
     except Exception as error:  # of the connection, or of a name that is none
-        raise OSError(f"can't be fetched ({reason(error)})") from error
+        match error:
+            case urllib.error.HTTPError():
+                line = f"the server answers {error.code} {error.reason}"
+            case urllib.error.URLError():
+                line = f"can't be reached ({error.reason})"
+            case TimeoutError():
+                line = "takes too long"
+            case _:
+                line = f"can't be fetched ({reason(error)})"
+        raise OSError(line) from error
     if len(content) > largest:
         raise OSError(f"larger than {largest / 1e6:.0f} MB")
     if missing:
@@ -78,27 +68,17 @@ def download(url: str, *, public: bool = False, largest: int = LARGEST_DOWNLOAD,
 
 
 def connect_to_public(host: str, port: int, timeout: float | None = None) -> socket.socket:
-    """A connection to a host, all of whose addresses must be public; it goes to one that was looked at.
-
-    Raises:
-        NotPublicError: one isn't.
-        OSError: the host can't be found or reached.
-    """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, address in addresses:
-        if not _is_public(str(address[0])):
-            raise NotPublicError("not an address of the public internet")
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in addresses:
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(timeout)
+    """A connection to an address that was checked; raises NotPublicError if any of the host's isn't public."""
+    addresses = [found[4] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not all(_is_public(str(address[0])) for address in addresses):
+        raise NotPublicError("not an address of the public internet")
+    failure = OSError("has no address")
+    for address in addresses:
         try:
-            connection.connect(address)
-            return connection
+            return socket.create_connection((str(address[0]), port), timeout)
         except OSError as error:
-            connection.close()
             failure = error
-    raise failure or OSError("has no address")
+    raise failure
 
 
 def _is_public(address: str) -> bool:
@@ -118,17 +98,15 @@ class _PublicHTTPConnection(http.client.HTTPConnection):
         self.sock = connect_to_public(self.host, self.port, self.timeout)
 
 
-class _PublicHTTPSConnection(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        plain = connect_to_public(self.host, self.port, self.timeout)
-        self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
+class _PublicHTTPSConnection(http.client.HTTPSConnection, _PublicHTTPConnection):
+    """TLS on top of what the other class connects."""
 
 
-class _PublicHTTP(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> Any:
+class _PublicHandler(urllib.request.AbstractHTTPHandler):
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_PublicHTTPConnection, request)
 
-
-class _PublicHTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> Any:
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_PublicHTTPSConnection, request)

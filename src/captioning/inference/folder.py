@@ -57,10 +57,7 @@ def caption_images(
 ) -> None:
     """Caption all images that have no caption yet. Whatever ends it early, what was captioned is stored.
 
-    ``summary`` is updated meanwhile; the options are those of :meth:`Captioner.stream`.
-
-    Raises:
-        UserError: there is no such model, a wrong setting, or captions can't be written there.
+    ``summary`` is updated meanwhile; the options are those of :meth:`Captioner.stream`. Raises UserError.
     """
     tolerate_any_terminal()
     quiet_transformers()
@@ -71,18 +68,14 @@ def caption_images(
             stream = Captioner.from_pretrained(model, device=device).stream(left, **options)
             is_quiet = type(output) is Output and sys.stdout.isatty()
             for result in stream if is_quiet else with_progress(stream, len(left), summary):
-                issue = result.error
-                text = "" if issue else template(result.captions[0].text)
-                if issue is None and not text:
-                    issue = NO_CAPTION
-                if issue is None:
-                    try:
-                        output.write({"path": result.image, "caption": text, "score": result.captions[0].score})
-                        summary.captioned += 1
-                    except ValueError as error:
-                        issue = str(error)
-                if issue is not None:
-                    summary.failed[result.image] = issue
+                text = template(result.captions[0].text) if result.captions else ""
+                try:
+                    if not text:
+                        raise ValueError(result.error or NO_CAPTION)
+                    output.write({"path": result.image, "caption": text, "score": result.captions[0].score})
+                    summary.captioned += 1
+                except ValueError as error:
+                    summary.failed[result.image] = str(error)
         output.finish()
 
 
@@ -90,17 +83,13 @@ def with_progress(stream: Iterator[CaptionResult], total: int, summary: Summary)
     """The stream, with a bar on a terminal."""
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    began = shown_at = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=total)
+        task, began = progress.add_task("", total=total), time.monotonic()
         for number, result in enumerate(stream, 1):
             yield result
-            now = time.monotonic()
-            if now - shown_at > 0.1:  # results come in batches: each for itself would be far too fast
-                failed = f" [red]{len(summary.failed):,} failed" if summary.failed else ""
-                rate = f"{number / (now - began):,.1f} images/s"
-                progress.update(task, completed=number, description=rate + failed)
-                shown_at = now
+            failed = f" [red]{len(summary.failed):,} failed" if summary.failed else ""
+            rate = f"{number / (time.monotonic() - began):,.1f} images/s"
+            progress.update(task, completed=number, description=rate + failed)
 
 
 def report(summary: Summary, output: Output, *, errors: Path | None = None, stopped_by: str = "") -> None:

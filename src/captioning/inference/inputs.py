@@ -13,15 +13,10 @@ from captioning.inference.download import is_url
 
 
 class Inputs(NamedTuple):
-    """What was found.
+    """What was found."""
 
-    Args:
-        images: paths as they were given, or below the folder that was, without ``./``; and URLs. Each once.
-        failed: folders that couldn't be read, and why.
-    """
-
-    images: list[str]
-    failed: dict[str, str]
+    images: list[str]  # paths as they were given, or below the folder that was, without ``./``; and URLs. Each once
+    failed: dict[str, str]  # folders that couldn't be read, and why
 
 
 def find_images(inputs: Iterable[str], *, listed: Iterable[str] = ()) -> Inputs:
@@ -32,8 +27,7 @@ def find_images(inputs: Iterable[str], *, listed: Iterable[str] = ()) -> Inputs:
             whatever they are; of folders and patterns, hidden files and those whose suffix is no image's aren't.
         listed: lines of a list of files and URLs. One that isn't there fails when it is opened, like a broken image.
 
-    Raises:
-        UserError: an input isn't there, or there is no image in all of them.
+    Raises UserError where an input isn't there, or has no image.
     """
     found: list[str] = []
     failed: dict[str, str] = {}

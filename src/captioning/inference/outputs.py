@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import pyarrow as pa
 import pyarrow.csv
@@ -25,9 +25,9 @@ Shard = tuple[int, int]  # its index, and how many there are
 
 
 class Row(TypedDict):
-    """An image's path or URL, its caption, and the mean log-probability (nats) of the caption's tokens."""
+    """A caption; ``score`` is the mean log-probability (nats) of its tokens."""
 
-    path: str
+    path: str  # or URL
     caption: str
     score: float | None
 
@@ -41,19 +41,11 @@ class Output:
         self.form = form
 
     def open(self, *, overwrite: bool) -> AbstractContextManager[set[str]]:
-        """Keep other processes out, and return the images that have a caption already.
-
-        Raises:
-            UserError: another process is writing there, or what is there isn't captions.
-        """
+        """Keep other processes out; yields the images that have a caption already. Raises UserError."""
         return nullcontext(set())
 
     def write(self, row: Row) -> None:
-        """Store a caption; it is there, whatever happens next.
-
-        Raises:
-            ValueError: this format can't hold the row.
-        """
+        """Store a caption, whatever happens next. Raises ValueError where this format can't hold the row."""
         sys.stdout.buffer.write(_encode(row) if self.form == "jsonl" else _line(row).encode())
         sys.stdout.buffer.flush()
 
@@ -62,11 +54,7 @@ class Output:
 
 
 class Sidecars(Output):
-    """A ``NAME.txt`` beside each image, as trainers read captions.
-
-    Raises:
-        UserError: an image is a URL, or two would have the same file.
-    """
+    """A ``NAME.txt`` beside each image, as trainers read captions. Raises UserError where that can't be."""
 
     name = "a .txt beside each image"
 
@@ -92,22 +80,20 @@ class Sidecars(Output):
 class CaptionFile(Output):
     """Rows appended to JSON Lines: the file itself, or a hidden one beside it that other formats are written from.
 
-    A shard has a part of its own, and skips what is in the parts of others, however many wrote them.
+    A shard has a part of its own, and skips what any others have.
     """
 
     def __init__(self, path: Path, form: str, shard: Shard | None = None) -> None:
         super().__init__(form)
         self.path = part_path(path, shard) if shard else path
         self.name = str(self.path)
-        self._others: set[Path] = set()
-        self._stale: set[Path] = set()  # if this run overwrites
+        self._others: set[Path] = set()  # with captions that this one skips
         if shard:
             digits = "[0-9]" * 5
             pattern = f"{glob.escape(path.stem)}-{digits}-of-{digits}{glob.escape(path.suffix)}"
             hidden = (file.name[1:].removesuffix(".jsonl") for file in path.parent.glob(f".{pattern}.jsonl"))
             self._others = {path, *path.parent.glob(pattern), *map(path.with_name, hidden)} - {self.path}
-            self._stale = {file for file in self._others if not file.stem.endswith(f"-of-{shard[1]:05}")}
-        self._overwrite = False
+        self._shard, self._overwrite = shard, False
         self._file: BinaryIO | None = None
 
     def _appended(self, path: Path) -> Path:
@@ -116,11 +102,8 @@ class CaptionFile(Output):
     def _stored(self, path: Path) -> Iterator[Row]:
         """The rows of a file or, while it isn't written in its format, those appended so far."""
         source = next((file for file in (self._appended(path), path) if file.exists()), None)
-        try:
-            yield from () if source is None else _read(source, self.form if source == path else "jsonl")
-        except (ValueError, pa.ArrowException) as error:
-            line = f"{source}: can't be read as captions ({reason(error)}); name another file, or --overwrite this one"
-            raise UserError(line) from error
+        if source is not None:
+            yield from _read(source, self.form if source == path else "jsonl")
 
     @contextmanager
     def open(self, *, overwrite: bool) -> Iterator[set[str]]:
@@ -152,17 +135,17 @@ class CaptionFile(Output):
         """The file to append to, with what was stored before and no half row at its end."""
         path = self._appended(self.path)
         if self._overwrite:
-            for stale in self._stale:
-                stale.unlink(missing_ok=True)
-                self._appended(stale).unlink(missing_ok=True)
+            for other in self._others:
+                if self._shard and not other.stem.endswith(f"-of-{self._shard[1]:05}"):
+                    other.unlink(missing_ok=True)
+                    self._appended(other).unlink(missing_ok=True)
             return path.open("wb")
         if not path.exists():
             with replacing(path) as part, part.open("wb") as new:
                 new.writelines(map(_encode, self._stored(self.path)))
         file: BinaryIO = path.open("r+b")
-        whole = sum(len(line) for line in file if line.endswith(b"\n"))
-        file.truncate(whole)
-        file.seek(whole)
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+        file.seek(0, 2)
         return file
 
     def finish(self) -> None:
@@ -183,7 +166,7 @@ class CaptionFile(Output):
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard that a user means by ``0/4``. Raises UserError."""
+    """The shard that a user means by ``0/4``."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"--shard {text}: give I/N, from 0/4 to 3/4 for four processes")
@@ -203,14 +186,10 @@ def make_output(
     form: str | None = None,
     shard: Shard | None = None,
 ) -> Output:
-    """Where a user wants the captions of ``images``, those of other shards among them.
-
-    Raises:
-        UserError: both a file and sidecars, no such format, or the captions can't be there.
-    """
-    if sidecars and (file or form):
-        raise UserError("--sidecars writes a .txt beside each image; leave out --output and --format, or --sidecars")
+    """Where a user wants the captions of ``images``, those of other shards among them. Raises UserError."""
     if sidecars:
+        if file or form:
+            raise UserError("--sidecars writes a .txt beside each image; leave it out, or --output and --format")
         return Sidecars(images)
     if form and form not in FORMATS.values():
         raise UserError(f"--format {form}: no such format; there are {', '.join(dict.fromkeys(FORMATS.values()))}")
@@ -228,10 +207,7 @@ def make_output(
 
 def _encode(row: Row) -> bytes:
     score = row["score"] if row["score"] is None else round(row["score"], 4)
-    try:
-        return f"{json.dumps({**row, 'score': score}, ensure_ascii=False)}\n".encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("file name isn't UTF-8") from error
+    return f"{json.dumps({**row, 'score': score}, ensure_ascii=False)}\n".encode()
 
 
 def _line(row: Row) -> str:
@@ -241,34 +217,34 @@ def _line(row: Row) -> str:
 
 
 def _read(file: Path, form: str) -> Iterator[Row]:
-    """The rows of a file, without one that was cut off at the end of JSON Lines."""
-    if form == "jsonl":
-        with file.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    return
-                match json.loads(line):
-                    case {"path": str(), "caption": str()} as row:
-                        yield row
-                    case other:
-                        raise ValueError(f"not a caption: {other}")
-        return
-    if form == "parquet":
-        table = pa.parquet.read_table(file)
-    else:
-        is_csv = form == "csv"
-        dialect = (
-            {"quote_char": '"', "newlines_in_values": True} if is_csv else {"delimiter": "\t", "quote_char": False}
-        )
-        table = pa.csv.read_csv(
-            file,
-            read_options=pa.csv.ReadOptions(column_names=None if is_csv else ["path", "caption"]),
-            parse_options=pa.csv.ParseOptions(**dialect),
-            convert_options=pa.csv.ConvertOptions(column_types=SCHEMA),
-        )
-        if not is_csv:
-            table = table.append_column("score", pa.nulls(len(table), pa.float32()))
-    if table.column_names != SCHEMA.names:
-        raise ValueError("other columns")
-    for batch in table.to_batches(ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    """The rows of a file, without one that was cut off at the end of JSON Lines. Raises UserError."""
+    try:
+        if form in ("jsonl", "lines"):
+            with file.open("rb") as lines:
+                for line in filter(bytes.strip, lines):
+                    if form == "lines":
+                        path, tab, caption = line.decode().rstrip("\r\n").partition("\t")
+                        row: Any = {"path": path, "caption": caption, "score": None} if tab else None
+                    elif line.endswith(b"\n"):
+                        row = json.loads(line)
+                    else:
+                        return
+                    match row:
+                        case {"path": str(), "caption": str()}:
+                            yield row
+                        case _:
+                            raise ValueError(f"not a caption: {line.decode().strip()}")
+            return
+        if form == "parquet":
+            table = pa.parquet.read_table(file)
+        else:
+            parsing = pa.csv.ParseOptions(newlines_in_values=True)
+            types = pa.csv.ConvertOptions(column_types=SCHEMA)
+            table = pa.csv.read_csv(file, parse_options=parsing, convert_options=types)
+        if table.column_names != SCHEMA.names:
+            raise ValueError("other columns")
+        for batch in table.to_batches(ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+    except (ValueError, pa.ArrowException) as error:
+        why = f"{file}: can't be read as captions ({reason(error)}); name another file, or --overwrite this one"
+        raise UserError(why) from error

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+from transformers import ProcessorMixin
 
 from captioning.errors import UserError
 from captioning.models.decoding import Decoding
@@ -23,22 +24,21 @@ class LoadedModel(NamedTuple):
     """A model with what it needs to caption images."""
 
     network: GitForCausalLM  # float32, on the CPU, with adapters merged
-    processor: Any
+    processor: ProcessorMixin
     decoding: Decoding  # what it was trained with, or else what it is published with
 
 
 def load_pretrained(source: str | Path) -> LoadedModel:
-    """Load a model to caption with. Lightning isn't needed, and no code that it may bring is run.
+    """Load a model to caption with, from what :func:`find_model` takes.
 
-    Args:
-        source: a run folder, a ``.ckpt`` of one, a Hugging Face folder, or a Hub name.
+    Lightning isn't needed, and no code that it may bring is run.
 
     Raises:
         UserError: there is no such model, or it can't be used.
     """
     found = find_model(source)
     if isinstance(found, Path) and found.suffix == ".ckpt":
-        return _from_checkpoint(found)
+        return _load_checkpoint(found)
     network = load_model(str(found))
     settings = RunFolder(Path(found).parent).config if Path(found).name == "model" else None
     saved = network.generation_config.to_dict()
@@ -48,7 +48,7 @@ def load_pretrained(source: str | Path) -> LoadedModel:
 
 
 def find_model(source: str | Path) -> Path | str:
-    """The ``.ckpt`` or Hugging Face folder that a user means, or what can only be a name on the Hub.
+    """The ``.ckpt`` or Hugging Face folder (of a run, the one in it) that a user means, or else a name on the Hub.
 
     Raises:
         UserError: it is none of these.
@@ -60,42 +60,43 @@ def find_model(source: str | Path) -> Path | str:
         return path
     if (path / "model" / "config.json").is_file():
         return path / "model"
-    if (path / ".hydra").is_dir() and not (path / "checkpoints").is_dir():
-        raise UserError(f"{source}: this run holds no model; give the one that trained it, or its model")
     if (path / ".hydra").is_dir():
-        raise UserError(
-            f"{source}: this run has no model yet; give one of its checkpoints, {source}/checkpoints/NAME.ckpt"
-        )
-    if path.exists() and not (path / "config.json").is_file():
+        checkpoints = path / "checkpoints"
+        if checkpoints.is_dir():
+            raise UserError(
+                f"{source}: this run has no model yet; give one of its checkpoints, {checkpoints}/NAME.ckpt"
+            )
+        raise UserError(f"{source}: this run holds no model; give the one that trained it, or its model")
+    if path.exists():
+        if (path / "config.json").is_file():
+            return path
         raise UserError(f"{source}: holds no model; give a run folder, a .ckpt, a Hugging Face folder, or a Hub name")
     name = str(source)
-    if not path.exists() and (isinstance(source, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1):
+    if isinstance(source, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"{source}: no such folder")
-    return path if path.exists() else name
+    return name
 
 
 def decoding_of(settings: Mapping[str, Any]) -> Decoding:
-    """Those of some settings that are Decoding's; one that is null or absent is as by default."""
+    """The settings that are Decoding's; null or absent ones have their default."""
     known = {field.name: settings.get(field.name) for field in fields(Decoding)}
     return Decoding(**{name: value for name, value in known.items() if value is not None})
 
 
-def _from_checkpoint(path: Path) -> LoadedModel:
+def _load_checkpoint(path: Path) -> LoadedModel:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         settings = content["hyper_parameters"]
         adapters = {field.name: f"lora_{field.name}" for field in fields(Lora)}
         lora = Lora(**{name: settings[key] for name, key in adapters.items() if key in settings})
         network = model_from_config(content["git_config"], content["generation_config"])
-        weights = {
-            name.removeprefix("model."): weight
-            for name, weight in content["state_dict"].items()
-            if name.startswith("model.")
-        }
-        network.load_state_dict(merged(weights, lora))
+        prefix, weights = "model.", content["state_dict"].items()
+        own = {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}
+        network.load_state_dict(merged(own, lora))
         return LoadedModel(network, processor_from_files(content["processor_files"]), decoding_of(settings))
-    except UserError as error:  # of its settings, such as a package that they need
-        raise UserError(f"{path}: {error}") from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        why = str(error).strip().splitlines()[0][:100]
-        raise UserError(f"{path}: no checkpoint of this project ({why})") from error
+        if isinstance(error, UserError):  # of its settings, such as a package that they need
+            raise UserError(f"{path}: {error}") from error
+        raise UserError(
+            f"{path}: no checkpoint of this project ({str(error).strip().splitlines()[0][:100]})"
+        ) from error

@@ -26,47 +26,28 @@ BATCH = 128  # images that a captioner is given at once, so that it can open som
 class CaptionBatch:
     """A callable class for ``ray.data.Dataset.map_batches``: batches with images to tables with captions.
 
-    Args:
-        source: a model, as for :meth:`captioning.Captioner.from_pretrained`, that every machine can read.
-        column: with the images: ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths.
-            It isn't in the result.
-        prefix: what every caption begins with.
-        batch_size: images that the model sees at once.
-        device: as for the Captioner; likewise ``dtype``.
-        dtype: what it computes in.
-        **decoding: settings of :class:`captioning.models.decoding.Decoding`.
+    ``source``, ``device`` and ``dtype`` are as for :meth:`captioning.Captioner.from_pretrained`; every machine must be
+    able to read the model. ``settings`` are those of :meth:`captioning.Captioner.stream`. ``column`` has the images:
+    ``bytes`` of ``ray.data.read_binary_files``, ``image`` of ``read_images``, or paths; it isn't in the result.
 
     A call adds the columns ``caption`` (string), ``score`` (float32) and ``error`` (string): why an image has none.
     """
 
     def __init__(
-        self,
-        source: str,
-        *,
-        column: str = "bytes",
-        prefix: str = "",
-        batch_size: int | None = None,
-        device: str | None = None,
-        dtype: Any = None,
-        **decoding: Any,
+        self, source: str, *, column: str = "bytes", device: str | None = None, dtype: Any = None, **settings: Any
     ) -> None:
         self.captioner = Captioner.from_pretrained(source, device=device, dtype=dtype)
-        self.column = column
-        self.settings: dict[str, Any] = {"prefix": prefix, "batch_size": batch_size, **decoding}
+        self.column, self.settings = column, settings
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         results = list(self.captioner.stream(batch[self.column], **self.settings))
         best = [result.captions[0] if result.captions else None for result in results]
-        others = {name: pa.array(list(values)) for name, values in batch.items() if name != self.column}
-        return pa.table(
-            {
-                **others,
-                # Typed, because in some batch all may be absent.
-                "caption": pa.array([caption and caption.text for caption in best], pa.string()),
-                "score": pa.array([caption and caption.score for caption in best], pa.float32()),
-                "error": pa.array([result.error for result in results], pa.string()),
-            }
-        )
+        columns = {name: pa.array(list(values)) for name, values in batch.items() if name != self.column}
+        # Typed, because in some batch all may be absent.
+        columns["caption"] = pa.array([caption and caption.text for caption in best], pa.string())
+        columns["score"] = pa.array([caption and caption.score for caption in best], pa.float32())
+        columns["error"] = pa.array([result.error for result in results], pa.string())
+        return pa.table(columns)
 
 
 def caption_with_ray(
@@ -77,18 +58,11 @@ def caption_with_ray(
     It connects to the cluster that ``RAY_ADDRESS`` names, or to one on this machine, or starts Ray on this machine
     alone. One captioner has one GPU; without GPUs, some cores.
 
-    Args:
-        model: as for :class:`CaptionBatch`.
-        images: a folder or a URI (``s3://BUCKET/FOLDER``), read with all folders in it.
-        output: a folder or a URI for the Parquet files, where nothing is yet.
-        captioners: how many at once, at most; by default one for each GPU, or for some cores.
-        **settings: others of :class:`CaptionBatch`.
+    ``images`` is a folder or a URI (``s3://BUCKET/FOLDER``), read with all folders in it; ``output`` is one where
+    nothing is yet. There are at most ``captioners``, by default one for each GPU, or for some cores; the rest is as for
+    :class:`CaptionBatch`.
 
-    Returns:
-        How many images there were, and how many of them have no caption.
-
-    Raises:
-        UserError: Ray isn't installed, there are no such images or model, or the output isn't empty.
+    Returns the numbers of images, and of those without a caption. Raises UserError.
     """
     if find_spec("ray") is None:
         raise UserError("captioning with Ray needs Ray Data, which isn't installed: pip install -e '.[ray]'")
@@ -108,14 +82,12 @@ def caption_with_ray(
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # it has bars in a terminal
     has = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus = int(has.get("CPU", 1))
+    cpus, gpus = int(has.get("CPU", 1)), int(has.get("GPU", 0))
     cpus_each = max(1, min(CPUS_EACH, cpus - 1))  # one is left to read
-    gpus = int(has.get("GPU", 0))
     size = captioners or gpus or max(1, (cpus - 1) // cpus_each)
     try:
-        files = ray.data.read_binary_files(
-            images, include_paths=True, file_extensions=[suffix.lstrip(".") for suffix in image_suffixes()]
-        )
+        extensions = [suffix.lstrip(".") for suffix in image_suffixes()]
+        files = ray.data.read_binary_files(images, include_paths=True, file_extensions=extensions)
         captioned = files.map_batches(
             CaptionBatch,
             fn_constructor_args=(source,),
@@ -127,8 +99,7 @@ def caption_with_ray(
         )
         captioned.write_parquet(output)
     except (ray.exceptions.RayError, OSError, ValueError) as error:
-        cause = getattr(error, "cause", None) or error
-        raise UserError(f"{images}: {reason(cause)}") from error
+        raise UserError(f"{images}: {reason(getattr(error, 'cause', None) or error)}") from error
     errors = pyarrow.dataset.dataset(folder, filesystem=filesystem).scanner(columns=["error"])
     failed = sum(len(batch) - batch["error"].null_count for batch in errors.to_batches())
     return errors.count_rows(), failed

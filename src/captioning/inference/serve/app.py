@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import io
 import json
 import os
@@ -39,7 +38,7 @@ from captioning.models.decoding import decoding_settings
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # of all that PIL reads, what the web has
 MAX_CAPTIONS = 8  # of an image; and beams
 # What a stranger may ask for, within the limits that decoding has itself.
-SERVER_LIMITS: dict[str, list[Any]] = {
+SERVER_LIMITS: dict[str, list[Ge | Le]] = {
     "max_new_tokens": [Le(512)],
     "num_beams": [Le(MAX_CAPTIONS)],
     "length_penalty": [Ge(-10), Le(10)],
@@ -92,7 +91,7 @@ class UploadRequest(Settings):
 class Result(BaseModel):
     """Captions of an image, best first, or why there are none."""
 
-    captions: list[Caption]
+    captions: list[Caption] = []
     error: str | None = None
 
 
@@ -100,16 +99,6 @@ class Results(BaseModel):
     """Of each image, in order."""
 
     results: list[Result]
-
-
-class ModelOut(BaseModel):
-    """The model, how it captions by default, and what a request may be."""
-
-    model: str
-    device: str
-    decoding: dict[str, Any]
-    limits: dict[str, float]
-    urls: bool
 
 
 class Server:
@@ -127,18 +116,16 @@ class Server:
     ) -> None:
         self.captioner, self.name, self.limits, self.allow_urls = captioner, name, limits, allow_urls
         self.metrics = Metrics()
-        self.batcher = Batcher(self._caption_batch, batch_size, self.metrics.observe_batch)
+        self.batcher = Batcher(
+            lambda pixels, request: captioner.caption_pixels(pixels, *request), batch_size, self.metrics.observe_batch
+        )
         self._fetch = fetch or (lambda url: download(url, public=True, largest=limits.body, seconds=limits.seconds))
         self._images = 0  # that are being opened, wait, or are captioned
         self._openers = anyio.CapacityLimiter(min(16, os.cpu_count() or 1))
         self._fetchers = anyio.CapacityLimiter(16)  # they wait for others
 
     async def caption(self, images: list[ImageIn | bytes], settings: Settings) -> Results:
-        """The captions of a request's images.
-
-        Raises:
-            RequestRejected: there are too many, none can be opened, a setting is wrong, or it takes too long.
-        """
+        """The captions of a request's images; raises RequestRejected."""
         try:
             decoding = self.captioner.settings(**settings.model_dump(exclude_none=True, include=set(DECODING_FIELDS)))
             self.captioner.prompt(settings.prefix, decoding)
@@ -151,12 +138,12 @@ class Server:
         request = GenerationRequest(decoding, settings.num_captions, settings.prefix)
         self._images += len(images)
         try:
-            with anyio.fail_after(self.limits.seconds):
+            with anyio.move_on_after(self.limits.seconds) as timeout:
                 results = await asyncio.gather(*(self._result(image, request) for image in images))
-        except TimeoutError:
-            raise RequestRejected(429, f"no captions within {self.limits.seconds:g} s; try again later") from None
         finally:
             self._images -= len(images)
+        if timeout.cancelled_caught:
+            raise RequestRejected(429, f"no captions within {self.limits.seconds:g} s; try again later")
         errors = [result.error for result in results if result.error is not None]
         self.metrics.images.labels("captioned").inc(len(results) - len(errors))
         self.metrics.images.labels("failed").inc(len(errors))
@@ -173,13 +160,12 @@ class Server:
             elif self.allow_urls:
                 encoded = await run_sync(self._fetch, str(image.url), limiter=self._fetchers, abandon_on_cancel=True)
             else:
-                return Result(captions=[], error="this server fetches no images from the web (--allow-urls)")
+                return Result(error="this server fetches no images from the web (--allow-urls)")
             with self.batcher.opening():
                 pixels = await run_sync(self._open, encoded, limiter=self._openers)
-        except ImageError as error:
-            return Result(captions=[], error=error.reason)
-        except (binascii.Error, OSError, ValueError) as error:
-            return Result(captions=[], error=reason(error) if isinstance(error, OSError) else "not base64")
+        except (OSError, ValueError) as error:
+            not_opened = error.reason if isinstance(error, ImageError) else "not base64"
+            return Result(error=reason(error) if isinstance(error, OSError) else not_opened)
         return Result(captions=await self.batcher.caption(pixels, request))
 
     def _open(self, encoded: bytes) -> Tensor:
@@ -193,10 +179,6 @@ class Server:
                 size = f"{image.width} x {image.height} pixels"
                 raise ImageError(encoded, f"{size}; it may have {self.limits.pixels:,} (--max-megapixels)")
             return self.captioner.prepare(image)
-
-    def _caption_batch(self, pixels: Tensor, request: GenerationRequest) -> Any:
-        decoding, num_captions, prefix = request
-        return self.captioner.caption_pixels(pixels, decoding, num_captions=num_captions, prefix=prefix)
 
 
 def make_app(server: Server, *, token: str | None = None, hosts: list[str] | None = None) -> RequestLimiter:
@@ -229,11 +211,11 @@ def make_app(server: Server, *, token: str | None = None, hosts: list[str] | Non
         return await server.caption([await file.read() for file in request.images], request)
 
     @app.get("/v1/model", tags=["server"], summary="The model and its limits")
-    async def model() -> ModelOut:
+    async def model() -> dict[str, object]:
         """What a setting is by default, and what a request may be."""
         decoding, limits = asdict(server.captioner.decoding), asdict(server.limits)
         device, urls = str(server.captioner.device), server.allow_urls
-        return ModelOut(model=server.name, device=device, decoding=decoding, limits=limits, urls=urls)
+        return {"model": server.name, "device": device, "decoding": decoding, "limits": limits, "urls": urls}
 
     @app.get("/health", tags=["server"])
     async def health() -> dict[str, str]:
@@ -243,7 +225,7 @@ def make_app(server: Server, *, token: str | None = None, hosts: list[str] | Non
     @app.get("/metrics", response_class=Response, tags=["server"])
     async def metrics() -> Response:
         """Numbers for Prometheus."""
-        server.metrics.waiting.set(server.batcher.waiting)
+        server.metrics.waiting.set(len(server.batcher.waiting))
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     for path, name, kind in (

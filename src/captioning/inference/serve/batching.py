@@ -41,19 +41,15 @@ CaptionBatch = Callable[[Tensor, GenerationRequest], "list[list[Caption]]"]
 class Batcher:
     """Captions images one batch after another; each batch takes what arrived while the one before was captioned.
 
-    An image that arrives alone is captioned at once. Images that are being opened are waited for, but no longer than
-    half of what the last batch took. The image that has waited longest chooses the batch's request. What nobody waits
-    for any more is left out.
+    Images that are being opened are waited for, but no longer than half of what the last batch took. The image that has
+    waited longest chooses the batch's request. What nobody waits for any more is left out.
 
-    Args:
-        caption: captions a batch, in a thread of its own.
-        batch_size: images at once, at most.
-        observe: gets the number of images and the seconds of each batch.
+    ``caption`` runs in a thread of its own; ``observe`` gets the number of images and the seconds of each batch.
     """
 
     def __init__(self, caption: CaptionBatch, batch_size: int, observe: Callable[[int, float], None]) -> None:
         self._caption, self._batch_size, self._observe = caption, batch_size, observe
-        self._waiting: deque[_Waiting] = deque()
+        self.waiting: deque[_Waiting] = deque()  # in no batch yet
         self._opening = 0
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "model")
@@ -61,7 +57,7 @@ class Batcher:
     async def caption(self, pixels: Tensor, request: GenerationRequest) -> list[Caption]:
         """The captions of an image, (3, height, width), when its batch is done."""
         captions = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(pixels, request, captions))
+        self.waiting.append(_Waiting(pixels, request, captions))
         self._arrived.set()
         result: list[Caption] = await captions
         return result
@@ -76,11 +72,6 @@ class Batcher:
             self._opening -= 1
             self._arrived.set()
 
-    @property
-    def waiting(self) -> int:
-        """Images that are in no batch yet."""
-        return len(self._waiting)
-
     async def run(self) -> None:
         """Work until cancelled."""
         loop, seconds = asyncio.get_running_loop(), 0.0
@@ -89,13 +80,13 @@ class Batcher:
                 await self._arrived.wait()
                 self._arrived.clear()
                 with anyio.move_on_after(seconds / 2):
-                    while self._waiting and self._opening and len(self._waiting) < self._batch_size:
+                    while self.waiting and self._opening and len(self.waiting) < self._batch_size:
                         await self._arrived.wait()
                         self._arrived.clear()
-                wanted = [waiting for waiting in self._waiting if not waiting.captions.done()]
+                wanted = [waiting for waiting in self.waiting if not waiting.captions.done()]
                 batch = [waiting for waiting in wanted if waiting.request == wanted[0].request][: self._batch_size]
                 taken = {id(waiting) for waiting in batch}
-                self._waiting = deque(waiting for waiting in wanted if id(waiting) not in taken)
+                self.waiting = deque(waiting for waiting in wanted if id(waiting) not in taken)
                 if not batch:
                     continue
                 self._arrived.set()  # there may be more

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,13 +12,8 @@ import h11
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PUBLIC_PATHS = ("/", "/page.css", "/page.js", "/health", "/docs", "/openapi.json")
 PUBLIC_FOLDER = "/static-offline-docs/"
@@ -29,7 +22,7 @@ DISCARDED_BODIES = 4  # times the largest body: how much of a rejected one is re
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may be, and how many there may be at once."""
+    """How large a request may be, and how many there may be at once."""
 
     body: int = 20_000_000  # bytes of a request
     bodies: int = 200_000_000  # bytes of all requests that are being worked on
@@ -49,12 +42,12 @@ class RequestRejected(HTTPException):
 class RequestLimiter:
     """Lets a request through to the app, whole, once all of it has arrived; or answers why not."""
 
-    def __init__(self, app: App, limits: Limits, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, token: str | None) -> None:
         self._app, self._limits, self._token = app, limits, token
         self._held = 0  # bytes of the bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, as ASGI has it."""
+        """Serve an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -90,23 +83,22 @@ class RequestLimiter:
         if int(headers.get("content-length", "0")) > most:  # h11 lets only digits through
             raise too_large
         size, rejected, is_last = 0, None, False
-        try:
-            with anyio.fail_after(self._limits.seconds):
-                while not is_last and size <= most:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise RequestRejected(400, "the request ended too early")
-                    part, is_last = message.get("body", b""), not message.get("more_body", False)
-                    size += len(part)
-                    if size > self._limits.body:
-                        rejected = rejected or too_large
-                    elif self._held + len(part) > self._limits.bodies:
-                        rejected = rejected or RequestRejected(429, "too much is sent at once; try again later")
-                    if rejected is None:
-                        body += part
-                        self._held += len(part)
-        except TimeoutError:
-            raise RequestRejected(408, f"the request took more than {self._limits.seconds:g} s to arrive") from None
+        with anyio.move_on_after(self._limits.seconds) as timeout:
+            while not is_last and size <= most:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestRejected(400, "the request ended too early")
+                part, is_last = message.get("body", b""), not message.get("more_body", False)
+                size += len(part)
+                if size > self._limits.body:
+                    rejected = rejected or too_large
+                elif self._held + len(part) > self._limits.bodies:
+                    rejected = rejected or RequestRejected(429, "too much is sent at once; try again later")
+                if rejected is None:
+                    body += part
+                    self._held += len(part)
+        if timeout.cancelled_caught:
+            raise RequestRejected(408, f"the request took more than {self._limits.seconds:g} s to arrive")
         if rejected is not None:
             raise rejected
 

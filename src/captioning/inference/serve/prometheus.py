@@ -4,8 +4,7 @@ import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from captioning.inference.serve.limits import App, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -28,7 +27,7 @@ class Metrics:
         self._batches.observe(images)
         self._batch_seconds.observe(seconds)
 
-    def counted(self, app: App) -> App:
+    def counted(self, app: ASGIApp) -> ASGIApp:
         """An app whose answers are counted."""
 
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
