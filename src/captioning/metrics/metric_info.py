@@ -6,17 +6,12 @@ FEW_IMAGES = 100  # below it CIDEr-D's n-gram weights and the intervals are nois
 
 
 class MetricInfo(NamedTuple):
-    """What a metric is.
-
-    Attributes:
-        max: the end of its range; None where it has none.
-        higher_is_better: None where neither end is best.
-    """
+    """What a metric is."""
 
     label: str
     description: str
-    max: float | None = 1
-    higher_is_better: bool | None = True
+    max: float | None = 1  # the end of its range; None where it has none
+    higher_is_better: bool | None = True  # None where neither end is best
 
 
 METRIC_INFO = {

@@ -98,12 +98,7 @@ class _ScoredRun:
 
 
 def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) -> Comparison:
-    """Compare the runs in ``folders`` with the first of them.
-
-    Args:
-        folders: run folders, two or more, each with its ``predictions.jsonl``.
-        metric: what captions are ranked by.
-        captions: how many of the most improved, and of the most worsened ones.
+    """Compare two or more runs with the first of them, with N ``captions`` most improved and worsened by ``metric``.
 
     Raises:
         UserError: fewer than two runs, a run twice, one that can't be read, no common image, or no such metric.
@@ -123,15 +118,14 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
             f"{folders[0]}: none of its test images is in every other run; compare runs of the same data and split"
         )
     references = [predictions[0][image]["references"] for image in ids]
+    paths = [folder.resolve().parts for folder in folders]
+    parts = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len(paths))
     scored = []
-    for run, lines, name in zip(runs, predictions, _short_names(folders), strict=True):
+    for run, lines, path in zip(runs, predictions, paths, strict=True):
         texts = [lines[image]["prediction"] for image in ids]
         scores = score(texts, references)
-        scored.append(_ScoredRun(run, name, lines, texts, scores, scores.resampled()))  # the same draws for all: paired
-    environments = [
-        None if run.environment is None else flat({k: v for k, v in run.environment.items() if k in PROVENANCE})
-        for run in runs
-    ]
+        resampled = scores.resampled()  # the same draws for all: paired
+        scored.append(_ScoredRun(run, str(Path(*path[-parts:])), lines, texts, scores, resampled))
     return Comparison(
         images=len(ids),
         resamples=RESAMPLES,
@@ -139,29 +133,19 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
         warnings=_warnings(scored, ids),
         runs=[_compared(scored, own, ids, references, metric, captions) for own in scored],
         settings=_differing([None if run.config is None else flat(run.config) for run in runs]),
-        environment=_differing(environments),
+        environment=_differing(
+            [None if run.environment is None else flat(run.environment) for run in runs], PROVENANCE
+        ),
     )
 
 
 def require_predictions(run: RunFolder) -> dict[str, Prediction]:
-    """The test captions of a run, by the id of their image.
-
-    Raises:
-        UserError: there is no such folder, it has no ``predictions.jsonl``, or that is damaged.
-    """
+    """The test captions of a run, by the id of their image; a ``UserError`` where there are none."""
     if not run.path.is_dir():
         raise UserError(f"{run.path}: no such folder; give the folder of a run, such as outputs/DATE/TIME")
     if run.predictions is None:
         raise UserError(f"{run.path}: has no predictions.jsonl; a run writes it once its test has ended")
     return run.predictions
-
-
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """As many last parts of each path as it takes to tell the folders apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    counts = range(1, max(map(len, parts)) + 1)
-    enough = next(count for count in counts if len({path[-count:] for path in parts}) == len(parts))
-    return [str(Path(*path[-enough:])) for path in parts]
 
 
 def _compared(
@@ -244,10 +228,13 @@ def _warnings(scored: Sequence[_ScoredRun], ids: Sequence[str]) -> list[str]:
     return warnings
 
 
-def _differing(sides: Sequence[dict[str, str] | None]) -> dict[str, list[str | None]]:
+def _differing(sides: Sequence[dict[str, str] | None], only: Sequence[str] = ()) -> dict[str, list[str | None]]:
     """What isn't the same in all runs that have the file, but for settings that don't change what a run is."""
     known = [side for side in sides if side is not None]
-    keys = dict.fromkeys(key for side in known for key in side if key.split(".")[0] not in IGNORED)
+    keys = dict.fromkeys(key for side in known for key in side)
     return {
-        key: [(side or {}).get(key) for side in sides] for key in keys if len({side.get(key) for side in known}) > 1
+        key: [(side or {}).get(key) for side in sides]
+        for key in keys
+        if (key.split(".")[0] in only if only else key.split(".")[0] not in IGNORED)
+        and len({side.get(key) for side in known}) > 1
     }

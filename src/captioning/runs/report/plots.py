@@ -48,7 +48,7 @@ WIDE_SPAN = 8  # a largest image side over the smallest from which the scale is 
 
 
 class Plot(NamedTuple):
-    """A drawing, what it says to those who don't see it, and what has to be said below it."""
+    """A drawing, its alternative text, and notes below it."""
 
     svg: Markup
     alt: str
@@ -56,13 +56,7 @@ class Plot(NamedTuple):
 
 
 def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: str = "small") -> Plot:
-    """Numbers over steps in one plot, the first line in the strong color; a dense one is drawn thin with its mean.
-
-    Args:
-        lines: name to series; one that has no finite value is only mentioned.
-        tested: the step of the checkpoint that was tested, marked where it is known.
-        size: ``small`` or ``wide``.
-    """
+    """Numbers over steps in one plot; a dense line is drawn thin with its mean, and the ``tested`` step is marked."""
     alt, notes, all_values = [], [], [np.zeros(0)]
     with rc_context(style(*lines)):
         figure, axes = new_figure(size)
@@ -175,13 +169,8 @@ def to_svg(figure: Figure, size: str) -> Markup:
     # Names that an HTML page doesn't need, or has once only, and a size that the page decides.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)
-    svg = re.sub(
-        r'<svg .*?viewBox="([^"]*)".*?>',
-        rf'<svg class="{size}" viewBox="\1" aria-hidden="true">',
-        svg,
-        count=1,
-        flags=re.DOTALL,
-    )
+    tag = rf'<svg class="{size}" viewBox="\1" aria-hidden="true">'
+    svg = re.sub(r'<svg .*?viewBox="([^"]*)".*?>', tag, svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     for drawn, page in PAGE.items():
         svg = svg.replace(drawn, page)
