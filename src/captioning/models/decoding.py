@@ -1,6 +1,6 @@
 """How captions are generated: declared once for the module, the command line and the server. Needs no torch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, NamedTuple, get_args
 
 from annotated_types import BaseMetadata, Ge, Gt, Le
@@ -32,23 +32,16 @@ class Decoding:
 
     def arguments(self) -> dict[str, float]:
         """The settings by their names in ``generate``, those that don't apply left out."""
-        sampled = {}
-        if self.temperature is not None:  # top_k, or transformers would cut sampling to the 50 most probable tokens
-            sampled = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "min_new_tokens": self.min_new_tokens,
-            "num_beams": self.num_beams,
-            "repetition_penalty": self.repetition_penalty,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size,
-            "do_sample": self.temperature is not None,
-            # Whatever a checkpoint's own generation config says:
-            "use_cache": True,
-            "num_return_sequences": 1,
-            "return_dict_in_generate": False,
-            **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
-            **sampled,
-        }
+        settings = asdict(self) | {"do_sample": self.temperature is not None}
+        # Whatever a checkpoint's own generation config says:
+        settings |= {"use_cache": True, "num_return_sequences": 1, "return_dict_in_generate": False}
+        if self.temperature is None:
+            del settings["temperature"], settings["top_p"]
+        else:
+            settings["top_k"] = 0  # or transformers would cut sampling to the 50 most probable tokens
+        if self.num_beams == 1:
+            del settings["length_penalty"]
+        return settings
 
 
 class DecodingSetting(NamedTuple):

@@ -1,11 +1,8 @@
 """GIT, computed with less work: the same weights under the same names, and the same numbers.
 
-GIT's images see nothing but themselves, and its text sees the image and the text before. From that follows what is
-saved here:
-
-- attention within an image needs no mask, and text alone needs one, of its few rows;
-- nothing reads what the last layer makes of an image but its keys and values, and nothing reads its logits;
-- the keys and values of an image are the same for every caption, whether they are packed into one sequence or beams.
+Images attend to nothing but themselves, and text to its image and the text before. So attention within an image needs
+no mask, nothing reads what the last layer makes of an image but its keys and values, and these are the same for every
+caption of it, packed or in beams.
 """
 
 from __future__ import annotations

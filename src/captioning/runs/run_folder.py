@@ -106,10 +106,7 @@ class RunFolder:
 
     @cached_property
     def curves(self) -> dict[str, Series] | None:
-        """Each number of ``metrics.csv`` over its own steps; of a step that was taken again, the last value.
-
-        Loggers number steps from 0; here a step is how many were taken, as in the names of checkpoints.
-        """
+        """Each number of ``metrics.csv`` over the steps taken (loggers count from 0); of one taken again, the last."""
         text = _read_text(self.path / "metrics.csv")
         if text is None:
             return None
@@ -289,11 +286,7 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def read_mapping(path: Path) -> Json | None:
-    """The mapping in a JSON or YAML file; None where there is no such file.
-
-    Raises:
-        UserError: the file is damaged, or holds something else.
-    """
+    """The mapping in a JSON or YAML file; None where there is no such file, a ``UserError`` where it is damaged."""
     return _read(path, dict)
 
 

@@ -61,7 +61,7 @@ def render(run: RunFolder) -> str:
     keys = [("test", row.id) for row in rows]
     keys += [("val", line["id"]) for line in run.gallery or []]
     keys += [(sample["split"], sample["id"]) for sample in samples]
-    splits = {split: facts for split, facts in data.get("splits", {}).items() if facts.get("caption_words")}
+    counted = {name: facts for name, facts in data.get("splits", {}).items() if facts.get("caption_words")}
     images = len(predictions) or len((run.splits or {}).get("test", []))
     alarms: dict[tuple[str, str], list[Json]] = {}  # those of one kind together
     for line in run.alarms or []:
@@ -70,14 +70,9 @@ def render(run: RunFolder) -> str:
     if predictions:
         captions = [line["prediction"] for line in predictions]
         references = [reference for line in predictions for reference in line["references"]]
-        counts = {
-            name: [len(words(caption)) for caption in texts]
-            for name, texts in (("predictions", captions), ("references", references))
-        }
-        language = {
-            "lengths": plots.caption_lengths(counts, size="wide"),
-            "frequent": frequent_captions(captions),
-        }
+        sides = {"predictions": captions, "references": references}
+        counts = {side: [len(words(caption)) for caption in texts] for side, texts in sides.items()}
+        language = {"lengths": plots.caption_lengths(counts, size="wide"), "frequent": frequent_captions(captions)}
     return render_template(
         "template.html",
         styles=["style.css"],
@@ -96,7 +91,7 @@ def render(run: RunFolder) -> str:
         gallery=_gallery(run),
         rows=rows,
         language=language,
-        splits={split: numbers_of_split(facts) for split, facts in splits.items()},
+        splits={name: numbers_of_split(facts) for name, facts in counted.items()},
         findings=data.get("findings", []),
         samples=samples,
         again=_again(run),
