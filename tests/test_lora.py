@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from captioning.evaluate import evaluate
 from conftest import SMALL
 from runs import forked, run, said
 from test_module import data_of, trainer_of
@@ -23,6 +22,7 @@ from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import load_model
 from captioning.models.loss import caption_loss
 from captioning.models.processor import load_processor
+from captioning.run import evaluate
 from captioning.training.distributed.strategies import whole_network
 
 TEXT = ("attention.self.query", "attention.self.key", "attention.self.value")
