@@ -4,7 +4,8 @@ from fixtures.make_captions import read
 
 from captioning.metrics import Scores, normalize, score
 from captioning.metrics.bootstrap import draws, paired_p_values, percentile_intervals
-from captioning.metrics.error_rates import ExactMatch
+from captioning.metrics.error_rates import exact_match
+from captioning.metrics.metric import RatioOfSums
 
 PREDICTIONS, REFERENCES = read()
 # Of the others, what one image gets depends on which others there are, and is kept as it is.
@@ -16,7 +17,7 @@ OF_IMAGES_ALONE = (
 
 def right_or_wrong(hits: np.ndarray) -> Scores:
     """Exact match of as many images as there are hits and misses."""
-    return Scores((ExactMatch(),), (np.column_stack([hits, np.ones(len(hits))]).astype(float),))
+    return Scores((RatioOfSums(exact_match),), (np.column_stack([hits, np.ones(len(hits))]).astype(float),))
 
 
 def test_the_same_captions_have_the_same_intervals():

@@ -313,4 +313,4 @@ def test_each_metric_knows_which_way_is_better():
 
 def test_all_that_is_measured_has_a_direction():
     measured = score(["a"], [["a"]], training_captions=set()).names
-    assert list(HIGHER_IS_BETTER) == ["loss", "token_accuracy", *measured]
+    assert list(HIGHER_IS_BETTER) == [*measured, "loss", "token_accuracy"]

@@ -17,7 +17,7 @@ ALPHA = 0.05  # intervals hold 95 %
 def draws(images: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[FloatArray]:
     """How often each image is drawn, (some resamples, images), some megabytes at a time.
 
-    A function of the arguments alone: models judged on the same images are resampled alike, which pairs them.
+    The same for all models that are scored on the same images, which pairs them.
     """
     generator = np.random.default_rng(seed)
     while resamples > 0:
@@ -36,11 +36,8 @@ def percentile_intervals(replicates: FloatArray) -> list[tuple[float, float]]:
 def paired_p_values(differences: FloatArray, differing: npt.NDArray[np.int64]) -> FloatArray:
     """The two-sided p value of each column of resampled differences, (resamples, numbers).
 
-    Args:
-        differences: resampled.
-        differing: in how many images each number differs at all, (numbers,). No p is below that of a sign test in
-            which all of them differ the same way: chance does that with four images one time in eight, which
-            resampling what was seen can't know.
+    No p is below that of a sign test in which all ``differing`` images, (numbers,), differ the same way: with four
+    images chance does that one time in eight, which resampling can't know.
     """
     tails = 1 + np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
     p_values: FloatArray = np.minimum(2 * np.maximum(tails / (1 + len(differences)), 0.5**differing), 1.0)

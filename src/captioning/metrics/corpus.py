@@ -12,23 +12,14 @@ NGram = tuple[str, ...]
 
 
 class Corpus:
-    """A prediction and its references for each image, as words.
-
-    Args:
-        predictions: one generated caption an image.
-        references: the true captions of each image, one or more; their number may differ from image to image.
-        training_captions: what the model was trained on, normalized, where that is known.
+    """A prediction and its references, one or more, for each image, as words; training captions are normalized.
 
     Raises:
         UserError: there is no image, or one without a reference; no number is defined then.
     """
 
     def __init__(
-        self,
-        predictions: Sequence[str],
-        references: Sequence[Sequence[str]],
-        *,
-        training_captions: Set[str] | None = None,
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], training_captions: Set[str] | None = None
     ) -> None:
         if len(predictions) != len(references):
             raise UserError(f"{len(predictions)} predictions, but references for {len(references)} images")
@@ -36,15 +27,14 @@ class Corpus:
             raise UserError("there are no captions to judge")
         if lacking := next((number for number, truths in enumerate(references, start=1) if not truths), None):
             raise UserError(f"image {lacking} has no reference to judge its caption by")
-        self.predictions = [words(prediction) for prediction in predictions]
-        self.references = [[words(reference) for reference in truths] for truths in references]
+        self.predictions = list(map(words, predictions))
+        self.references = [list(map(words, truths)) for truths in references]
         self.training_captions = training_captions
 
     def __len__(self) -> int:
         return len(self.predictions)
 
     def __iter__(self) -> Iterator[tuple[Words, list[Words]]]:
-        """Each image's prediction and references."""
         return zip(self.predictions, self.references, strict=True)
 
 

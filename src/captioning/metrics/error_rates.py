@@ -4,67 +4,45 @@ from collections.abc import Sequence
 
 import jiwer
 
-from captioning.metrics.corpus import Corpus, Words
-from captioning.metrics.metric import RatioOfSums
+from captioning.metrics.corpus import Corpus
+from captioning.metrics.metric import Fractions
 from captioning.metrics.text import normalize
 
 TO_WORDS, TO_CHARS = jiwer.ReduceToListOfListOfWords(), jiwer.ReduceToListOfListOfChars()
 
 
-class WordErrorRate(RatioOfSums):
-    """Word error rate: word substitutions, deletions and insertions over the words of the reference.
+def wer(corpus: Corpus) -> Fractions:
+    """Word error rate: word substitutions, deletions and insertions over the words of the reference, above 1 at worst.
 
-    Errors and words are summed over images before they are divided. Of several references of an image the nearest
-    one counts: the one with the lowest rate for that caption. A reference without a word counts as one word long.
-
-    Range: 0 (every caption equals a reference) upwards; 1 for a model that says nothing, more where captions are longer
-    than they should be. Direction: lower is better. Source: NIST's definition (Levenshtein distance of words), counted
-    by jiwer; equal to its ``wer`` on normalized single references.
+    Of several references the one with the lowest rate counts; one without a word counts as one word long. Source:
+    NIST's definition (Levenshtein distance), counted by jiwer; equal to its ``wer`` on normalized single references.
     """
-
-    names = ("wer",)
-
-    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [_nearest(prediction, references) for prediction, references in corpus]
-
-
-class CharErrorRate(RatioOfSums):
-    """Character error rate: as :class:`WordErrorRate`, over characters with single spaces between words.
-
-    Range: 0 upwards. Direction: lower is better. Source: counted by jiwer; equal to its ``cer`` on normalized
-    single references.
-    """
-
-    names = ("cer",)
-
-    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [_nearest(prediction, references, characters=True) for prediction, references in corpus]
-
-
-class ExactMatch(RatioOfSums):
-    """Share of captions that equal a reference, after normalization.
-
-    Range: 0 to 1. Direction: higher is better. Source: SQuAD's exact match (Rajpurkar et al. 2016), with this project's
-    normalization, which keeps articles.
-    """
-
-    names = ("exact_match",)
-
-    def fractions(self, corpus: Corpus) -> list[tuple[float, float]]:
-        return [(float(prediction in references), 1) for prediction, references in corpus]
-
-
-def nearest_first(prediction: str, references: Sequence[str]) -> list[str]:
-    """The references of a caption, first the one that :class:`WordErrorRate` compares it with."""
-    errors = _errors(normalize(prediction), [normalize(reference) for reference in references])
     return [
-        reference for _, reference in sorted(zip(errors, references, strict=True), key=lambda pair: _by_rate(pair[0]))
+        min(_errors(" ".join(caption), [*map(" ".join, references)]), key=_by_rate) for caption, references in corpus
     ]
 
 
-def _nearest(prediction: Words, references: Sequence[Words], *, characters: bool = False) -> tuple[int, int]:
-    """The errors and the length of the reference with the lowest rate."""
-    return min(_errors(" ".join(prediction), [*map(" ".join, references)], characters=characters), key=_by_rate)
+def cer(corpus: Corpus) -> Fractions:
+    """Character error rate: as :func:`wer`, over characters with single spaces between words, as jiwer's ``cer``."""
+    return [
+        min(_errors(" ".join(caption), [*map(" ".join, references)], characters=True), key=_by_rate)
+        for caption, references in corpus
+    ]
+
+
+def exact_match(corpus: Corpus) -> Fractions:
+    """Share of captions that equal a reference, after normalization.
+
+    Source: SQuAD's exact match (Rajpurkar et al. 2016), with this project's normalization, which keeps articles.
+    """
+    return [(float(prediction in references), 1) for prediction, references in corpus]
+
+
+def nearest_first(prediction: str, references: Sequence[str]) -> list[str]:
+    """The references of a caption, first the one that :func:`wer` compares it with."""
+    errors = _errors(normalize(prediction), [normalize(reference) for reference in references])
+    order = sorted(range(len(references)), key=lambda index: _by_rate(errors[index]))
+    return [references[index] for index in order]
 
 
 def _errors(prediction: str, references: Sequence[str], *, characters: bool = False) -> list[tuple[int, int]]:

@@ -1,29 +1,28 @@
 """What a caption metric is: numbers that are functions of sums over images."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from captioning.metrics.corpus import Corpus
+from captioning.metrics.corpus import Corpus
 
 FloatArray = npt.NDArray[np.float64]
+Fractions = list[tuple[float, float]]  # of each image: its part of the numerator and of the denominator
 
 
 class CaptionMetric(ABC):
     """Numbers of a corpus of captions that are functions of sums over its images.
 
-    That form gives each image a number of its own (the function of its own statistics), and lets an interval be found
-    by adding up statistics again, without looking at a caption twice. Statistics may depend on the whole corpus, as the
-    n-gram weights of CIDEr-D do; so captions are gathered before they are judged.
+    So each image has a number of its own (the function of its own statistics), and intervals come from adding up
+    statistics again. Statistics may depend on the whole corpus, as CIDEr-D's n-gram weights do.
     """
 
-    names: ClassVar[tuple[str, ...]]
+    names: tuple[str, ...]
 
     @abstractmethod
-    def statistics(self, corpus: "Corpus") -> FloatArray:
+    def statistics(self, corpus: Corpus) -> FloatArray:
         """What is summed, (images, k)."""
 
     @abstractmethod
@@ -32,14 +31,13 @@ class CaptionMetric(ABC):
 
 
 class RatioOfSums(CaptionMetric):
-    """A sum over images divided by another; 0 where that one is 0."""
+    """A sum over images divided by another, 0 where that one is 0; named as the function that gives both."""
 
-    @abstractmethod
-    def fractions(self, corpus: "Corpus") -> list[tuple[float, float]]:
-        """Each image's part of the numerator and of the denominator."""
+    def __init__(self, fractions: Callable[[Corpus], Fractions]) -> None:
+        self.names, self._fractions = (fractions.__name__,), fractions
 
-    def statistics(self, corpus: "Corpus") -> FloatArray:
-        return np.array(self.fractions(corpus), dtype=np.float64)
+    def statistics(self, corpus: Corpus) -> FloatArray:
+        return np.array(self._fractions(corpus), dtype=np.float64)
 
     def values(self, sums: FloatArray) -> FloatArray:
         numerator, denominator = sums[..., :1], sums[..., 1:]

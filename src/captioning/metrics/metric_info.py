@@ -6,17 +6,12 @@ FEW_IMAGES = 100  # below it CIDEr-D's n-gram weights and the intervals are nois
 
 
 class MetricInfo(NamedTuple):
-    """What a metric is.
-
-    Attributes:
-        max: the end of its range; None where it has none.
-        higher_is_better: None where neither end is best.
-    """
+    """What a metric is."""
 
     label: str
     description: str
-    max: float | None = 1
-    higher_is_better: bool | None = True
+    max: float | None = 1  # the end of its range; None where it has none
+    higher_is_better: bool | None = True  # None where neither end is best
 
 
 METRIC_INFO = {
@@ -25,9 +20,7 @@ METRIC_INFO = {
     ),
     "cer": MetricInfo("Character error rate (CER)", "the same over characters", None, higher_is_better=False),
     "bleu1": MetricInfo("BLEU-1", "precision of single words, with a penalty for brevity"),
-    "bleu2": MetricInfo("BLEU-2", "the same for up to 2 words in a row"),
-    "bleu3": MetricInfo("BLEU-3", "the same for up to 3 words in a row"),
-    "bleu4": MetricInfo("BLEU-4", "the same for up to 4 words in a row"),
+    **{f"bleu{n}": MetricInfo(f"BLEU-{n}", f"the same for up to {n} words in a row") for n in (2, 3, 4)},
     "rouge_l": MetricInfo("ROUGE-L", "F-score of the longest common subsequence of words"),
     "cider": MetricInfo("CIDEr-D", "TF-IDF-weighted n-gram similarity to all references", 10),
     "exact_match": MetricInfo("Exact match", "share of captions that equal a reference"),

@@ -8,60 +8,37 @@ from math import fsum
 
 import numpy as np
 
+from captioning.metrics import collapse
 from captioning.metrics.bleu import Bleu
 from captioning.metrics.bootstrap import RESAMPLES, draws, percentile_intervals
-from captioning.metrics.cider import CiderD
-from captioning.metrics.collapse import (
-    CopiedCaptions,
-    EmptyCaptions,
-    LengthRatio,
-    Repetition,
-    TopCaption,
-    UniqueCaptions,
-    VocabularyCoverage,
-)
+from captioning.metrics.cider import cider
 from captioning.metrics.corpus import Corpus
-from captioning.metrics.error_rates import CharErrorRate, ExactMatch, WordErrorRate
-from captioning.metrics.metric import CaptionMetric, FloatArray
-from captioning.metrics.rouge import RougeL
+from captioning.metrics.error_rates import cer, exact_match, wer
+from captioning.metrics.metric import CaptionMetric, FloatArray, RatioOfSums
+from captioning.metrics.rouge import rouge_l
 
-# In the order in which tables show them.
+# In the order in which tables show them; the last takes the training captions.
 METRICS: tuple[CaptionMetric, ...] = (
-    WordErrorRate(),
-    CharErrorRate(),
+    *map(RatioOfSums, (wer, cer)),
     Bleu(),
-    RougeL(),
-    CiderD(),
-    ExactMatch(),
-    UniqueCaptions(),
-    TopCaption(),
-    EmptyCaptions(),
-    Repetition(),
-    LengthRatio(),
-    VocabularyCoverage(),
-    CopiedCaptions(),
+    *map(RatioOfSums, (rouge_l, cider, exact_match)),
+    *map(RatioOfSums, (collapse.unique_captions, collapse.top_caption, collapse.empty_captions, collapse.repetition)),
+    *map(RatioOfSums, (collapse.length_ratio, collapse.vocabulary_coverage, collapse.copied_captions)),
 )
 
 
 def score(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    *,
-    training_captions: Set[str] | None = None,
+    predictions: Sequence[str], references: Sequence[Sequence[str]], *, training_captions: Set[str] | None = None
 ) -> Scores:
-    """Score one generated caption an image by its references; see the classes in ``METRICS`` for what is measured.
+    """Score one generated caption an image by its references, one or more; see ``METRICS`` for what is measured.
 
-    Args:
-        predictions: a caption for each image.
-        references: the true captions of each image, one or more.
-        training_captions: what the model learned from, each as ``normalize`` leaves it; without them
-            ``copied_captions`` is left out.
+    ``training_captions`` are as ``normalize`` leaves them; without them ``copied_captions`` is left out.
 
     Raises:
         UserError: no images, or an image without a reference.
     """
-    corpus = Corpus(predictions, references, training_captions=training_captions)
-    metrics = tuple(m for m in METRICS if training_captions is not None or not isinstance(m, CopiedCaptions))
+    corpus = Corpus(predictions, references, training_captions)
+    metrics = METRICS if training_captions is not None else METRICS[:-1]
     return Scores(metrics, tuple(metric.statistics(corpus) for metric in metrics))
 
 
@@ -86,7 +63,7 @@ class Scores:
         return dict(zip(self.names, self._values(exact).tolist(), strict=True))
 
     def of_images(self, name: str) -> FloatArray:
-        """Each image's own number, (images,); what it depends on beside the image is that of the whole corpus."""
+        """Each image's own number, (images,)."""
         return self._values(self.statistics)[:, self.names.index(name)]
 
     def worst_first(self) -> list[int]:
@@ -95,10 +72,9 @@ class Scores:
         return order
 
     def resampled(self, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-        """Each number over as many images drawn with replacement, (resamples, names).
+        """Each number over N images drawn with replacement from N, (resamples, names).
 
-        What one image gets is kept: the n-gram weights of CIDEr-D and how many images share a caption or a word are
-        those of all images.
+        Each image keeps its statistics: n-gram weights and shared captions or words are counted over all images.
         """
         table = np.concatenate(self.statistics, axis=1)
         sums = np.concatenate([times @ table for times in draws(len(self), resamples=resamples, seed=seed)])

@@ -1,22 +1,17 @@
 """How captions are generated: declared once for the module, the command line and the server. Needs no torch."""
 
-import operator
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, NamedTuple, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, NamedTuple, get_args
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import BaseMetadata, Ge, Gt, Le
 from typing_extensions import Doc
 
-from captioning.errors import UserError
+from captioning.errors import UserError, check_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """Settings of ``generate``, with their limits and descriptions.
-
-    Raises:
-        UserError: a value is beyond its limits.
-    """
+    """Settings of ``generate``; a value beyond its limits is a ``UserError``."""
 
     max_new_tokens: Annotated[int, Ge(1), Doc("Longest caption, in tokens with the end-of-sentence token.")] = 32
     min_new_tokens: Annotated[int, Ge(0), Doc("Shortest caption, in tokens.")] = 0
@@ -28,47 +23,33 @@ class Decoding:
     top_p: Annotated[float, Gt(0), Le(1), Doc("Samples from the most probable tokens up to this total.")] = 1.0
 
     def __post_init__(self) -> None:
-        for setting in decoding_settings():
-            value = getattr(self, setting.name)
-            limits = [(*_LIMITS[type(limit)], getattr(limit, type(limit).__name__.lower())) for limit in setting.limits]
-            if value is not None and not all(holds(value, bound) for _, holds, bound in limits):
-                wanted = " and ".join(f"{words} {bound}" for words, _, bound in limits)
-                raise UserError(f"model.{setting.name} must be {wanted}, got {value}")
+        check_arguments(type(self), vars(self), section="model")
         if self.min_new_tokens > self.max_new_tokens:
             raise UserError(
                 f"model.min_new_tokens={self.min_new_tokens} must be between 0 and "
                 f"model.max_new_tokens={self.max_new_tokens}"
             )
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, float]:
         """The settings by their names in ``generate``, those that don't apply left out."""
-        # transformers would cut sampling to the 50 most probable tokens.
-        sampled = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "min_new_tokens": self.min_new_tokens,
-            "num_beams": self.num_beams,
-            "repetition_penalty": self.repetition_penalty,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size,
-            "do_sample": self.temperature is not None,
-            # Whatever a checkpoint's own generation config says:
-            "use_cache": True,
-            "num_return_sequences": 1,
-            "return_dict_in_generate": False,
-            **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
-            **(sampled if self.temperature is not None else {}),
-        }
-
-
-_LIMITS: dict[type, Any] = {Ge: ("at least", operator.ge), Gt: ("above", operator.gt), Le: ("at most", operator.le)}
+        settings = asdict(self) | {"do_sample": self.temperature is not None}
+        # Whatever a checkpoint's own generation config says:
+        settings |= {"use_cache": True, "num_return_sequences": 1, "return_dict_in_generate": False}
+        if self.temperature is None:
+            del settings["temperature"], settings["top_p"]
+        else:
+            settings["top_k"] = 0  # or transformers would cut sampling to the 50 most probable tokens
+        if self.num_beams == 1:
+            del settings["length_penalty"]
+        return settings
 
 
 class DecodingSetting(NamedTuple):
-    """A field of :class:`Decoding`, taken apart for those who offer it to users."""
+    """A field of :class:`Decoding`, for the command line and the server."""
 
     name: str
     type: type
-    limits: list[Any]  # of annotated-types
+    limits: list[BaseMetadata]
     description: str
 
 

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class FeatureFile:
-    """The features of ``count`` images in a temporary file of a folder; a warning and no cache if the disk is full."""
+    """The features of ``count`` images in a temporary file; a warning and no cache if the disk is full."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
@@ -33,8 +33,7 @@ class FeatureFile:
     def of(self, images: Sequence[int], pixel_values: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
         """The features of a batch, (batch, positions, width), by the numbers of its ``images``.
 
-        Each image goes through the tower by itself: in a batch its last digits could depend on which others are cached
-        already, and a resumed run would differ.
+        Each image goes through the tower by itself, or its last digits could depend on which others are cached already.
         """
         features = []
         for number, image in zip(images, pixel_values, strict=True):
@@ -54,18 +53,17 @@ class FeatureFile:
     def _keep(self, number: int, features: Tensor) -> None:
         if self._like is None:
             self._like = torch.empty_like(features, device="meta")
-            size, free = features.nbytes * len(self._is_kept), shutil.disk_usage(self._folder).free
-            if size > free:
-                self._give_up(f"{len(self._is_kept):,} images take {decimal(size)} there, and {decimal(free)} are left")
+            count, free = len(self._is_kept), shutil.disk_usage(self._folder).free
+            if (size := features.nbytes * count) > free:
+                self._give_up(f"{count:,} images take {decimal(size)} there, and {decimal(free)} are left")
         if not self._has_room:
             return
         content = features.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
         try:
             write_at(self._file.fileno(), content, number * len(content))
+            self._is_kept[number] = True
         except OSError as error:
             self._give_up(reason(error))
-        else:
-            self._is_kept[number] = True
 
     def _give_up(self, why: str) -> None:
         self._has_room = False

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def training_flops(model: GitForCausalLM, *, images: int, tokens: int) -> int:
     """The model FLOPs of a forward and a backward pass, as for MFU (Chowdhery et al. 2022, PaLM, appendix B).
 
-    Two for each multiplication with a weight or between queries, keys and values; no gradients of frozen weights or
-    below them, and nothing for a vision tower that is frozen as a whole. ``tokens`` are an image's, padding included.
+    Two for each multiplication; no gradients of frozen weights or below them, and nothing for a vision tower that is
+    frozen as a whole. ``tokens`` are an image's, padding included.
     """
     text, vision = model.config, model.config.vision_config
     width, inner, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,17 +12,23 @@ from captioning.models.decoding import Decoding as Decoding
 from captioning.models.git import KVCache
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from captioning.models.git import GitForCausalLM
 
 
 @torch.inference_mode()
 def generate_captions(
-    model: GitForCausalLM, tokenizer: Any, kv_cache: KVCache, decoding: Decoding, *, synced_gpus: bool = False
+    model: GitForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    kv_cache: KVCache,
+    decoding: Decoding,
+    *,
+    synced_gpus: bool = False,
 ) -> list[str]:
     """One caption per image; ``model`` is in eval mode, ``kv_cache`` from :func:`prefill` or ``caption_loss``.
 
-    The cache is used up. With ``synced_gpus`` this continues until all processes have their captions, since they need
-    this one's shard of the weights.
+    The cache is used up. With ``synced_gpus`` this continues until all processes have their captions.
     """
     return texts(tokenizer, generate_tokens(model, kv_cache, decoding, synced_gpus=synced_gpus))
 
@@ -36,35 +42,31 @@ def generate_tokens(
     num_captions: int = 1,
     synced_gpus: bool = False,
 ) -> Tensor:
-    """As :func:`generate_captions`, as tokens: (images · num_captions, start and length), those of an image together.
+    """Tokens, (images · num_captions, start and length), those of an image together.
 
-    ``prompt`` is tokens that every caption begins with, not counted in its length; with beams, ``num_captions`` is at
-    most their number.
+    ``prompt`` is tokens that every caption begins with, not counted in its length.
     """
     start = torch.tensor([[model.generation_config.bos_token_id, *prompt]], device=model.device)
     start = start.expand(kv_cache.batch_size, -1)
-    token_ids: Tensor = model.generate(
+    return model.generate(  # type: ignore[no-any-return]
         input_ids=start,
         attention_mask=torch.ones_like(start),
         past_key_values=kv_cache,
         synced_gpus=synced_gpus,
-        **{**decoding.arguments(), "num_return_sequences": num_captions},
+        **decoding.arguments() | {"num_return_sequences": num_captions},
     )
-    return token_ids
 
 
-def texts(tokenizer: Any, token_ids: Tensor) -> list[str]:
+def texts(tokenizer: PreTrainedTokenizerBase, token_ids: Tensor) -> list[str]:
     """The captions that tokens are."""
-    captions: list[str] = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-    return [caption.strip() for caption in captions]
+    return [caption.strip() for caption in tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
 
 
 @torch.inference_mode()
 def mean_log_probabilities(model: GitForCausalLM, kv_cache: KVCache, token_ids: Tensor, *, given: int) -> Tensor:
     """The mean log-probability of each caption's tokens in nats, float32 (captions,), without penalties or temperature.
 
-    ``token_ids``, (captions, length), are from :func:`generate_tokens`; their first ``given`` tokens don't count. The
-    cache is used up.
+    The first ``given`` of ``token_ids``, (captions, length), don't count. The cache is used up.
     """
     logits = model.output(model.decode_step(token_ids[:, :-1], kv_cache)[:, given - 1 :]).float()
     made = token_ids[:, given:]

@@ -1,11 +1,8 @@
 """GIT, computed with less work: the same weights under the same names, and the same numbers.
 
-GIT's images see nothing but themselves, and its text sees the image and the text before. From that follows what is
-saved here:
-
-- attention within an image needs no mask, and text alone needs one, of its few rows;
-- nothing reads what the last layer makes of an image but its keys and values, and nothing reads its logits;
-- the keys and values of an image are the same for every caption, whether they are packed into one sequence or beams.
+Images attend to nothing but themselves, and text to its image and the text before. So attention within an image needs
+no mask, nothing reads what the last layer makes of an image but its keys and values, and these are the same for every
+caption of it, packed or in beams.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -40,8 +37,7 @@ Attend = Callable[[modeling_git.GitSelfAttention, Tensor], tuple[Tensor, KeysVal
 class KVCache(transformers.DynamicCache):  # type: ignore[misc]  # transformers is not followed by mypy
     """The keys and values of captions so far, as transformers keeps them, and beside them those of their images.
 
-    There are as many captions as images, or, with beams, a multiple: those of an image stand together. Captions that
-    have ended are left out once they are a quarter of all, unless there are beams, where it isn't known.
+    The beams of an image stand together. Without beams, captions that have ended are left out once they are a quarter.
     """
 
     def __init__(self) -> None:
@@ -88,10 +84,7 @@ class GitLayer(modeling_git.GitLayer):  # type: ignore[misc]
 
 
 class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
-    """transformers' GIT with a forward pass of its own.
-
-    Its name is saved with the weights, and stays that of the published class.
-    """
+    """transformers' GIT with a forward pass of its own; its name, that of the published class, is saved."""
 
     def __init__(self, config: transformers.GitConfig) -> None:
         super().__init__(config)
@@ -114,12 +107,10 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
         return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
 
     def encode(self, features: Tensor, text: Tensor | None = None, mask: Tensor | None = None) -> Encoded:
-        """The decoder's forward pass over images and the captions after them.
+        """The decoder's forward pass over images' features and the captions after them.
 
-        Args:
-            features: of :meth:`encode_image`.
-            text: embedded tokens, (batch, text length, width); by default there are none.
-            mask: (batch, 1, text length, text length), True where a token attends to another. All attend to the image.
+        ``text`` is embedded tokens, (batch, text length, width); ``mask``, (batch, 1, text length, text length), says
+        which of them a token attends to, beside the image.
         """
         image = self.git.visual_projection(features)
         length = image.shape[1]
@@ -133,15 +124,12 @@ class GitForCausalLM(transformers.GitForCausalLM):  # type: ignore[misc]
         hidden, kept = last(hidden, partial(attend, length=length, mask=mask, text_alone=True))
         return Encoded(hidden, [*images, kept])
 
-    def forward(self, input_ids: Tensor, past_key_values: KVCache, **_: Any) -> CausalLMOutputWithPast:
-        """The logits, (rows, 1, vocabulary), after tokens, (rows, tokens), that follow those of the cache.
-
-        ``generate`` calls this. The logits are zeros where a caption has ended.
-        """
-        cache = past_key_values
-        tokens = cache.active_sequences(input_ids, self.generation_config.eos_token_id)
-        logits = cache.scatter_finished(self.output(self.decode_step(tokens, cache)[:, -1:]), len(input_ids))
-        return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
+    def forward(self, input_ids: Tensor, past_key_values: KVCache, **_: object) -> CausalLMOutputWithPast:
+        """For ``generate``: the logits, (rows, 1, vocabulary), after new tokens; zeros where a caption has ended."""
+        tokens = past_key_values.active_sequences(input_ids, self.generation_config.eos_token_id)
+        logits = self.output(self.decode_step(tokens, past_key_values)[:, -1:])
+        logits = past_key_values.scatter_finished(logits, len(input_ids))
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
     def decode_step(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """The last hidden states of tokens, (captions, tokens), that follow those of the cache; adds them to it."""
@@ -166,9 +154,9 @@ def attend(
     *,
     text_alone: bool = False,
 ) -> tuple[Tensor, KeysValues]:
-    """Attention among images, the first ``length`` positions of ``hidden``, and the text after them.
+    """Attention among images, the first ``length`` positions, and the text after them; with ``text_alone`` its own.
 
-    ``mask``, (batch, 1, text length, all positions), is True where a token attends. With ``text_alone`` images don't.
+    ``mask``, (batch, 1, text length, all positions), is True where a token attends.
     """
     keys, values = _heads(attention, attention.key(hidden)), _heads(attention, attention.value(hidden))
     images = KeysValues(keys[:, :, :length], values[:, :, :length])
@@ -186,10 +174,7 @@ def attend(
 def attend_cached(
     attention: modeling_git.GitSelfAttention, hidden: Tensor, cache: KVCache
 ) -> tuple[Tensor, KeysValues]:
-    """Attention of new tokens, (rows, tokens, width), to their images and the captions before them.
-
-    All beams of an image share its keys and values, which are neither copied nor moved for them.
-    """
+    """Attention of new tokens, (rows, tokens, width), to their images, whose beams share them, and the text before."""
     queries, keys, values = (
         _heads(attention, project(hidden)) for project in (attention.query, attention.key, attention.value)
     )
@@ -216,7 +201,6 @@ def _heads(attention: modeling_git.GitSelfAttention, projected: Tensor) -> Tenso
 
 
 def _joined(attended: Tensor) -> Tensor:
-    """(batch, heads, positions, width of a head) -> (batch, positions, width)."""
     return attended.transpose(1, 2).flatten(2)
 
 

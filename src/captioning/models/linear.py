@@ -18,8 +18,7 @@ HAS_ONEDNN = (
 class Linear(nn.Linear):
     """torch's, which oneDNN computes on an x86 CPU where there is no gradient, in float32.
 
-    torch itself takes MKL there, which on AMD reads the weights at a third of the memory's speed for the few rows of a
-    caption's next token, and multiplies a sixth slower for those of an image. In bfloat16 torch takes oneDNN, too.
+    torch takes MKL there, which on AMD reads the weights at a third of the memory's speed for a caption's next token.
     """
 
     def forward(self, x: Tensor) -> Tensor:

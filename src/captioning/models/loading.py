@@ -6,26 +6,24 @@ import os
 import shutil
 from collections.abc import Mapping
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from captioning.errors import UserError, nearest
+from captioning.errors import UserError, nearest, reason
 from captioning.models.git import GitForCausalLM
 from captioning.models.processor import PROCESSOR_FILES, checkpoint_folder
 
+Config = Mapping[str, Any]  # as a configuration's to_dict() has it
 SAFE_WEIGHTS = (*PROCESSOR_FILES, "*.safetensors")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 
 
 def load_model(checkpoint: str) -> GitForCausalLM:
-    """The GIT of a Hub name or local folder, in float32 and training mode.
-
-    Weights come from safetensors, or else from ``pytorch_model.bin``, read with ``weights_only``. Code in a checkpoint
-    is never run.
+    """The GIT of a Hub name or local folder, in float32 and training mode; code in a checkpoint is never run.
 
     Raises:
         UserError: there is no such checkpoint, it isn't a GIT, it has adapters, or its files are damaged.
@@ -40,38 +38,32 @@ def load_model(checkpoint: str) -> GitForCausalLM:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        _require_git(config, checkpoint)
-        model: GitForCausalLM
-        model, report = GitForCausalLM.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=torch.float32,  # master weights; mixed precision casts them for each step
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-        )
-    except UserError:
-        raise
+        is_git = config.model_type == "git" and config.num_image_with_embedding is None
+        options = {"config": config, "trust_remote_code": False, "weights_only": True, "output_loading_info": True}
+        if is_git:  # in float32 as master weights, which mixed precision casts for each step
+            model, report = GitForCausalLM.from_pretrained(str(folder), dtype=torch.float32, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise UserError(f"model.checkpoint={checkpoint}: can't be loaded ({reason(error)})") from error
+    if not is_git:
+        kind = "GIT for video" if config.model_type == "git" else f"{config.model_type!r} model"
         raise UserError(
-            f"model.checkpoint={checkpoint}: can't be loaded ({str(error).strip().splitlines()[0]})"
-        ) from error
+            f"model.checkpoint={checkpoint} is a {kind}; this project trains GIT for images, such as "
+            "microsoft/git-base or a folder that a run left in its model/"
+        )
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"model.checkpoint={checkpoint}: {len(missing)} of its weights are missing, {missing[0]} first; "
             "training would start from random values there"
         )
     model.train()  # from_pretrained leaves eval mode, which Lightning keeps: dropout would be off for the whole run
-    return model
+    return cast("GitForCausalLM", model)
 
 
-def init_model(architecture: Mapping[str, Any], *, processor: transformers.ProcessorMixin) -> GitForCausalLM:
+def init_model(architecture: Config, *, processor: transformers.ProcessorMixin) -> GitForCausalLM:
     """A GIT with random weights that fits ``processor``: its vocabulary, special tokens and image size.
 
-    Args:
-        architecture: settings of ``transformers.GitConfig`` (git-base's by default), with ``vision_config`` within.
-            A ``vocab_size`` larger than the tokenizer's is kept, for a model of a published one's real size.
-        processor: tokenizer and image processor.
+    ``architecture`` is settings of ``transformers.GitConfig``, with ``vision_config`` within. A ``vocab_size`` larger
+    than the tokenizer's is kept.
 
     Raises:
         UserError: a setting that GIT doesn't have, or one that contradicts the processor.
@@ -80,8 +72,13 @@ def init_model(architecture: Mapping[str, Any], *, processor: transformers.Proce
     image_size = processor.image_processor.crop_size["height"]
     settings = dict(architecture)
     vision = {"image_size": image_size, **settings.pop("vision_config", {})}
-    _require_known(settings, transformers.GitConfig, "model.architecture")
-    _require_known(vision, transformers.GitVisionConfig, "model.architecture.vision_config")
+    for where, given, default in (
+        ("model.architecture", settings, transformers.GitConfig()),
+        ("model.architecture.vision_config", vision, transformers.GitVisionConfig()),
+    ):
+        known = [name for name in vars(default) if not name.startswith("_")]
+        if unknown := [name for name in given if name not in known]:
+            raise UserError(f"{where}.{unknown[0]}: GIT has no such setting{nearest(unknown[0], known)}")
     if vision["image_size"] != image_size or image_size % vision.get("patch_size", 16):
         raise UserError(
             f"model.architecture.vision_config.image_size={vision['image_size']} must equal the processor's "
@@ -99,7 +96,7 @@ def init_model(architecture: Mapping[str, Any], *, processor: transformers.Proce
         raise UserError(f"model.architecture: {' '.join(str(error).split())}") from error
 
 
-def model_from_config(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> GitForCausalLM:
+def model_from_config(config: Config, generation_config: Config) -> GitForCausalLM:
     """A GIT as the ``to_dict()`` of its two configurations describes it, its weights yet to be loaded."""
     model = GitForCausalLM(transformers.GitConfig.from_dict(dict(config)))
     model.generation_config = transformers.GenerationConfig.from_dict(dict(generation_config))
@@ -116,13 +113,9 @@ def enable_gradient_checkpointing(model: GitForCausalLM) -> None:
 
 
 def compile_layers(model: GitForCausalLM) -> None:
-    """Compile the layers of both towers at the first step.
+    """Compile the layers of both towers at the first step; a ``UserError`` without a C++ compiler.
 
-    Compiled once for all layers and lengths of captions: results don't depend on which lengths came before, so that a
-    resumed run is exact.
-
-    Raises:
-        UserError: there is no C++ compiler.
+    Once for all lengths of captions: results don't depend on which lengths came before, and a resumed run is exact.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
         raise UserError(
@@ -136,20 +129,3 @@ def compile_layers(model: GitForCausalLM) -> None:
 def freeze_vision_tower(model: GitForCausalLM) -> None:
     """Train no weight of the vision tower."""
     model.git.image_encoder.requires_grad_(False).eval()
-
-
-def _require_git(config: Any, checkpoint: str) -> None:
-    if config.model_type != "git":
-        raise UserError(
-            f"model.checkpoint={checkpoint} is a {config.model_type!r} model; this project trains GIT, such as "
-            "microsoft/git-base or a folder that a run left in its model/"
-        )
-    if config.num_image_with_embedding is not None:
-        raise UserError(f"model.checkpoint={checkpoint} is a GIT for video; captioning images needs one for images")
-
-
-def _require_known(settings: Mapping[str, Any], config_class: type, where: str) -> None:
-    known = [name for name in vars(config_class()) if not name.startswith("_")]
-    for name in settings:
-        if name not in known:
-            raise UserError(f"{where}.{name}: GIT has no such setting{nearest(name, known)}")

@@ -36,18 +36,17 @@ def caption_loss(
 ) -> CaptionLoss:
     """Next-token cross-entropy of captions given their images, teacher-forced.
 
-    Equal to transformers' ``model(..., labels=labels).loss`` times the number of tokens, without logits at the
-    positions of the image. With ``position_ids`` and ``caption_index`` a sequence packs several captions of its image,
-    which is encoded once: loss and gradients are the sums of those of each caption.
+    Equal to transformers' ``model(..., labels=labels).loss`` times the number of tokens. With ``position_ids`` and
+    ``caption_index`` a sequence packs several captions of its image: loss and gradients are their sums.
 
     Args:
         model: the network.
         pixel_values: (batch, 3, height, width).
-        input_ids: (batch, text length).
-        attention_mask: (batch, text length), 0 on padding.
-        labels: (batch, text length), IGNORE_INDEX where nothing is predicted, such as at each caption's first token.
-        position_ids: (batch, text length), from 0 in each packed caption.
-        caption_index: (batch, text length), the number of the caption that a token is of, -1 on padding.
+        input_ids: (batch, text length), as the next four.
+        attention_mask: 0 on padding.
+        labels: IGNORE_INDEX where nothing is predicted, such as at each caption's first token.
+        position_ids: from 0 in each packed caption.
+        caption_index: the number of the caption that a token is of, -1 on padding.
         kv_cache: an empty one, filled with the images' keys and values for ``generate_captions``.
         features: ``model.encode_image(pixel_values)`` where that is known.
     """
@@ -69,12 +68,7 @@ def caption_loss(
 
 
 def caption_attention_mask(attention_mask: Tensor, caption_index: Tensor | None = None) -> Tensor:
-    """(batch, 1, queries, keys): True where a token attends, to those of its own caption up to itself.
-
-    Args:
-        attention_mask: (batch, text length), 0 on padding.
-        caption_index: (batch, text length), the number of a token's caption, where they are packed.
-    """
+    """(batch, 1, queries, keys): True where a token attends, to those of its own caption up to itself."""
     length = attention_mask.shape[1]
     mask = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
     mask = mask & attention_mask.bool()[:, None, :]

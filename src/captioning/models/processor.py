@@ -5,18 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import transformers
 from tokenizers import BertWordPieceTokenizer
 from transformers.image_utils import SizeDict
 
-from captioning.errors import UserError, nearest
+from captioning.errors import UserError, nearest, reason
 from captioning.hub import snapshot
 
 # Pinned, because transformers prefers torchvision where it is installed, and its pixels differ slightly.
 IMAGE_BACKEND = "pil"
-FITS = ("crop", "pad", "squash")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PROCESSOR_FILES = ("*.json", "*.txt")
 NO_HUB_NEEDED = (
@@ -26,11 +24,7 @@ NO_HUB_NEEDED = (
 
 
 def load_processor(checkpoint: str) -> transformers.ProcessorMixin:
-    """The processor of a checkpoint: a Hub name or a local folder.
-
-    Raises:
-        UserError: there is no such checkpoint, or it has no processor.
-    """
+    """The processor of a Hub name or local folder; a ``UserError`` where there is none, or it is damaged."""
     folder = checkpoint_folder(checkpoint, PROCESSOR_FILES)
     try:
         processor = transformers.AutoProcessor.from_pretrained(
@@ -38,7 +32,7 @@ def load_processor(checkpoint: str) -> transformers.ProcessorMixin:
         )
     except Exception as error:  # for a damaged file, transformers and tokenizers raise nearly anything
         raise UserError(
-            f"model.checkpoint={checkpoint}: its processor can't be loaded ({_reason(error)}). A checkpoint needs "
+            f"model.checkpoint={checkpoint}: its processor can't be loaded ({reason(error)}). A checkpoint needs "
             "tokenizer and image processor files beside its weights; `AutoProcessor.from_pretrained(ORIGINAL)"
             f".save_pretrained({str(folder)!r})` adds them"
         ) from error
@@ -69,26 +63,22 @@ def checkpoint_folder(checkpoint: str, patterns: Iterable[str]) -> Path:
 
 def make_image_processor(image_size: int) -> transformers.CLIPImageProcessorPil:
     """The image processor of a model from scratch, as GIT's own is."""
-    return transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-    )
+    square = {"height": image_size, "width": image_size}
+    return transformers.CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=square)
 
 
-def fit_images(image_processor: Any, fit: str | None) -> None:
-    """Set in place how images that aren't square are resized.
-
-    ``crop`` keeps the center, ``pad`` adds black bars, ``squash`` changes the aspect ratio; None changes nothing.
-    """
+def fit_images(image_processor: transformers.BaseImageProcessor, fit: str | None) -> None:
+    """Set how images that aren't square are resized: center-cropped, with black bars, or squashed; None is as it is."""
     if fit is None:
         return
-    if fit not in FITS:
-        raise UserError(f"data.fit={fit}: no such way to fit an image{nearest(fit, list(FITS))}")
-    crop = image_processor.crop_size
+    height, width = image_processor.crop_size["height"], image_processor.crop_size["width"]
     sizes = {
-        "crop": {"shortest_edge": max(crop["height"], crop["width"])},
-        "pad": {"max_height": crop["height"], "max_width": crop["width"]},
-        "squash": {"height": crop["height"], "width": crop["width"]},
+        "crop": {"shortest_edge": max(height, width)},
+        "pad": {"max_height": height, "max_width": width},
+        "squash": {"height": height, "width": width},
     }
+    if fit not in sizes:
+        raise UserError(f"data.fit={fit}: no such way to fit an image{nearest(fit, list(sizes))}")
     image_processor.size = SizeDict(**sizes[fit])
     image_processor.do_resize = image_processor.do_center_crop = True  # to a square, its own size is no change
 
@@ -104,11 +94,7 @@ def make_processor(
     # by number: every process would learn another vocabulary from the same captions.
     first = [*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters)]
     wordpiece.train_from_iterator(
-        captions,
-        vocab_size=vocab_size,
-        min_frequency=1,
-        special_tokens=first,
-        show_progress=False,
+        captions, vocab_size=vocab_size, min_frequency=1, special_tokens=first, show_progress=False
     )
     tokenizer = transformers.BertTokenizer(vocab=wordpiece.get_vocab(), model_max_length=max_caption_tokens)
     return transformers.GitProcessor(make_image_processor(image_size), tokenizer)
@@ -127,7 +113,3 @@ def processor_from_files(files: Mapping[str, str]) -> transformers.ProcessorMixi
         for name, text in files.items():
             Path(folder, Path(name).name).write_text(text, encoding="utf-8")
         return load_processor(folder)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

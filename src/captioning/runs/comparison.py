@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,8 @@ from captioning.metrics.metric import FloatArray
 from captioning.metrics.metric_info import FEW_IMAGES, HIGHER_IS_BETTER
 from captioning.metrics.scores import Scores, score
 from captioning.metrics.text import normalize
-from captioning.runs.run_folder import Prediction, RunFolder, flat
+from captioning.runs.report.numbers import finite
+from captioning.runs.run_folder import Json, Prediction, RunFolder, flat
 
 TEACHER_FORCED = ("loss", "token_accuracy")  # take the model, so only the run itself can measure them
 # What captions can be ranked by. copied_captions takes the training captions, which run folders don't hold.
@@ -98,21 +97,16 @@ class _ScoredRun:
 
 
 def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) -> Comparison:
-    """Compare the runs in ``folders`` with the first of them.
-
-    Args:
-        folders: run folders, two or more, each with its ``predictions.jsonl``.
-        metric: what captions are ranked by.
-        captions: how many of the most improved, and of the most worsened ones.
+    """Compare two or more runs with the first of them, with N ``captions`` most improved and worsened by ``metric``.
 
     Raises:
         UserError: fewer than two runs, a run twice, one that can't be read, no common image, or no such metric.
     """
     if len(folders) < 2:
         raise UserError(f"{', '.join(map(str, folders)) or 'no run'}: a run is compared with others; give two or more")
-    for one, other in combinations(folders, 2):
-        if one.resolve() == other.resolve():
-            raise UserError(f"{other}: given twice; give each run once")
+    paths = [folder.resolve().parts for folder in folders]
+    if twice := [folder for number, folder in enumerate(folders) if paths[number] in paths[:number]]:
+        raise UserError(f"{twice[0]}: given twice; give each run once")
     if metric not in RANKABLE:
         raise UserError(f"--metric {metric}: captions can't be ranked by it{nearest(metric, RANKABLE)}")
     runs = [RunFolder(folder) for folder in folders]
@@ -123,45 +117,31 @@ def compare(folders: Sequence[Path], *, metric: str = "wer", captions: int = 5) 
             f"{folders[0]}: none of its test images is in every other run; compare runs of the same data and split"
         )
     references = [predictions[0][image]["references"] for image in ids]
+    parts = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len(paths))
     scored = []
-    for run, lines, name in zip(runs, predictions, _short_names(folders), strict=True):
+    for run, lines, path in zip(runs, predictions, paths, strict=True):
         texts = [lines[image]["prediction"] for image in ids]
         scores = score(texts, references)
-        scored.append(_ScoredRun(run, name, lines, texts, scores, scores.resampled()))  # the same draws for all: paired
-    environments = [
-        None if run.environment is None else flat({k: v for k, v in run.environment.items() if k in PROVENANCE})
-        for run in runs
-    ]
+        resampled = scores.resampled()  # the same draws for all: paired
+        scored.append(_ScoredRun(run, str(Path(*path[-parts:])), lines, texts, scores, resampled))
     return Comparison(
         images=len(ids),
         resamples=RESAMPLES,
         metric=metric,
         warnings=_warnings(scored, ids),
         runs=[_compared(scored, own, ids, references, metric, captions) for own in scored],
-        settings=_differing([None if run.config is None else flat(run.config) for run in runs]),
-        environment=_differing(environments),
+        settings=_differing([run.config for run in runs], lambda key: key not in IGNORED),
+        environment=_differing([run.environment for run in runs], PROVENANCE.__contains__),
     )
 
 
 def require_predictions(run: RunFolder) -> dict[str, Prediction]:
-    """The test captions of a run, by the id of their image.
-
-    Raises:
-        UserError: there is no such folder, it has no ``predictions.jsonl``, or that is damaged.
-    """
+    """The test captions of a run, by the id of their image; a ``UserError`` where there are none."""
     if not run.path.is_dir():
         raise UserError(f"{run.path}: no such folder; give the folder of a run, such as outputs/DATE/TIME")
     if run.predictions is None:
         raise UserError(f"{run.path}: has no predictions.jsonl; a run writes it once its test has ended")
     return run.predictions
-
-
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """As many last parts of each path as it takes to tell the folders apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    counts = range(1, max(map(len, parts)) + 1)
-    enough = next(count for count in counts if len({path[-count:] for path in parts}) == len(parts))
-    return [str(Path(*path[-enough:])) for path in parts]
 
 
 def _compared(
@@ -175,7 +155,7 @@ def _compared(
     first = scored[0]
     changed = sum(normalize(a) != normalize(b) for a, b in zip(first.captions, own.captions, strict=True))
     intervals = own.scores.intervals()
-    forced = {name: (own.folder.metrics or {}).get(f"test/{name}") for name in TEACHER_FORCED}
+    forced = {name: finite((own.folder.metrics or {}).get(f"test/{name}")) for name in TEACHER_FORCED}
     same_images = all(len(run.predictions) == len(ids) for run in scored)
 
     before, after = first.scores.of_images(metric), own.scores.of_images(metric)
@@ -191,11 +171,7 @@ def _compared(
         folder=str(own.folder.path),
         left_out=len(own.predictions) - len(ids),
         numbers={name: Estimate(value, intervals.get(name)) for name, value in own.scores.values().items()},
-        teacher_forced={
-            name: value
-            for name, value in forced.items()
-            if same_images and isinstance(value, int | float) and isfinite(value)
-        },
+        teacher_forced={name: value for name, value in forced.items() if same_images and value is not None},
         changed_captions=changed,
         differences={} if own is first else _differences(first, own, changed),
         improved=[change(i) for i in np.argsort(-gains, kind="stable")[:count] if gains[i] > 0],
@@ -244,10 +220,11 @@ def _warnings(scored: Sequence[_ScoredRun], ids: Sequence[str]) -> list[str]:
     return warnings
 
 
-def _differing(sides: Sequence[dict[str, str] | None]) -> dict[str, list[str | None]]:
-    """What isn't the same in all runs that have the file, but for settings that don't change what a run is."""
+def _differing(contents: Sequence[Json | None], counts: Callable[[str], bool]) -> dict[str, list[str | None]]:
+    """What isn't the same in all runs that have the file, of the keys that count."""
+    sides = [None if file is None else flat({k: v for k, v in file.items() if counts(k)}) for file in contents]
     known = [side for side in sides if side is not None]
-    keys = dict.fromkeys(key for side in known for key in side if key.split(".")[0] not in IGNORED)
+    keys = dict.fromkeys(key for side in known for key in side)
     return {
         key: [(side or {}).get(key) for side in sides] for key in keys if len({side.get(key) for side in known}) > 1
     }

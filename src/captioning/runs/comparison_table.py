@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
@@ -18,7 +18,7 @@ WIDE = 110  # columns that hold the metrics of two runs with their intervals bes
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print everything: a table for each run that is compared with the first, what differs between them, captions."""
+    """Print a table for each run that is compared with the first, what differs between them, and captions."""
     console = plain_console()
     first, *others = comparison.runs
     left_out = ", ".join(f"{run.left_out} of run {run.name}" for run in comparison.runs)
@@ -58,30 +58,26 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _metrics(first: ComparedRun, other: ComparedRun, space: str) -> Table:
-    """A row for each metric, with the intervals of both runs and of their difference."""
-
-    def cell(estimates: Mapping[str, Estimate], name: str, sign: str = "") -> str:
-        if name not in estimates:
+    def cell(estimate: Estimate | None, sign: str = "") -> str:
+        if estimate is None:
             return ""
-        value, interval = estimates[name].value, estimates[name].ci95
-        between = f"{space}[{interval[0]:{sign}.3f},{interval[1]:{sign}.3f}]" if interval else ""
-        return f"{value:{sign}.3f}{between}"
+        low_high = estimate.ci95
+        between = f"{space}[{low_high[0]:{sign}.3f},{low_high[1]:{sign}.3f}]" if low_high else ""
+        return f"{estimate.value:{sign}.3f}{between}"
 
     table = _table("test", first.name, other.name, "difference", "verdict", whole=("test", "difference"))
-    for name in dict.fromkeys((*first.numbers, *first.teacher_forced, *other.teacher_forced)):
-        sides = [cell(run.numbers, name) or _rounded(run.teacher_forced.get(name)) for run in (first, other)]
-        verdict = Text()
-        if name in other.differences:
-            difference = other.differences[name]
+    sides = [
+        run.numbers | {name: Estimate(value, None) for name, value in run.teacher_forced.items()}
+        for run in (first, other)
+    ]
+    for name in sides[0] | sides[1]:
+        difference, verdict = other.differences.get(name), Text()
+        if difference:
             p = "" if difference.p is None else f", p={difference.p:.2g}"
             verdict = Text(difference.verdict + p, STYLES.get(difference.verdict, ""))
         label = name + ARROWS[HIGHER_IS_BETTER[name]]
-        table.add_row(label, *sides, cell(other.differences, name, "+"), verdict)
+        table.add_row(label, *(cell(side.get(name)) for side in sides), cell(difference, "+"), verdict)
     return table
-
-
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _table(*names: str, whole: Sequence[str] = ()) -> Table:

@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import yaml
 from filelock import FileLock, Timeout
@@ -25,8 +25,12 @@ from captioning.files import replacing, write_json, write_json_lines, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from captioning.metrics.metric import FloatArray
+
+Json = dict[str, Any]  # an object of a file, checked no further
+_Kind = TypeVar("_Kind")
 
 LOCK = ".lock"
 PACKAGES = (
@@ -52,36 +56,33 @@ class Series(NamedTuple):
 
 
 class RunFolder:
-    """A run's folder. Each property is a file, read once; None where the file is missing.
+    """A run's folder, which need not exist. Each property is a file, read once; None where the file is missing.
 
     Reading a property raises a ``UserError`` that names the file where it is damaged.
-
-    Args:
-        path: the folder, which need not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @cached_property
-    def config(self) -> dict[str, Any] | None:
+    def config(self) -> Json | None:
         """The settings as composed; an interpolation is the text that it is."""
         return read_mapping(self.path / ".hydra" / "config.yaml")
 
     @cached_property
     def overrides(self) -> list[str] | None:
         """What was given on the command line."""
-        overrides = _read(self.path / ".hydra" / "overrides.yaml", list, "list")
+        overrides = _read(self.path / ".hydra" / "overrides.yaml", list)
         return None if overrides is None else list(map(str, overrides))
 
     @cached_property
-    def hydra_runtime(self) -> dict[str, Any]:
+    def hydra_runtime(self) -> Json:
         """Where and how Hydra started the run: ``cwd``, ``choices`` by config group; empty where that isn't known."""
         hydra = (read_mapping(self.path / ".hydra" / "hydra.yaml") or {}).get("hydra") or {}
         return hydra.get("runtime") or {}
 
     @cached_property
-    def environment(self) -> dict[str, Any] | None:
+    def environment(self) -> Json | None:
         """Versions, machine and data, as :func:`current_environment` gives them."""
         return read_mapping(self.path / "environment.json")
 
@@ -91,7 +92,7 @@ class RunFolder:
         return read_mapping(self.path / "splits.json")
 
     @cached_property
-    def data(self) -> dict[str, Any] | None:
+    def data(self) -> Json | None:
         """The data in numbers, what the check found, and samples."""
         data = read_mapping(self.path / "data.json")
         for facts in (data or {}).get("splits", {}).values():
@@ -99,45 +100,40 @@ class RunFolder:
         return data
 
     @cached_property
-    def metrics(self) -> dict[str, Any] | None:
+    def metrics(self) -> Json | None:
         """The final numbers; a run with them has ended."""
         return read_mapping(self.path / "metrics.json")
 
     @cached_property
     def curves(self) -> dict[str, Series] | None:
-        """Each number of ``metrics.csv`` over its own steps; of a step that was taken again, the last value.
-
-        Loggers number steps from 0; here a step is how many were taken, as in the names of checkpoints.
-        """
-        text = read_text(self.path / "metrics.csv")
+        """Each number of ``metrics.csv`` over the steps taken (loggers count from 0); of one taken again, the last."""
+        text = _read_text(self.path / "metrics.csv")
         if text is None:
             return None
         import numpy as np
 
         columns: dict[str, dict[float, float]] = {}
         whole_lines = text.split("\n")[:-1]  # the one after the last line break may still be being written
-        try:
+        with _parsing(self.path / "metrics.csv", "a table of numbers"):
             for row in csv.DictReader(whole_lines):
                 for name, value in row.items():
                     if row.get("step") and name not in ("step", "epoch") and value:
                         name = name.replace("pictures_per_second", "images_per_second")  # its name before 0.2
                         columns.setdefault(name, {})[float(row["step"]) + 1] = float(value)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self.path / 'metrics.csv'}: not a table of numbers ({error}); {WAY_OUT}") from error
         return {name: Series(*np.array(sorted(points.items())).T) for name, points in columns.items()}
 
     @cached_property
     def predictions(self) -> dict[str, Prediction] | None:
         """The test captions by the id of their image, in the order of the data."""
         path = self.path / "predictions.jsonl"
-        lines = read_json_lines(path, keys=Prediction.__annotations__.keys())
+        lines = _read_json_lines(path, keys=Prediction.__annotations__.keys())
         if lines is None:
             return None
         predictions: dict[str, Prediction] = {}
         for number, line in enumerate(lines, start=1):
             image, references, caption = line["id"], line["references"], line["prediction"]
-            is_list = isinstance(references, list) and references
-            if not all(isinstance(text, str) for text in (image, caption, *(references if is_list else [None]))):
+            texts = [image, caption, *references] if isinstance(references, list) and references else [None]
+            if not all(isinstance(text, str) for text in texts):
                 raise UserError(f"{path}, line {number}: id and prediction must be text, references a list of texts")
             if image in predictions:
                 raise UserError(f"{path}, line {number}: the image {image} is there twice")
@@ -145,14 +141,14 @@ class RunFolder:
         return predictions
 
     @cached_property
-    def gallery(self) -> list[dict[str, Any]] | None:
+    def gallery(self) -> list[Json] | None:
         """A few validation captions for each validation."""
-        return read_json_lines(self.path / "gallery.jsonl", keys={"step", "id", "references", "prediction"})
+        return _read_json_lines(self.path / "gallery.jsonl", keys={"step", "id", "references", "prediction"})
 
     @cached_property
-    def alarms(self) -> list[dict[str, Any]] | None:
+    def alarms(self) -> list[Json] | None:
         """A line for each validation and test whose captions had collapsed."""
-        return read_json_lines(self.path / "alarms.jsonl", keys={"step", "split", "kind", "message"})
+        return _read_json_lines(self.path / "alarms.jsonl", keys={"step", "split", "kind", "message"})
 
     @cached_property
     def thumbnails(self) -> dict[tuple[str, str], bytes]:
@@ -161,21 +157,14 @@ class RunFolder:
         if not path.exists():
             return {}
         import pyarrow.parquet as pq  # a fifth of a second, which a user's mistake needn't wait for
-        from pyarrow import ArrowInvalid
 
-        try:
+        with _parsing(path, "a Parquet file"):
             rows = pq.read_table(path).to_pylist()
-        except ArrowInvalid as error:
-            raise UserError(f"{path}: not a Parquet file; {WAY_OUT}") from error
         return {(row["split"], row["id"]): row["jpeg"] for row in rows}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Have the folder for this process alone; it is made if it isn't there, and removed again if it stays empty.
-
-        Raises:
-            UserError: another process is at work in it.
-        """
+        """Have the folder for this process alone, or raise a ``UserError``; one that stays empty is removed."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK, blocking=False)
         try:
@@ -193,13 +182,11 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a process is at work in the folder."""
-        if not (self.path / LOCK).exists():
-            return False
-        try:
-            with FileLock(self.path / LOCK, timeout=0):
-                return False
-        except Timeout:
-            return True
+        locked = (self.path / LOCK).exists()
+        if locked:
+            with suppress(Timeout), FileLock(self.path / LOCK, timeout=0):
+                locked = False
+        return locked
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the folder, whole; what was read before is read again."""
@@ -235,7 +222,7 @@ class RunFolder:
         self.__dict__ = {"path": self.path}
 
 
-def write_model(folder: Path, *, network: Any, processor: Any) -> None:
+def write_model(folder: Path, *, network: PreTrainedModel, processor: ProcessorMixin) -> None:
     """Save a Hugging Face folder that ``AutoProcessor`` and ``AutoModelForCausalLM`` load: safetensors, no pickle."""
     from safetensors import SafetensorError
 
@@ -254,25 +241,22 @@ def write_model(folder: Path, *, network: Any, processor: Any) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def current_environment(*, data_fingerprint: str, evaluated_split: str, devices: str) -> dict[str, Any]:
+def current_environment(*, data_fingerprint: str, evaluated_split: str, devices: str) -> Json:
     """What it takes to tell whether two runs are comparable: versions, code, machine and data."""
     import torch  # here, because reading a run takes no second
 
     packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
-    try:
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):  # not a git checkout
         commit = {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
-    except (OSError, subprocess.SubprocessError):  # not a git checkout
-        commit = None
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
@@ -301,63 +285,50 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return leaves
 
 
-def read_text(path: Path) -> str | None:
-    """A file's text; None where there is no such file.
-
-    Raises:
-        UserError: the file isn't UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text in UTF-8; {WAY_OUT}") from error
+def read_mapping(path: Path) -> Json | None:
+    """The mapping in a JSON or YAML file; None where there is no such file, a ``UserError`` where it is damaged."""
+    return _read(path, dict)
 
 
-def read_mapping(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON or YAML file; None where there is no such file.
-
-    Raises:
-        UserError: the file is damaged, or holds something else.
-    """
-    content: dict[str, Any] | None = _read(path, dict, "mapping")
-    return content
-
-
-def _read(path: Path, kind: type, name: str) -> Any:
-    text = read_text(path)
+def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
+    text = _read_text(path)
     if text is None:
         return None
-    try:
+    with _parsing(path, path.suffix[1:].upper()):
         if path.suffix == ".yaml":
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, and ten times as fast
             content = yaml.load(text, Loader=loader)
         else:
             content = json.loads(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        form = path.suffix[1:].upper()
-        raise UserError(f"{path}: not {form} ({' '.join(str(error).split())}); {WAY_OUT}") from error
     if not isinstance(content, kind):
-        raise UserError(f"{path}: not a {name}; {WAY_OUT}")
+        raise UserError(f"{path}: not a {'mapping' if kind is dict else 'list'}; {WAY_OUT}")
     return content
 
 
-def read_json_lines(path: Path, *, keys: Set[str]) -> list[dict[str, Any]] | None:
-    """The JSON objects of a file, one a line; None where there is no such file.
-
-    Raises:
-        UserError: a line isn't an object with at least ``keys``.
-    """
-    text = read_text(path)
+def _read_json_lines(path: Path, *, keys: Set[str]) -> list[Json] | None:
+    """The JSON objects of a file, one a line with at least ``keys``; None where there is no such file."""
+    text = _read_text(path)
     if text is None:
         return None
     lines = []
     for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
-        try:
+        with _parsing(f"{path}, line {number}", "JSON"):
             lines.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); {WAY_OUT}") from error
         if not isinstance(lines[-1], dict) or not keys <= lines[-1].keys():
             raise UserError(f"{path}, line {number}: not an object with {', '.join(sorted(keys))}; {WAY_OUT}")
     return lines
+
+
+def _read_text(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with _parsing(path, "a text in UTF-8"):
+        return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def _parsing(where: Path | str, form: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where}: not {form} ({' '.join(str(error).split())}); {WAY_OUT}") from error

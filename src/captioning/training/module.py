@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 import lightning as L
 import torch
 import transformers
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -103,9 +103,9 @@ class CaptionModule(L.LightningModule):
         warmup_fraction: Annotated[float, Ge(0), Le(1)] = 0.05,
         lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
         freeze_vision: bool = False,
-        lora_rank: int = Lora.rank,
-        lora_alpha: int | None = Lora.alpha,
-        lora_dropout: float = Lora.dropout,
+        lora_rank: Annotated[int, Ge(0)] = Lora.rank,
+        lora_alpha: Annotated[int | None, Ge(1)] = Lora.alpha,
+        lora_dropout: Annotated[float, Ge(0), Lt(1)] = Lora.dropout,
         lora_towers: tuple[str, ...] = ("text",),
         gradient_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002  # as torch and Lightning have it

@@ -53,18 +53,19 @@ def caption_rows(predictions: Sequence[Prediction]) -> list[CaptionRow]:
         prediction = predictions[index]["prediction"]
         nearest, *others = nearest_first(prediction, predictions[index]["references"])
         marked, marked_nearest = differences(prediction, nearest)
-        row = CaptionRow(
-            number=index + 1,
-            id=predictions[index]["id"],
-            prediction=marked,
-            references=[marked_nearest, *([Part(clipped(other), False)] for other in others[: MAX_REFERENCES - 1])],
-            more_references=max(0, len(others) + 1 - MAX_REFERENCES),
-            wer=wer[index],
-            cider=cider[index],
-            words=len(words(prediction)),
-            exact=bool(exact[index]),
+        rows.append(
+            CaptionRow(
+                number=index + 1,
+                id=predictions[index]["id"],
+                prediction=marked,
+                references=[marked_nearest, *([Part(clipped(other), False)] for other in others[: MAX_REFERENCES - 1])],
+                more_references=max(0, len(others) + 1 - MAX_REFERENCES),
+                wer=wer[index],
+                cider=cider[index],
+                words=len(words(prediction)),
+                exact=bool(exact[index]),
+            )
         )
-        rows.append(row)
     return rows
 
 
@@ -82,10 +83,7 @@ def equals_a_reference(prediction: str, references: Iterable[str]) -> bool:
 
 
 def differences(prediction: str, reference: str) -> tuple[list[Part], list[Part]]:
-    """Both captions in parts: which words the prediction has too many, and which of the reference it lacks.
-
-    Words are compared after normalization, so that neither case nor punctuation is ever marked.
-    """
+    """Both captions in parts: which words the prediction has too many, and which it lacks, after normalization."""
     sides = []
     for caption in (prediction, reference):
         start = caption if len(caption) <= MAX_LETTERS else caption[:MAX_LETTERS].rstrip()
@@ -99,7 +97,7 @@ def differences(prediction: str, reference: str) -> tuple[list[Part], list[Part]
         for piece, keys in tokens:
             parts.append(Part(piece, not same.issuperset(range(position, position + len(keys)))))
             position += len(keys)
-        marked.append([*parts, *([Part(rest, False)] if rest else [])])
+        marked.append(parts + [Part(rest, False)] * bool(rest))
     return marked[0], marked[1]
 
 

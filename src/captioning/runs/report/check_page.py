@@ -1,11 +1,11 @@
 """``check.html``: whether data are ready to train on, and what in them is worth a look."""
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
@@ -24,25 +24,15 @@ SIDE, QUALITY = 112, 70
 
 @dataclass(frozen=True)
 class Check:
-    """What a page shows.
-
-    Attributes:
-        report: what was found.
-        splits: the data of each split in numbers, as :func:`captioning.data.statistics.summarize` gives them.
-        verdict: the line that says whether the data are ready, and why.
-        ready: whether they are.
-        data: what the user calls them.
-        command: what was asked for.
-        image: the image of a row, by its number.
-    """
+    """What a page shows."""
 
     report: DataReport
-    splits: Mapping[str, Any]
-    verdict: str
+    splits: Mapping[str, Any]  # each in numbers, as captioning.data.statistics.summarize gives them
+    verdict: str  # the line that says whether the data are ready, and why
     ready: bool
-    data: str
+    data: str  # what the user calls them
     command: str
-    image: Callable[[int], Image.Image]
+    image: Callable[[int], Image.Image]  # of a row, by its number
 
     @property
     def state(self) -> str:
@@ -52,61 +42,45 @@ class Check:
         return "fair" if self.report.left_out or self.report.leaks else "good"
 
 
-class ImageCard(NamedTuple):
-    """An image (its ``data:`` URI; None where it can't be read) with its captions."""
-
-    image: str | None
-    id: str
-    captions: list[str]
-    note: str
-
-
-class IssueCard(NamedTuple):
-    """An issue as the page has it; ``pairs`` or ``cards`` where it is of images, else ``names``."""
-
-    severity: str
-    kind: str
-    number: int
-    names: list[str]
-    cards: list[ImageCard]
-    pairs: list[tuple[ImageCard, ImageCard]]
-
-
 def render_check(check: Check) -> str:
-    """The page. What comes from the data is escaped; only the plots and the style are taken as they are."""
+    """The page. What comes from the data is escaped."""
     report, rows = check.report, check.report.rows
     split_of = {row: split for split, numbers in report.splits.items() for row in numbers}
     row_of = {name: row for row, name in enumerate(rows.ids)}
     pairs_of = pairs_by_issue(report.pairs, report.image_infos, report.splits)
 
     @cache
-    def card(row: int) -> ImageCard:
-        try:
+    def card(row: int) -> dict[str, object]:
+        image = None
+        with suppress(OSError):  # deleted since it was checked
             image = data_uri(small_jpeg(check.image(row), side=SIDE, quality=QUALITY))
-        except OSError:  # deleted since it was checked
-            image = None
         facts = report.image_infos[row]
         size = f"{facts.width:,} × {facts.height:,}"  # noqa: RUF001  the sign between width and height
         note = " · ".join(filter(None, (split_of.get(row), size, facts.mode)))
-        return ImageCard(image, rows.ids[row], rows.captions[row], note)
+        return {"image": image, "id": rows.ids[row], "captions": rows.captions[row], "note": note}
 
-    issues = []
+    issues: dict[str, list[dict[str, object]]] = {LEFT_OUT: [], LEAK: [], NOTICE: []}
     for severity, kind, names in report.issues:
         pairs = pairs_of.get((severity, kind), [])[:PAIRS]
         of_images = not pairs and severity != LEFT_OUT and all(name in row_of for name in names[:IMAGES])
-        issue = IssueCard(
-            severity=severity,
-            kind=kind,
-            number=len(names),
-            names=names[: NAMES_IN_PAGE if severity == LEFT_OUT else NAMES_SHOWN],
-            cards=[card(row_of[name]) for name in names[:IMAGES]] if of_images else [],
-            pairs=[(card(first), card(second)) for first, second in pairs],
-        )
-        issues.append(issue)
-    lengths: Counter[int] = Counter()
-    for split in check.splits.values():
-        lengths.update({int(words): count for words, count in split["caption_words"].items()})
-    sizes = [facts.width for facts in report.image_infos], [facts.height for facts in report.image_infos]
+        issue = {
+            "severity": severity,
+            "kind": kind,
+            "number": len(names),
+            "names": names[: NAMES_IN_PAGE if severity == LEFT_OUT else NAMES_SHOWN],
+            "cards": [card(row_of[name]) for name in names[:IMAGES]] if of_images else [],
+            "pairs": [(card(first), card(second)) for first, second in pairs],
+        }
+        issues[severity].append(issue)
+    figures = {}
+    if report.image_infos:
+        counts = [item for split in check.splits.values() for item in split["caption_words"].items()]
+        lengths = [int(words) for words, count in counts for _ in range(count)]
+        sizes = [facts.width for facts in report.image_infos], [facts.height for facts in report.image_infos]
+        figures = {
+            "Length of the captions": plots.caption_lengths({"captions": lengths}),
+            "Size of the images": plots.image_sizes(*sizes),
+        }
     word, reason = re.split("[:,] ", check.verdict, maxsplit=1)
     return render_template(
         "check.html",
@@ -116,20 +90,10 @@ def render_check(check: Check) -> str:
         reason=reason,
         images=len(split_of),
         few=FEW_NAMES,
-        left_out=[issue for issue in issues if issue.severity == LEFT_OUT],
-        leaks=[issue for issue in issues if issue.severity == LEAK],
-        notices=[issue for issue in issues if issue.severity == NOTICE],
+        left_out=issues[LEFT_OUT],
+        leaks=issues[LEAK],
+        notices=issues[NOTICE],
         splits={split: numbers_of_split(facts) for split, facts in check.splits.items()},
-        plots={
-            "Length of the captions": plots.caption_lengths({"captions": list(lengths.elements())}),
-            "Size of the images": plots.image_sizes(*sizes),
-        }
-        if report.image_infos
-        else {},
-        samples=[card(row) for row in sample_rows(report.splits, SAMPLES)],
+        plots=figures,
+        samples=[card(row) for row in spread(next(filter(None, report.splits.values()), []), SAMPLES)],
     )
-
-
-def sample_rows(splits: Mapping[str, Sequence[int]], count: int) -> list[int]:
-    """At most ``count`` rows, in even steps through the first split that has any."""
-    return spread(next((numbers for numbers in splits.values() if numbers), []), count)

@@ -1,6 +1,5 @@
 """The metrics of a run as rows of a table, and how numbers are written."""
 
-from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple
@@ -29,28 +28,26 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[MetricRow]:
     for name in sorted(names, key=[*METRIC_INFO, *names].index):
         higher = HIGHER_IS_BETTER.get(name)
         interval = metrics.get(f"test/{name}_ci95")
-        broken = {
-            key: metrics[key]
-            for key in (f"test/{name}", f"val/{name}")
-            if key in metrics and finite(metrics[key]) is None
-        }
-        reasons = metrics.get("notes", {})
-        row = MetricRow(
-            name=name,
-            info=METRIC_INFO.get(name, MetricInfo(name, "", None)),
-            better="higher" if higher else "lower" if higher is False else "nearer to 1" * (name == "length_ratio"),
-            test=finite(metrics[f"test/{name}"]),
-            interval=(interval[0], interval[1]) if interval else None,
-            val=finite(metrics.get(f"val/{name}")),
-            note="; ".join(f"{key}: {reasons.get(key, f'{value}, not a number')}" for key, value in broken.items()),
+        values = {key: metrics[key] for key in (f"test/{name}", f"val/{name}") if key in metrics}
+        reasons = {key: f"{value}, not a number" for key, value in values.items() if finite(value) is None}
+        reasons |= {key: why for key, why in metrics.get("notes", {}).items() if key in reasons}
+        rows.append(
+            MetricRow(
+                name=name,
+                info=METRIC_INFO.get(name, MetricInfo(name, "", None)),
+                better="higher" if higher else "lower" if higher is False else "nearer to 1" * (name == "length_ratio"),
+                test=finite(metrics[f"test/{name}"]),
+                interval=(interval[0], interval[1]) if interval else None,
+                val=finite(metrics.get(f"val/{name}")),
+                note="; ".join(f"{key}: {why}" for key, why in reasons.items()),
+            )
         )
-        rows.append(row)
     return rows
 
 
 def numbers_of_split(facts: Mapping[str, Any]) -> dict[str, str]:
     """A split of the data in words: where there are three numbers, the smallest, the median and the largest."""
-    lengths = sorted(Counter({int(words): count for words, count in facts["caption_words"].items()}).elements())
+    lengths = sorted(int(words) for words, count in facts["caption_words"].items() for _ in range(count))
     triples = {
         "Width, pixels": facts["width"],
         "Height, pixels": facts["height"],

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import yaml
 
@@ -18,37 +17,31 @@ from captioning.runs.report import plots
 from captioning.runs.report.captions import caption_rows, equals_a_reference, frequent_captions
 from captioning.runs.report.numbers import HEADLINES, metric_rows, numbers_of_split
 from captioning.runs.report.templates import render_template
-from captioning.runs.run_folder import Prediction, RunFolder
+from captioning.runs.run_folder import Json, RunFolder
 from captioning.runs.thumbnails import data_uris
 
 # The files that a report reads, and why a run folder may be without one.
 WHY_MISSING = {
-    ".hydra/config.yaml": "the run was started from Python",
-    ".hydra/overrides.yaml": "the run was started from Python",
-    "environment.json": "the run ended before its training began",
-    "splits.json": "the run ended before its training began",
-    "data.json": "the run ended before its training began",
+    **dict.fromkeys((".hydra/config.yaml", ".hydra/overrides.yaml"), "the run was started from Python"),
+    **dict.fromkeys(("environment.json", "splits.json", "data.json"), "the run ended before its training began"),
     "metrics.csv": "the csv logger was off (logger=csv switches it on), or nothing was trained here",
-    "metrics.json": "the run ended before its test, or is still running",
-    "predictions.jsonl": "the run ended before its test, or is still running",
+    **dict.fromkeys(("metrics.json", "predictions.jsonl"), "the run ended before its test, or is still running"),
     "gallery.jsonl": "there was no validation yet, or nothing was trained here",
     "alarms.jsonl": "there was no alarm",
     "thumbnails.parquet": "the run ended before its test",
 }
 MAX_VALIDATIONS = 60
-TITLES = {
-    "lr": "Learning rate",
+SPEED = {
+    "images_per_second": "Images per second",
+    "seconds_per_step": "Seconds per step",
     "data_wait_share": "Share of the time spent waiting for data",
     "memory_gb": "Peak memory, GB",
     "mfu": "Model FLOPs utilization",
 }
-SPEED = ("images_per_second", "seconds_per_step", "data_wait_share", "memory_gb", "mfu")
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into a run folder, from that folder alone, and return its path.
-
-    A file that is missing costs its section only, which then says so.
+    """Write ``report.html`` into a run folder, from that folder alone; a file that is missing costs its section only.
 
     Raises:
         UserError: ``folder`` is no run folder, or a file of it can't be read.
@@ -59,7 +52,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(run: RunFolder) -> str:
-    """The page. What comes from the run is escaped; only the plots, the style and the script are taken as they are."""
+    """The page. What comes from the run is escaped."""
     missing = {name: why for name, why in WHY_MISSING.items() if not (run.path / name).exists()}
     if len(missing) == len(WHY_MISSING):
         raise UserError(f"{run.path}: no run folder, it is empty of results; name one, such as outputs/DATE/TIME")
@@ -68,8 +61,18 @@ def render(run: RunFolder) -> str:
     keys = [("test", row.id) for row in rows]
     keys += [("val", line["id"]) for line in run.gallery or []]
     keys += [(sample["split"], sample["id"]) for sample in samples]
-    splits = {split: facts for split, facts in data.get("splits", {}).items() if facts.get("caption_words")}
+    counted = {name: facts for name, facts in data.get("splits", {}).items() if facts.get("caption_words")}
     images = len(predictions) or len((run.splits or {}).get("test", []))
+    alarms: dict[tuple[str, str], list[Json]] = {}  # those of one kind together
+    for line in run.alarms or []:
+        alarms.setdefault((line["split"], line["kind"]), []).append(line)
+    language = None
+    if predictions:
+        captions = [line["prediction"] for line in predictions]
+        references = [reference for line in predictions for reference in line["references"]]
+        sides = {"predictions": captions, "references": references}
+        counts = {side: [len(words(caption)) for caption in texts] for side, texts in sides.items()}
+        language = {"lengths": plots.caption_lengths(counts, size="wide"), "frequent": frequent_captions(captions)}
     return render_template(
         "template.html",
         styles=["style.css"],
@@ -80,15 +83,15 @@ def render(run: RunFolder) -> str:
         images=data_uris(run.thumbnails, keys),
         title=title(run),
         head=_head(run),
-        alarms=_alarms(run.alarms or []),
+        alarms=alarms,
         numbers=metric_rows(run.metrics or {}),
         headlines=HEADLINES,
         few_images=0 < images < FEW_IMAGES,
         curves=_curves(run),
         gallery=_gallery(run),
         rows=rows,
-        language=_language(predictions),
-        splits={split: numbers_of_split(facts) for split, facts in splits.items()},
+        language=language,
+        splits={name: numbers_of_split(facts) for name, facts in counted.items()},
         findings=data.get("findings", []),
         samples=samples,
         again=_again(run),
@@ -139,54 +142,27 @@ def _head(run: RunFolder) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _alarms(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Alarms of one kind together: the latest message, and when they were raised."""
-    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for line in lines:
-        kinds.setdefault((line["split"], line["kind"]), []).append(line)
-    alarms = []
-    for (split, kind), same in kinds.items():
-        first, last = same[0]["step"], same[-1]["step"]
-        steps = f"step {first}" if len(same) == 1 else f"{len(same)} times, at steps {first} to {last}"
-        when = split if first is None else f"{split}, {steps}"
-        alarms.append({"kind": kind, "message": same[-1]["message"], "when": when})
-    return alarms
-
-
-class Figure(NamedTuple):
-    """A plot with its title."""
-
-    title: str
-    plot: plots.Plot
-
-
-def _curves(run: RunFolder) -> dict[str, list[Figure]]:
-    """Plots by group: ``train``, ``val`` (what matters most), ``more`` validation numbers, and ``speed``."""
+def _curves(run: RunFolder) -> dict[str, list[tuple[str, plots.Plot]]]:
+    """Titles and plots by group: ``train``, ``val`` (what matters most), ``more`` validation numbers, and ``speed``."""
     curves, tested = run.curves or {}, (run.metrics or {}).get("tested_step")
 
-    def figures(names: Iterable[str]) -> list[Figure]:
-        shown = []
-        for column in names:
-            name = column.partition("/")[2]
-            info = METRIC_INFO.get(name)
-            label = info.label if info else TITLES.get(name, name.replace("_", " ").capitalize())
-            if column in curves:
-                shown.append(Figure(label, plots.curves({column: curves[column]}, tested=tested)))
-        return shown
+    def figures(labels: Mapping[str, str], phase: str = "val") -> list[tuple[str, plots.Plot]]:
+        columns = {f"{phase}/{name}": label for name, label in labels.items() if f"{phase}/{name}" in curves}
+        return [(label, plots.curves({name: curves[name]}, tested=tested)) for name, label in columns.items()]
 
-    order = [f"val/{name}" for name in METRIC_INFO if name != "loss"]
-    main = [f"val/{name}" for name in (*HEADLINES, "cer", "rouge_l")]
+    labels = {name: info.label for name, info in METRIC_INFO.items() if name != "loss"}
+    main = (*HEADLINES, "cer", "rouge_l")
     loss = {name: series for name, series in curves.items() if name in ("train/loss", "val/loss")}
-    of_loss = [Figure("Loss", plots.curves(loss, tested=tested, size="wide"))] if loss else []
+    of_loss = [("Loss", plots.curves(loss, tested=tested, size="wide"))] if loss else []
     return {
-        "train": of_loss + figures(["train/lr"]),
-        "val": figures(name for name in order if name in main),
-        "more": figures(name for name in order if name not in main),
-        "speed": figures(f"train/{name}" for name in SPEED),
+        "train": of_loss + figures({"lr": "Learning rate"}, "train"),
+        "val": figures({name: label for name, label in labels.items() if name in main}),
+        "more": figures({name: label for name, label in labels.items() if name not in main}),
+        "speed": figures(SPEED, "train"),
     }
 
 
-def _gallery(run: RunFolder) -> dict[str, Any] | None:
+def _gallery(run: RunFolder) -> Json | None:
     """The validation images with the caption of each shown validation (None where it has none) beside each other."""
     lines, tested = run.gallery, (run.metrics or {}).get("tested_step")
     if not lines:
@@ -205,21 +181,6 @@ def _gallery(run: RunFolder) -> dict[str, Any] | None:
         "matches": [sum(bool(caption and caption[1]) for caption in column) for column in columns],
         "validations": len(every),
         "images": images,
-    }
-
-
-def _language(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
-    """Lengths of the captions, and which are frequent."""
-    if not predictions:
-        return None
-    sides = {
-        "predictions": [line["prediction"] for line in predictions],
-        "references": [reference for line in predictions for reference in line["references"]],
-    }
-    counts = {name: [len(words(caption)) for caption in captions] for name, captions in sides.items()}
-    return {
-        "lengths": plots.caption_lengths(counts, size="wide"),
-        "frequent": frequent_captions(sides["predictions"]),
     }
 
 

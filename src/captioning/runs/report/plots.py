@@ -48,7 +48,7 @@ WIDE_SPAN = 8  # a largest image side over the smallest from which the scale is 
 
 
 class Plot(NamedTuple):
-    """A drawing, what it says to those who don't see it, and what has to be said below it."""
+    """A drawing, its alternative text, and notes below it."""
 
     svg: Markup
     alt: str
@@ -56,13 +56,7 @@ class Plot(NamedTuple):
 
 
 def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: str = "small") -> Plot:
-    """Numbers over steps in one plot, the first line in the strong color; a dense one is drawn thin with its mean.
-
-    Args:
-        lines: name to series; one that has no finite value is only mentioned.
-        tested: the step of the checkpoint that was tested, marked where it is known.
-        size: ``small`` or ``wide``.
-    """
+    """Numbers over steps in one plot; a dense line is drawn thin with its mean, and the ``tested`` step is marked."""
     alt, notes, all_values = [], [], [np.zeros(0)]
     with rc_context(style(*lines)):
         figure, axes = new_figure(size)
@@ -97,8 +91,8 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
         if len(every) and every.min() > 0 and every.max() > LONG_SPAN * np.median(every):
             axes.set_yscale("log")
             notes.append("The scale is logarithmic.")
-        if len({step for series in lines.values() for step in series.steps}) == 1:
-            axes.set_xticks([float(series.steps[0]) for series in list(lines.values())[:1]])  # or ticks are fractions
+        if len(ticks := {float(step) for series in lines.values() for step in series.steps}) == 1:
+            axes.set_xticks(list(ticks))  # or ticks are fractions
         axes.set_xlabel("step")
         if len(lines) > 1:
             axes.legend(frameon=False, labelcolor=INK)
@@ -107,48 +101,52 @@ def curves(lines: Mapping[str, Series], *, tested: float | None = None, size: st
 
 def caption_lengths(sides: Mapping[str, Sequence[int]], *, size: str = "small") -> Plot:
     """Captions by their number of words, in % where two kinds are compared; the last bar holds the longer ones."""
-    lengths = [np.asarray(words) for words in sides.values()]
-    longest = max(8, int(1.5 * max(np.quantile(words, 0.98) for words in lengths)))
+    longest = max(8, int(1.5 * max(np.quantile(words, 0.98) for words in sides.values())))
     step = -(-longest // MAX_BARS)
     last = step * (longest // step)
     edges = np.arange(-0.5, last + step, step).tolist()
-    weights = [np.full(len(words), 100 / len(words) if len(lengths) > 1 else 1) for words in lengths]
-    with rc_context(style("caption lengths")):
-        figure, axes = new_figure(size)
-        within = [np.minimum(words, last) for words in lengths]
-        axes.hist(within, bins=edges, weights=weights, color=[FIRST, SECOND][: len(within)], rwidth=0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"words; the last bar holds {last} and more")
-        axes.grid(axis="x", visible=False)
-        alt = "; ".join(
-            f"{name} have {words.min():,} to {words.max():,} words, {np.median(words):,.0f} in the median"
-            for name, words in zip(sides, lengths, strict=True)
-        )
-        return Plot(to_svg(figure, size), alt, [])
+    label = f"words; the last bar holds {last} and more"
+    return _histogram(sides, edges, label, unit="words", size=size, in_percent=len(sides) > 1)
 
 
 def image_sizes(widths: Sequence[int], heights: Sequence[int]) -> Plot:
     """Numbers of images by width and by height in pixels, on a logarithmic scale where they differ much."""
-    sides = {"width": np.asarray(widths), "height": np.asarray(heights)}
-    low, high = min(map(np.min, sides.values())), max(map(np.max, sides.values()))
+    low, high = min(*widths, *heights), max(*widths, *heights)
     logarithmic = high > WIDE_SPAN * low
     if high - low < MAX_BARS:  # or a bar would be less than a pixel wide
         low, high = max(1, low - MAX_BARS // 2), high + MAX_BARS // 2
     edges = (np.geomspace if logarithmic else np.linspace)(low, high + 1, MAX_BARS + 1).tolist()
-    with rc_context(style("image sizes")):
-        figure, axes = new_figure("small")
+    label = f"pixels{', on a logarithmic scale' if logarithmic else ''}"
+    return _histogram({"width": widths, "height": heights}, edges, label, unit="pixels", logarithmic=logarithmic)
+
+
+def _histogram(
+    sides: Mapping[str, Sequence[int]],
+    edges: list[float],
+    label: str,
+    *,
+    unit: str,
+    size: str = "small",
+    in_percent: bool = False,
+    logarithmic: bool = False,
+) -> Plot:
+    with rc_context(style(label)):
+        figure, axes = new_figure(size)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.hist(list(sides.values()), bins=edges, color=[FIRST, SECOND])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda pixels, _: f"{pixels:,.0f}"))
-        axes.set_xlabel(f"pixels{', on a logarithmic scale' if logarithmic else ''}")
+        values = [np.minimum(numbers, edges[-1] - 0.5) for numbers in sides.values()]
+        weights = [np.full(len(numbers), 100 / len(numbers) if in_percent else 1) for numbers in values]
+        axes.hist(values, bins=edges, weights=weights, color=[FIRST, SECOND][: len(values)], rwidth=0.8)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+        axes.set_xlabel(label)
         axes.grid(axis="x", visible=False)
         alt = "; ".join(
-            f"{name} from {pixels.min():,} to {pixels.max():,} pixels, {np.median(pixels):,.0f} in the median"
-            for name, pixels in sides.items()
+            f"{name}: {min(numbers):,} to {max(numbers):,} {unit}, {np.median(numbers):,.0f} in the median"
+            for name, numbers in sides.items()
         )
-        return Plot(to_svg(figure, "small"), alt, [])
+        return Plot(to_svg(figure, size), alt, [])
 
 
 def style(*names: str) -> Any:
@@ -175,13 +173,8 @@ def to_svg(figure: Figure, size: str) -> Markup:
     # Names that an HTML page doesn't need, or has once only, and a size that the page decides.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)
-    svg = re.sub(
-        r'<svg .*?viewBox="([^"]*)".*?>',
-        rf'<svg class="{size}" viewBox="\1" aria-hidden="true">',
-        svg,
-        count=1,
-        flags=re.DOTALL,
-    )
+    tag = rf'<svg class="{size}" viewBox="\1" aria-hidden="true">'
+    svg = re.sub(r'<svg .*?viewBox="([^"]*)".*?>', tag, svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     for drawn, page in PAGE.items():
         svg = svg.replace(drawn, page)

@@ -4,7 +4,6 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,16 +20,11 @@ def render_template(
     styles: Sequence[str],
     scripts: Sequence[str] = (),
     package: str = "captioning.runs.report",
-    **values: Any,
+    **values: object,
 ) -> str:
-    """A page from a template. Values are escaped, unless they are ``Markup``.
+    """A page from a template, with styles and scripts in their order. Values are escaped, unless they are ``Markup``.
 
-    Args:
-        template: its file.
-        styles: files of style, in the order in which they count.
-        scripts: files that are run one after the other; the page's policy refuses any other.
-        package: whose files these are; what isn't there is taken from this one.
-        values: what the template speaks of, beside ``style``, ``script``, ``script_hash`` and ``version``.
+    Files are those of ``package``, or else of this one. The page's policy refuses scripts from elsewhere.
     """
 
     def text(name: str) -> str:

@@ -1,12 +1,13 @@
 """An alarm when the model says the same of every image, repeats itself, or says nothing."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import lightning as L
 
-from captioning.metrics.collapse import repetition, top_caption, top_share
+from captioning.metrics.collapse import repeated_bigrams
 from captioning.metrics.corpus import words
 from captioning.runs.run_folder import RunFolder
 from captioning.training.callbacks.wandb_logger import wandb_loggers
@@ -92,11 +93,14 @@ def find_collapse(evaluation: Evaluation, *, remedy: str) -> Iterator[Alarm]:
     found = evaluation.scores.values()
     references = [words(prediction["references"][0]) for prediction in evaluation.predictions]
     is_silent = found["empty_captions"] > EMPTY_CAPTIONS
-    if found["top_caption"] > max(TOP_CAPTION, 1.5 * top_share(references)) and not is_silent:
-        top = " ".join(top_caption([words(prediction["prediction"]) for prediction in evaluation.predictions]))
+    usual_share = max(Counter(references).values()) / len(references)
+    if found["top_caption"] > max(TOP_CAPTION, 1.5 * usual_share) and not is_silent:
+        index = int(evaluation.scores.of_images("top_caption").argmax())
+        top = " ".join(words(evaluation.predictions[index]["prediction"]))
         message = f"{found['top_caption']:.0%} of the images get the same caption, {top[:80]!r}; {remedy}"
         yield Alarm("one caption for everything", message)
-    usual = repetition(references)
+    repeated, bigrams = map(sum, zip(*map(repeated_bigrams, references), strict=True))
+    usual = repeated / max(bigrams, 1)
     if found["repetition"] > REPETITION + usual:
         message = f"{found['repetition']:.0%} of the bigrams are repeats (references: {usual:.0%}); {remedy}"
         yield Alarm("repetition", f"{message}, or decode with model.no_repeat_ngram_size=3")
