@@ -28,7 +28,7 @@ from captioning.config.schema import Config, resolve
 from captioning.errors import UserError
 from captioning.export.push import push, require_ready
 from captioning.inference.pretrained import find_model, load_pretrained
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 from captioning.runs.run_folder import RunFolder, write_model
 from captioning.terminal import setup_logging
 from captioning.training import artifacts

@@ -20,6 +20,7 @@ from omegaconf import MISSING, OmegaConf
 
 from captioning.errors import UserError, nearest
 from captioning.metrics.metric_info import HIGHER_IS_BETTER
+from captioning.models.decoding import Decoding
 from captioning.training.callbacks.collapse_alarm import CollapseAlarm
 from captioning.training.callbacks.gallery import Gallery
 from captioning.training.callbacks.last_checkpoint import LastCheckpoint
@@ -36,24 +37,24 @@ EXCLUDED_FROM_RUN_NAME = (
 )
 
 
-def schema_of(target: type, *, with_target: bool = False) -> object:
-    """A config dataclass instance with a field for each constructor argument of ``target``.
+def schema_of(*targets: type, with_target: bool = False) -> object:
+    """A config dataclass instance with a field for each constructor argument of some classes, but for ``**arguments``.
 
-    Args:
-        target: the class. An argument whose type OmegaConf can't check is checked by name only.
-        with_target: add ``_target_``, for a node that Hydra instantiates.
+    An argument whose type OmegaConf can't check is checked by name only. ``with_target`` adds ``_target_``, the first
+    class, for a node that Hydra instantiates.
     """
-    hints = get_type_hints(target.__init__)  # type: ignore[misc]
-    defaults = {name: parameter.default for name, parameter in inspect.signature(target).parameters.items()}
+    first = targets[0]
+    fields: list[tuple[str, object, Any]] = []
     if with_target:
-        hints["_target_"] = str
-        defaults = {"_target_": f"{target.__module__}.{target.__qualname__}", **defaults}
-    fields = []
-    for name, default in defaults.items():
-        hint = _checkable(hints.get(name, Any))
-        value = MISSING if default is inspect.Parameter.empty else default
-        fields.append((name, hint, field(default_factory=partial(copy, value))))  # a plain default can't be a list
-    return make_dataclass(target.__name__, fields)()
+        fields.append(("_target_", str, field(default=f"{first.__module__}.{first.__qualname__}")))
+    for target in targets:
+        hints = get_type_hints(target.__init__)  # type: ignore[misc]
+        for name, parameter in inspect.signature(target).parameters.items():
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                value = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
+                hint = _checkable(hints.get(name, Any))
+                fields.append((name, hint, field(default_factory=partial(copy, value))))  # a list is no plain default
+    return make_dataclass(first.__name__, fields)()
 
 
 @cache
@@ -98,7 +99,7 @@ class Hub:
 class Config:
     """Everything that ``python train.py`` can be told; conf/config.yaml says what each is for."""
 
-    model: Any = field(default_factory=lambda: schema_of(CaptionModule))
+    model: Any = field(default_factory=lambda: schema_of(CaptionModule, Decoding))
     data: Any = field(default_factory=lambda: schema_of(CaptionDataModule))
     trainer: Any = field(default_factory=lambda: schema_of(L.Trainer))
     callbacks: dict[str, Any] = field(

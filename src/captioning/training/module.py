@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
@@ -22,9 +23,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
 from captioning.data.dataset import Batch
-from captioning.errors import NotFiniteError, UserError, check_arguments
+from captioning.errors import NotFiniteError, UserError, check_arguments, nearest
+from captioning.models.decoding import Decoding
 from captioning.models.feature_cache import FeatureFile
-from captioning.models.generation import Decoding, generate_captions
+from captioning.models.generation import generate_captions
 from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import (
     compile_layers,
@@ -75,15 +77,7 @@ class CaptionModule(L.LightningModule):
         gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
             the backward pass instead of being kept.
         compile: let ``torch.compile`` fuse what training computes within layers; its first step takes a while.
-        max_new_tokens: of the captions that are judged; this and the rest are described in
-            :class:`captioning.models.generation.Decoding`.
-        min_new_tokens: shortest caption.
-        num_beams: 1 is greedy.
-        length_penalty: of beams.
-        repetition_penalty: 1 is none.
-        no_repeat_ngram_size: 0 is none.
-        temperature: null doesn't sample.
-        top_p: of sampling.
+        **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``max_new_tokens``.
 
     After a validation or a test, ``evaluations["val"]`` or ``["test"]`` holds its captions and their scores.
     """
@@ -109,19 +103,18 @@ class CaptionModule(L.LightningModule):
         lora_towers: tuple[str, ...] = ("text",),
         gradient_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002  # as torch and Lightning have it
-        max_new_tokens: int = Decoding.max_new_tokens,
-        min_new_tokens: int = Decoding.min_new_tokens,
-        num_beams: int = Decoding.num_beams,
-        length_penalty: float = Decoding.length_penalty,
-        repetition_penalty: float = Decoding.repetition_penalty,
-        no_repeat_ngram_size: int = Decoding.no_repeat_ngram_size,
-        temperature: float | None = Decoding.temperature,
-        top_p: float = Decoding.top_p,
+        **decoding: Any,
     ) -> None:
         super().__init__()
         check_arguments(type(self).__init__, locals(), section="model")
+        known = {field.name for field in fields(Decoding)}
+        if unknown := sorted(decoding.keys() - known):
+            names = known | inspect.signature(CaptionModule).parameters.keys() - {"decoding"}
+            choices = nearest(f"model.{unknown[0]}", [f"model.{name}" for name in names])
+            raise UserError(f"model.{unknown[0]}={decoding[unknown[0]]}: no such setting{choices}")
+        self.decoding = Decoding(**decoding)
+        decoding = asdict(self.decoding)  # save_hyperparameters() reads it here: a checkpoint has all settings
         self.save_hyperparameters(logger=False)
-        self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
         self.lora = Lora(**{field.name: self.hparams[f"lora_{field.name}"] for field in fields(Lora)})
         if freeze_vision and lora_rank and "vision" in lora_towers:
             raise UserError(
