@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -193,13 +192,7 @@ def make_trainer(settings: Config, signals: SignalHandler | None = None) -> L.Tr
 
 
 def _instantiate(nodes: dict[str, Any]) -> list[Any]:
-    """The objects of all nodes but those that are null."""
-    try:
-        return [instantiate(node, _convert_="all") for node in nodes.values() if node is not None]
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
+    return [instantiate(node, _convert_="all") for node in nodes.values() if node is not None]
 
 
 def default_precision(accelerator: str) -> str:

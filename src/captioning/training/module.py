@@ -139,8 +139,7 @@ class CaptionModule(L.LightningModule):
     def load(self, processor: Any = None) -> None:
         """Load the network, or start it from random weights; done once, however often it is called.
 
-        Args:
-            processor: the one that prepares the batches; by default the checkpoint's own.
+        ``processor`` is the one that prepares the batches, by default the checkpoint's own.
 
         Raises:
             UserError: the checkpoint or the architecture can't be used.
@@ -167,14 +166,7 @@ class CaptionModule(L.LightningModule):
             )
 
     def restore(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Take the network and the processor from a checkpoint, whose weights a Trainer loads: nothing else is needed.
-
-        Args:
-            checkpoint: as :meth:`on_save_checkpoint` leaves it.
-
-        Returns:
-            The processor.
-        """
+        """Take network and processor from a checkpoint, whose weights a Trainer loads. Returns the processor."""
         self.processor = processor_from_files(checkpoint["processor_files"])
         self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
         self._prepare(self.model)
@@ -192,7 +184,6 @@ class CaptionModule(L.LightningModule):
 
     @property
     def is_vision_frozen(self) -> bool:
-        """Whether nothing in the vision tower learns, so that it makes the same of an image at each visit."""
         return self.hparams["freeze_vision"] or bool(self.lora.rank and "vision" not in self.lora.towers)
 
     def setup(self, stage: str) -> None:
@@ -224,12 +215,7 @@ class CaptionModule(L.LightningModule):
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.
         checkpoint["git_config"] = self.network.config.to_dict()
         checkpoint["generation_config"] = self.network.generation_config.to_dict()
-        validation = self.evaluations.get("val")
-        checkpoint["metrics"] = (
-            {f"val/{name}": value for name, value in validation.numbers.items()}
-            if validation
-            else self.restored_metrics
-        )
+        checkpoint["metrics"] = self.validation_metrics
         checkpoint["processor_files"] = processor_to_files(self.processor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -239,14 +225,20 @@ class CaptionModule(L.LightningModule):
         if self.model is None:
             self.restore(checkpoint)
 
+    @property
+    def validation_metrics(self) -> dict[str, float]:
+        """Of the last validation, which may be one before the training was resumed."""
+        if validation := self.evaluations.get("val"):
+            return {f"val/{name}": value for name, value in validation.numbers.items()}
+        return self.restored_metrics
+
     def count_weights(self) -> tuple[int, int]:
-        """How many are trained, and how many there are."""
+        """Number of trained weights, and of all."""
         parameters = list(self.parameters())
         return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
     @property
     def network(self) -> GitForCausalLM:
-        """The GIT itself."""
         if self.model is None:
             raise RuntimeError("the network isn't loaded yet: call load(), or let a Trainer do it")
         return self.model
@@ -256,10 +248,7 @@ class CaptionModule(L.LightningModule):
     def on_train_start(self) -> None:
         self.window = torch.zeros(2, device=self.device)
         self.seen.clear()
-        self._apply_settings()
-
-    def _apply_settings(self) -> None:
-        """Let the settings hold, where a checkpoint brought the optimizer of others; else this changes no digit."""
+        # Settings hold also where a checkpoint brought the optimizer of others; else this changes no digit.
         optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, LambdaLR)
         decays = (self.hparams["weight_decay"], 0.0)
@@ -277,10 +266,9 @@ class CaptionModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Find what turns summed gradients into those of the mean over every caption token that went into this step.
 
-        A mean of means would weigh tokens by how many others their micro-batch or process happens to hold. So the sum
-        is divided once, by the tokens of all accumulated micro-batches of all processes.
+        A mean of means would weigh tokens by how many others their micro-batch or process happens to hold.
         """
-        # What processes wish rides along, so that they agree on it at no cost.
+        # The processes' flags ride along, so that they agree on them at no cost.
         local_flags = torch.tensor([float(wish) for wish in self.local_flags.values()], device=self.device)
         summed = self.trainer.strategy.reduce(torch.cat([self.window, local_flags]), reduce_op="sum")
         loss, tokens = summed[:2]
@@ -321,7 +309,7 @@ class CaptionModule(L.LightningModule):
         self.seen.clear()
 
     def _not_finite(self, name: str, value: Tensor) -> BaseException:
-        """The first process's error, with the micro-batches of all: those to blame, or all where that isn't known."""
+        """The first process's error, with the micro-batches to blame, or all of them where that isn't known."""
         tokenizer = self.processor.tokenizer
         batches = [
             {
@@ -375,25 +363,20 @@ class CaptionModule(L.LightningModule):
 
     def _inputs(self, batch: Batch, split: str) -> dict[str, Any]:
         """The arguments of ``caption_loss``; of a frozen vision tower the features, where they are kept."""
-        features = self.features.get(split)
-        pixels = batch["pixel_values"]
-        return {
-            "features": features.of(batch["row"], pixels, self.network.encode_image) if features else None,
-            "pixel_values": pixels,
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "labels": batch["labels"],
-            "position_ids": batch.get("position_ids"),
-            "caption_index": batch.get("caption_index"),
-        }
+        names = ("pixel_values", "input_ids", "attention_mask", "labels", "position_ids", "caption_index")
+        inputs: dict[str, Any] = {name: batch.get(name) for name in names}
+        if file := self.features.get(split):
+            inputs["features"] = file.of(batch["row"], batch["pixel_values"], self.network.encode_image)
+        return inputs
 
     # ------------------------------------------------------------ validation and test
 
     def on_validation_epoch_start(self) -> None:
-        self._begin()
+        self.evaluator = CaptionEvaluator()
+        for total in (self.total_loss, self.total_correct, self.total_tokens):
+            total.reset()
 
-    def on_test_epoch_start(self) -> None:
-        self._begin()
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -406,11 +389,6 @@ class CaptionModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._conclude("test")
-
-    def _begin(self) -> None:
-        self.evaluator = CaptionEvaluator()
-        for total in (self.total_loss, self.total_correct, self.total_tokens):
-            total.reset()
 
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the images of a batch, and find how likely the model thinks their true captions."""

@@ -23,8 +23,7 @@ class Interrupted(BaseException):  # no Exception, which logging would take for 
 class SignalHandler:
     """Raises :class:`Interrupted` at the first signal.
 
-    While ``deferred``, as between two optimizer steps, a signal is only ``received``; a second Ctrl-C ends the run at
-    once.
+    While ``deferred``, a signal is only ``received``; a second Ctrl-C ends the run at once.
     """
 
     def __init__(self) -> None:

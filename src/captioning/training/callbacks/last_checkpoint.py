@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, and as ``previous.ckpt`` the one before it.
 
-    It is saved after each validation, every N minutes or steps, and when the run is interrupted; always between two
-    optimizer steps, and with the curves on the disk up to it.
-
-    Args:
-        every_n_minutes: null: only after validations, and by steps.
-        every_n_steps: optimizer steps.
+    It is saved after each validation, every N minutes or optimizer steps, and when the run is interrupted; always
+    between two optimizer steps, and with the curves on the disk up to it.
     """
 
     def __init__(
