@@ -153,9 +153,7 @@ def run_group() -> str | None:
 def resolve(cfg: Any) -> Config:
     """A configuration as plain Python, checked against the schema: ``+`` adds keys, and a saved one may be old."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    nodes = {
-        name: schema_of(kind, with_target=True) for name, kind in CALLBACKS.items() if plain["callbacks"].get(name)
-    }
+    nodes = {name: schema_of(cls, with_target=True) for name, cls in CALLBACKS.items() if plain["callbacks"].get(name)}
     checked = OmegaConf.merge(OmegaConf.structured(Config(callbacks=nodes)), plain)
     return Config(**OmegaConf.to_container(checked))  # type: ignore[arg-type]
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -13,6 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from captioning.config.schema import direction
@@ -67,7 +67,7 @@ def search(
     if sweep is None:
         raise UserError("hydra/sweeper=optuna: runs with hydra/launcher=local, joblib or slurm")
     OmegaConf.save(config, sweep.folder / "multirun.yaml")  # as Hydra's own sweeper does
-    study = _study(config, sweep.folder, space, storage=storage, name=study_name)
+    study = _study(sweep, space, storage, study_name)
 
     def run(batch: list[Trial]) -> None:
         overrides = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in batch]
@@ -162,22 +162,19 @@ def distribution(override: Override) -> BaseDistribution:
 # ------------------------------------------------------------ the study
 
 
-def _study(
-    config: Any, folder: Path, space: dict[str, BaseDistribution], *, storage: str | None, name: str | None
-) -> optuna.Study:
+def _study(sweep: Sweep, space: dict[str, BaseDistribution], storage: str | None, name: str | None) -> optuna.Study:
     """The study, which may be there already; one that varied other settings is refused. Other limits are welcome."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    goal: Literal["minimize", "maximize"] = "minimize" if direction(config.monitor) == "min" else "maximize"
+    goal: Literal["minimize", "maximize"] = "minimize" if direction(sweep.config.monitor) == "min" else "maximize"
     try:
-        study = optuna.create_study(
-            storage=storage_of(folder, storage), study_name=name or STUDY_NAME, direction=goal, load_if_exists=True
-        )
+        kept = storage_of(sweep.folder, storage)
+        study = optuna.create_study(storage=kept, study_name=name or STUDY_NAME, direction=goal, load_if_exists=True)
     except Exception as error:  # whatever a database's driver raises
-        raise UserError(f"hydra.sweeper.storage={storage or folder / JOURNAL}: {reason(error)}") from error
-    monitor = study.user_attrs.get("monitor", config.monitor)
-    if monitor != config.monitor:
-        raise UserError(f"monitor={config.monitor}: the study that is there went by {monitor}; take another folder")
-    study.set_user_attr("monitor", config.monitor)
+        raise UserError(f"hydra.sweeper.storage={storage or sweep.folder / JOURNAL}: {reason(error)}") from error
+    monitor, before = sweep.config.monitor, study.user_attrs.get("monitor")
+    if before not in (None, monitor):
+        raise UserError(f"monitor={monitor}: the study that is there went by {before}; take another folder")
+    study.set_user_attr("monitor", monitor)
     for trial in study.get_trials(deepcopy=False):
         if trial.distributions and trial.distributions.keys() != space.keys():
             was, now = (", ".join(sorted(names)) for names in (trial.distributions, space))
@@ -195,9 +192,7 @@ def _study(
     return study
 
 
-def make_sampler(
-    node: Any, space: dict[str, BaseDistribution], seed: int, *, number: int
-) -> optuna.samplers.BaseSampler:
+def make_sampler(node: Any, space: dict[str, BaseDistribution], seed: int, *, number: int) -> BaseSampler:
     """The sampler for the trial of this number."""
     settings = dict(node or {"_target_": "optuna.samplers.TPESampler"})
     name = settings["_target_"].rpartition(".")[2]
@@ -208,7 +203,7 @@ def make_sampler(
     if name == "GridSampler":
         settings["search_space"] = {key: _grid(key, values) for key, values in space.items()}
     try:
-        made: optuna.samplers.BaseSampler = instantiate(settings, _convert_="all")
+        made: BaseSampler = instantiate(settings, _convert_="all")
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler: {reason(error.__cause__ or error)}") from error
     return made

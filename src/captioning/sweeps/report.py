@@ -114,17 +114,17 @@ def read_sweep(folder: Path) -> SweepResults:
         notes = [f"Not all jobs have the same monitor ({', '.join(others)}); they are ranked by {monitor}."]
 
     keys = dict.fromkeys(key_of(text) for job in jobs for text in job.overrides)
-    values = [{key: _value(key, job, config) for key in keys} for job, config in zip(jobs, configs, strict=True)]
-    given = [{key_of(text): text for text in job.overrides} for job in jobs]
+    given = [{key_of(text): text.partition("=")[2] for text in job.overrides} for job in jobs]
+    values = [
+        {key: _value(key, texts.get(key), config) for key in keys} for texts, config in zip(given, configs, strict=True)
+    ]
     known = [index for index, job in enumerate(jobs) if configs[index] or job.overrides]
     varying = []
     for key in keys:
-        of_key = [values[index][key] for index in known]
-        numbers = [float(value) if type(value) is int else value for value in of_key]  # 1 is 1.0, and true is neither
-        if (
-            len({given[index].get(key) for index in known}) > 1
-            and len({json.dumps(n, default=str) for n in numbers}) > 1
-        ):
+        texts = {given[index].get(key) for index in known}
+        of_key = (values[index][key] for index in known)  # of which 1 is 1.0, and true is neither
+        distinct = {json.dumps(float(value) if type(value) is int else value, default=str) for value in of_key}
+        if len(texts) > 1 and len(distinct) > 1:
             varying.append(key)
     for job, of_job in zip(jobs, values, strict=True):
         job.settings = {key: of_job[key] for key in varying if of_job[key] is not None}
@@ -237,15 +237,14 @@ def _read_job(path: Path, name: str) -> tuple[JobResult, dict[str, Any]]:
     return job, config
 
 
-def _value(key: str, job: JobResult, config: dict[str, Any]) -> object:
+def _value(key: str, text: str | None, config: dict[str, Any]) -> object:
     """A setting's value in the configuration, or as it was given; None if it is in neither."""
     node: Any = config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     if node is not None and not isinstance(node, dict):
         return node
-    given = {key_of(text): text.partition("=")[2] for text in job.overrides}
-    if (text := given.get(key)) is None:
+    if text is None:
         return None
     with suppress(yaml.YAMLError):
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)

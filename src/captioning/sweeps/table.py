@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from captioning.runs.report.numbers import shown
@@ -24,11 +24,9 @@ def print_sweep(sweep: SweepResults) -> None:
     for note in sweep.notes:
         console.print(f"note: {plain(note)}")
     metric, names = sweep.monitor.partition("/")[2], short_names(sweep.settings)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for heading in ("job", *names.values()):
-        table.add_column(plain(heading), overflow="fold")
-    for heading in (sweep.monitor, f"test {metric}", "time"):
-        table.add_column(plain(heading), justify="right", no_wrap=True)
+    texts = [Column(plain(heading), overflow="fold") for heading in ("job", *names.values())]
+    numbers = [Column(heading, justify="right", no_wrap=True) for heading in (sweep.monitor, f"test {metric}", "time")]
+    table = Table(*texts, *numbers, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     for job in sweep.jobs:
         values = [value_text(job.settings[key]) if key in job.settings else "-" for key in names]
         score = Text(job.status, STYLES.get(job.status, "yellow")) if job.score is None else shown(job.score)

@@ -79,10 +79,8 @@ def write_initial(
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
     _log.info(f"{counts} images; run folder {run.path}")
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    environment = current_environment(
-        devices=devices, data_fingerprint=data.fingerprint, evaluated_split=data.eval_split
-    )
-    run.write_json("environment.json", environment)
+    now = current_environment(devices=devices, data_fingerprint=data.fingerprint, evaluated_split=data.eval_split)
+    run.write_json("environment.json", now)
     ids, summary = data.split_ids, data.summary
     run.write_json("splits.json", ids)
     run.write_json("data.json", summary)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from captioning.data.images import read_image
 from captioning.data.issues import Issue, by_severity
@@ -69,9 +69,9 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
     console.print()
     if result.splits:
         numbers = {split: numbers_of_split(summary) for split, summary in result.splits.items()}
-        table = Table("split", caption="three numbers: smallest / median / largest", caption_justify="left")
-        for name in next(iter(numbers.values())):
-            table.add_column(name.lower(), justify="right")
+        columns = [Column(name.lower(), justify="right") for name in next(iter(numbers.values()))]
+        caption = "three numbers: smallest / median / largest"
+        table = Table("split", *columns, caption=caption, caption_justify="left")
         for split, values in numbers.items():
             table.add_row(split, *values.values())
         console.print(table)
@@ -87,10 +87,8 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
 
 
 def _issues_table(issues: Sequence[Issue], names_shown: int = 3) -> Table:
-    table = Table("")
-    table.add_column("number", justify="right")
-    table.add_column("what", overflow="fold")
-    table.add_column("such as", overflow="fold")
+    texts = [Column(heading, overflow="fold") for heading in ("what", "such as")]
+    table = Table("", Column("number", justify="right"), *texts)
     severity = None
     for issue in by_severity(issues):
         if severity not in (None, issue.severity):

@@ -51,7 +51,7 @@ class CheckpointWriter(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: State, path: str | Path, storage_options: object = None) -> None:
         """Write a checkpoint, unless an earlier one couldn't be written; ``error`` says so."""
         path = Path(path)
-        if self._copied is not None and self._path != path and _is_equal(checkpoint, self._copied):
+        if self._copied and self._path != path and self._is_copied(checkpoint, self._copied):
             self._do(partial(_write, self._copied, path, same_as=self._path))
         else:
             self.wait()
@@ -83,6 +83,21 @@ class CheckpointWriter(TorchCheckpointIO):
         if self._thread:
             self._thread.shutdown(wait=True)
         self._thread = self._copied = self._path = None
+
+    @staticmethod
+    def _is_copied(checkpoint: State, copy: State) -> bool:
+        """Whether a checkpoint has the state of a copy, but for the clock."""
+
+        def is_same(one: Any, other: Any) -> bool:
+            if torch.is_tensor(one) and torch.is_tensor(other):
+                return one.dtype == other.dtype and torch.equal(one.cpu(), other)
+            return not torch.is_tensor(one) and not torch.is_tensor(other) and bool(one == other)
+
+        (values, structure), (others, other_structure) = (
+            tree_flatten({**state, "callbacks": {**state.get("callbacks", {}), Timer.__name__: None}})
+            for state in (checkpoint, copy)
+        )
+        return structure == other_structure and all(map(is_same, values, others))
 
     def _copy(self, checkpoint: State) -> State:
         """A copy that training doesn't change."""
@@ -121,21 +136,6 @@ def writer_of(trainer: L.Trainer) -> CheckpointWriter:
     writer = trainer.strategy.checkpoint_io
     assert isinstance(writer, CheckpointWriter)
     return writer
-
-
-def _is_equal(checkpoint: State, copy: State) -> bool:
-    """Whether a checkpoint has the state of a copy, but for the clock."""
-    (values, structure), (others, other_structure) = (
-        tree_flatten({**one, "callbacks": {**one.get("callbacks", {}), Timer.__name__: None}})
-        for one in (checkpoint, copy)
-    )
-
-    def is_same(one: Any, other: Any) -> bool:
-        if torch.is_tensor(one) and torch.is_tensor(other):
-            return one.dtype == other.dtype and torch.equal(one.cpu(), other)
-        return not torch.is_tensor(one) and not torch.is_tensor(other) and bool(one == other)
-
-    return structure == other_structure and all(map(is_same, values, others))
 
 
 def _write(checkpoint: State, path: Path, *, same_as: Path | None = None) -> None:

@@ -159,11 +159,9 @@ class CaptionModule(L.LightningModule):
         generation = self.model.generation_config
         if generation.bos_token_id is None:
             generation.bos_token_id = self.processor.tokenizer.cls_token_id
-        positions = self.model.config.max_position_embeddings
-        if self.decoding.max_new_tokens > positions:
-            raise UserError(
-                f"model.max_new_tokens={self.decoding.max_new_tokens}: this model has positions for {positions} tokens"
-            )
+        tokens, positions = self.decoding.max_new_tokens, self.model.config.max_position_embeddings
+        if tokens > positions:
+            raise UserError(f"model.max_new_tokens={tokens}: this model has positions for {positions} tokens")
 
     def restore(self, checkpoint: Mapping[str, Any]) -> Any:
         """Take network and processor from a checkpoint, whose weights a Trainer loads. Returns the processor."""
@@ -192,12 +190,9 @@ class CaptionModule(L.LightningModule):
         if not hasattr(datamodule, "normalized_captions"):  # not a CaptionDataModule
             return
         data = cast("CaptionDataModule", datamodule)
-        positions = self.network.config.max_position_embeddings
-        if data.hparams["max_caption_tokens"] > positions:
-            raise UserError(
-                f"data.max_caption_tokens={data.hparams['max_caption_tokens']}: this model has positions for "
-                f"{positions} tokens"
-            )
+        tokens, positions = data.hparams["max_caption_tokens"], self.network.config.max_position_embeddings
+        if tokens > positions:
+            raise UserError(f"data.max_caption_tokens={tokens}: this model has positions for {positions} tokens")
         if stage != "fit":
             return
         self.training_captions = data.normalized_captions(set(data.split_ids["train"]))
@@ -272,9 +267,7 @@ class CaptionModule(L.LightningModule):
         local_flags = torch.tensor([float(wish) for wish in self.local_flags.values()], device=self.device)
         summed = self.trainer.strategy.reduce(torch.cat([self.window, local_flags]), reduce_op="sum")
         loss, tokens = summed[:2]
-        self.synced_flags = {
-            name: wished > 0 for name, wished in zip(self.local_flags, summed[2:].tolist(), strict=True)
-        }
+        self.synced_flags = {name: count > 0 for name, count in zip(self.local_flags, summed[2:].tolist(), strict=True)}
         if not loss.isfinite():
             raise self._not_finite("train/loss", loss / tokens)
         # What Lightning divided by on the way: accumulated micro-batches, and, in DDP's mean, processes.
@@ -327,9 +320,7 @@ class CaptionModule(L.LightningModule):
             return SystemExit(1)
         every = [batch for own in gathered for batch in own]
         blamed = [batch for batch in every if not math.isfinite(float(batch["loss"]))] or every
-        return NotFiniteError(
-            name, value.item(), step=self.trainer.global_step + 1, batches=blamed, lr=self.hparams["lr"]
-        )
+        return NotFiniteError(name, value.item(), step=self.global_step + 1, batches=blamed, lr=self.hparams["lr"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -30,8 +30,7 @@ class LastCheckpoint(Checkpoint):
         every_n_minutes: Annotated[float, Gt(0)] | None = 10.0,
         every_n_steps: Annotated[int, Ge(1)] | None = None,
     ) -> None:
-        given = {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}
-        check_arguments(type(self).__init__, given, section="callbacks.last")
+        check_arguments(type(self).__init__, locals(), section="callbacks.last")
         self.every_n_seconds = every_n_minutes and every_n_minutes * 60
         self.every_n_steps = every_n_steps
         self._saved_at = 0.0  # seconds of the clock

@@ -14,9 +14,7 @@ class ValidateEvery(L.Callback):
 
     def __init__(self, steps: int | None) -> None:
         if steps is not None and steps < 1:
-            raise UserError(
-                f"val_every_n_steps must be at least 1, got {steps}; null validates at the end of each epoch"
-            )
+            raise UserError(f"val_every_n_steps must be at least 1, got {steps}; null validates after each epoch")
         self.steps = steps
         self._validated_at = 0
 
