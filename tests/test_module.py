@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +12,7 @@ from captioning import CaptionDataModule, CaptionModule
 from captioning.data.dataset import Batch
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
+from captioning.models.decoding import Decoding
 
 
 def data_of(images: Path, checkpoint: Path, **settings: object) -> CaptionDataModule:
@@ -229,6 +231,17 @@ def test_a_checkpoint_needs_no_code_to_load(saved):
 def test_a_wrong_setting_is_refused_before_anything_is_loaded(settings, named):
     with pytest.raises(UserError, match=named):
         CaptionModule(**settings)
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_one():
+    with pytest.raises(UserError, match=r"^model\.num_beems=4: no such setting; did you mean model\.num_beams\?$"):
+        CaptionModule(num_beems=4)
+
+
+def test_hyperparameters_have_every_decoding_setting():
+    module = CaptionModule(num_beams=4)
+    assert {name: module.hparams[name] for name in asdict(Decoding())} == asdict(Decoding(num_beams=4))
+    assert "decoding" not in module.hparams
 
 
 def test_a_model_from_scratch_without_a_processor_is_refused():

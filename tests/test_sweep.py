@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT, SMALL
 from test_train import inspected
 
-from captioning.runs.run_folder import locked
+from captioning.runs.run_folder import RunFolder
 from captioning.sweeps.report import read_sweep
 
 RESUMABLE = 75
@@ -360,7 +360,7 @@ def test_a_mistake_of_a_sweep_is_answered_in_one_line(images, tmp_path, override
 
 def test_two_sweeps_in_one_folder_are_refused(images, tmp_path):
     sweep = Sweep(tmp_path, f"data.path={images}", "model.lr=0.001,0.002")
-    with locked(sweep.path):
+    with RunFolder(sweep.path).lock():
         assert sweep.run() == 1
     assert "is at work in this folder" in sweep.said
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from captioning.cli import app
 from captioning.errors import UserError
-from captioning.runs.run_folder import locked
+from captioning.runs.run_folder import RunFolder
 from captioning.sweeps.captions import side_by_side
 from captioning.sweeps.importance import storage_of
 from captioning.sweeps.page import render_sweep, write_sweep_page
@@ -141,7 +141,7 @@ def test_an_unfinished_job_says_how_far_it_came(tmp_path):
 
 def test_a_job_whose_folder_a_process_trains_in_is_running(tmp_path):
     write_job(tmp_path / "0", {"seed": 0})
-    with locked(tmp_path / "0"):
+    with RunFolder(tmp_path / "0").lock():
         assert status_of(tmp_path)[0] == "running"
     assert status_of(tmp_path)[0] == "unfinished"
 

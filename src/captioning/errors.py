@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to fix."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -36,12 +36,7 @@ def nearest(word: str, choices: list[str]) -> str:
 
 
 def reason(error: BaseException, *, name_file: bool = False) -> str:
-    """What an error of another library says, as part of a line.
-
-    Args:
-        error: the error.
-        name_file: whether to add the file that the system couldn't use, where nothing else in the line says it.
-    """
+    """What an error of another library says, as part of a line; ``name_file`` adds the file of an ``OSError``."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else (*error.args, "")[0]
     if name_file and isinstance(error, OSError) and error.filename:
         said = f"{said}: {error.filename}"
@@ -56,15 +51,9 @@ def shown(name: str) -> str:
 
 
 def check_arguments(function: Callable[..., object], arguments: Mapping[str, Any], *, section: str) -> None:
-    """Hold arguments against their annotations: the limits of ``Annotated[float, Gt(0)]``, the choices of ``Literal``.
+    """Check arguments by a function's annotations: limits in ``Annotated[float, Gt(0)]``, choices in ``Literal``.
 
-    Args:
-        function: whose annotations count.
-        arguments: their values by name; one without an annotation isn't checked, and None is what a default says.
-        section: of the configuration, for the message.
-
-    Raises:
-        UserError: a value is outside of its limits, or none of its choices.
+    ``section`` is of the configuration, for the message; None is never checked.
     """
     for name, hint in get_type_hints(function, include_extras=True).items():
         value = arguments.get(name)
@@ -80,21 +69,15 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, Any
                 raise UserError(f"{setting} must be {word} {limit:g}, got {value}")
 
 
-def constraints(hint: Any) -> tuple[tuple[str, ...], list[tuple[str, Callable[[Any, Any], bool], float]]]:
+def constraints(hint: object) -> tuple[tuple[str, ...], list[tuple[str, Callable[[Any, Any], bool], float]]]:
     """The choices and the limits in an annotation: a limit in words, how a value is compared with it, and its value."""
-    choices: tuple[str, ...] = ()
-    limits: list[tuple[str, Callable[[Any, Any], bool], float]] = []
     if get_origin(hint) is Literal:
-        choices = get_args(hint)
-    for limit in getattr(hint, "__metadata__", ()):
-        for kind, (word, fits) in _COMPARISONS.items():
-            if isinstance(limit, kind):
-                limits.append((word, fits, getattr(limit, kind.__name__.lower())))
-    for part in get_args(hint):
-        if get_origin(hint) is not Literal and not isinstance(part, annotated_types.BaseMetadata):
-            more_choices, more_limits = constraints(part)
-            choices, limits = choices + more_choices, limits + more_limits
-    return choices, limits
+        return get_args(hint), []
+    for kind, (word, fits) in _COMPARISONS.items():
+        if isinstance(hint, kind):
+            return (), [(word, fits, getattr(hint, kind.__name__.lower()))]
+    parts = [constraints(part) for part in get_args(hint)]
+    return sum((choices for choices, _ in parts), ()), [limit for _, limits in parts for limit in limits]
 
 
 _COMPARISONS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {

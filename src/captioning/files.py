@@ -36,11 +36,7 @@ def write_json_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
 
 
 def write_at(descriptor: int, content: bytes, position: int) -> None:
-    """Write all of it at a position, from any thread.
-
-    Raises:
-        OSError: the disk is full. A mapping would end the process instead.
-    """
+    """Write all of it at a position, from any thread; a mapping would end the process where the disk is full."""
     left = memoryview(content)
     while left:
         written = os.pwrite(descriptor, left, position)

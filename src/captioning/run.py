@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,7 +27,7 @@ from captioning.config.schema import Config, resolve
 from captioning.errors import UserError
 from captioning.export.push import push, require_ready
 from captioning.inference.pretrained import find_model, load_pretrained
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 from captioning.runs.run_folder import RunFolder, write_model
 from captioning.terminal import setup_logging
 from captioning.training import artifacts
@@ -193,13 +192,7 @@ def make_trainer(settings: Config, signals: SignalHandler | None = None) -> L.Tr
 
 
 def _instantiate(nodes: dict[str, Any]) -> list[Any]:
-    """The objects of all nodes but those that are null."""
-    try:
-        return [instantiate(node, _convert_="all") for node in nodes.values() if node is not None]
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
+    return [instantiate(node, _convert_="all") for node in nodes.values() if node is not None]
 
 
 def default_precision(accelerator: str) -> str:

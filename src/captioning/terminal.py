@@ -26,11 +26,7 @@ EXPECTED = (
 
 
 def setup_logging(*, is_rank_zero: bool = True) -> None:
-    """Send our messages to standard error, and of the libraries' only the warnings that can be acted on.
-
-    Args:
-        is_rank_zero: whether this process speaks for all; the others log errors alone.
-    """
+    """Send our messages to standard error, and of the libraries' only the warnings that can be acted on."""
     tolerate_any_terminal()
     log = logging.getLogger("captioning")
     if not log.handlers:
@@ -56,10 +52,7 @@ def quiet_transformers() -> None:
 
 
 def plain_console() -> Console:
-    """A console that prints text as it is: a caption's "[red]" and ":cat:" are its own words.
-
-    Where standard output is no terminal, no line is cut or wrapped: what is printed can be piped to grep.
-    """
+    """A console that prints text as it is; where standard output is no terminal, no line is cut or wrapped."""
     tolerate_any_terminal()
     width = None if sys.stdout.isatty() else UNLIMITED
     return Console(markup=False, emoji=False, highlight=False, width=width)

@@ -22,11 +22,7 @@ RESUMED = ("hydra.output_subdir=null", "hydra/job_logging=none")
 def compose_settings(overrides: Sequence[str], *, command: str, folder: Path, defaults: Sequence[str] = ()) -> Any:
     """What ``python train.py`` would compose, without a tracker, and with ``folder`` as its run folder.
 
-    Args:
-        overrides: what the user gave.
-        command: which command composes, for the message.
-        folder: where its results go.
-        defaults: overrides that the user's win over.
+    ``overrides`` win over ``defaults``; ``command`` is for the message.
 
     Raises:
         UserError: the user gave what the command itself decides, or there is no conf/.
@@ -49,9 +45,6 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
     Values that are given now win over those saved; the ones that the run was given already are left out, so the command
     that began a run may be repeated. With ``resume=auto``, and where SLURM or torchrun start a run again, that holds if
     there is a checkpoint in the folder, and else nothing changes.
-
-    Raises:
-        UserError: RUN is no run folder, or isn't ``hydra.run.dir``; or another choice of a group is given.
     """
     given = dict(map(_key_and_value, arguments))
     resume = given.get("resume") or (AUTO if is_restart() else "null")
@@ -63,7 +56,14 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         if not (folder / ".hydra" / "config.yaml").is_file() or not any(folder.glob("checkpoints/*.ckpt")):
             return list(arguments)
     else:
-        folder = _require_run(resume)
+        folder = Path(resume)
+        if folder.is_file():
+            run = folder.parent.parent if folder.parent.name == "checkpoints" else "outputs/DATE/TIME"
+            raise UserError(f"resume={resume}: a file; give the run folder, such as {run}")
+        if not folder.is_dir():
+            raise UserError(f"resume={resume}: no such folder; give a run folder, such as outputs/DATE/TIME")
+        if not (folder / ".hydra" / "config.yaml").is_file():
+            raise UserError(f"resume={resume}: no run was begun there (it has no .hydra/config.yaml)")
         if run_dir and folder.resolve() != Path(run_dir).resolve():
             raise UserError(f"resume={resume} and hydra.run.dir={run_dir}: a run is resumed in its own folder")
     folder = folder.absolute()
@@ -89,18 +89,6 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         else:
             kept.append(argument)
     return ["--config-path", str(folder / ".hydra"), "--config-name", "config", *kept]
-
-
-def _require_run(resume: str) -> Path:
-    path = Path(resume)
-    if path.is_file():
-        run = path.parent.parent if path.parent.name == "checkpoints" else "outputs/DATE/TIME"
-        raise UserError(f"resume={resume}: a file; give the run folder, such as {run}")
-    if not path.is_dir():
-        raise UserError(f"resume={resume}: no such folder; give a run folder, such as outputs/DATE/TIME")
-    if not (path / ".hydra" / "config.yaml").is_file():
-        raise UserError(f"resume={resume}: no run was begun there (it has no .hydra/config.yaml)")
-    return path
 
 
 def merge_overrides(earlier: Iterable[str], given: Iterable[str]) -> list[str]:

@@ -5,9 +5,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -37,8 +36,7 @@ MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 def friendly_errors() -> Iterator[None]:
     """Answer a mistake made within in one line on standard error, and exit with status 1.
 
-    What isn't a mistake but a defect passes through with its traceback, and so does everything where the user set
-    ``HYDRA_FULL_ERROR=1``.
+    A defect passes through with its traceback; with ``HYDRA_FULL_ERROR=1`` everything does.
     """
     if TRACEBACK_WANTED:
         yield
@@ -57,7 +55,7 @@ def friendly_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def run_main(main: Callable[[], Any]) -> None:
+def run_main(main: Callable[[], object]) -> None:
     """Call a ``hydra.main`` function, with its mistakes of composition answered in one line too."""
     with friendly_errors():
         if not TRACEBACK_WANTED:
@@ -68,6 +66,8 @@ def run_main(main: Callable[[], Any]) -> None:
 
 def explain(error: Exception) -> str:
     """The line for an error."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
     if isinstance(error, UserError):
         message = str(error)
         # From a loading process it comes with its traceback as text, and itself in the last line.
@@ -112,7 +112,10 @@ def _explain_value(cause: OmegaConfBaseException, *, composition: Exception) -> 
     if key in RENAMED:
         return f"{setting}: is called {RENAMED[key]} now" if RENAMED[key] else f"{setting}: is no setting any more"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-        return f"{setting}: no such setting{_nearest_key(key, cause)}"
+        parent, _, name = key.rpartition(".")
+        siblings = [str(sibling) for sibling in cause.parent_node] if isinstance(cause.parent_node, DictConfig) else []
+        there_are = nearest(name, siblings) if siblings else ""
+        return f"{setting}: no such setting{there_are.replace('mean ', f'mean {parent}.' if parent else 'mean ')}"
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} is missing: set it with {key}=…"
     if wanted := re.search(r"could not be converted to (\w+)", message):
@@ -121,12 +124,3 @@ def _explain_value(cause: OmegaConfBaseException, *, composition: Exception) -> 
 
 
 _TYPE_NAMES = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "text"}
-
-
-def _nearest_key(key: str, cause: OmegaConfBaseException) -> str:
-    parent, _, name = key.rpartition(".")
-    siblings = [str(sibling) for sibling in cause.parent_node] if isinstance(cause.parent_node, DictConfig) else []
-    if not siblings:
-        return ""
-    match = nearest(name, siblings)
-    return match.replace("did you mean ", f"did you mean {parent}{parent and '.'}", 1)

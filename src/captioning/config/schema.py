@@ -1,11 +1,11 @@
 """The shape of the configuration: Hydra checks every name and type in conf/ and on the command line against it.
 
-A section that feeds one of our classes, or Lightning's, has exactly that class's keyword arguments. So a new setting is
-added in one place, the constructor, and conf/ holds values only.
+A section has the keyword arguments of the class that it feeds: a new setting is added in its constructor alone.
 """
 
 import inspect
 import os
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache, partial
@@ -20,6 +20,7 @@ from omegaconf import MISSING, OmegaConf
 
 from captioning.errors import UserError, nearest
 from captioning.metrics.metric_info import HIGHER_IS_BETTER
+from captioning.models.decoding import Decoding
 from captioning.training.callbacks.collapse_alarm import CollapseAlarm
 from captioning.training.callbacks.gallery import Gallery
 from captioning.training.callbacks.last_checkpoint import LastCheckpoint
@@ -36,24 +37,24 @@ EXCLUDED_FROM_RUN_NAME = (
 )
 
 
-def schema_of(target: type, *, with_target: bool = False) -> object:
-    """A config dataclass instance with a field for each constructor argument of ``target``.
+def schema_of(*targets: type, with_target: bool = False) -> object:
+    """A config dataclass instance with a field for each constructor argument of some classes, but for ``**arguments``.
 
-    Args:
-        target: the class. An argument whose type OmegaConf can't check is checked by name only.
-        with_target: add ``_target_``, for a node that Hydra instantiates.
+    An argument whose type OmegaConf can't check is checked by name only. ``with_target`` adds ``_target_``, the first
+    class, for a node that Hydra instantiates.
     """
-    hints = get_type_hints(target.__init__)  # type: ignore[misc]
-    defaults = {name: parameter.default for name, parameter in inspect.signature(target).parameters.items()}
+    first = targets[0]
+    fields: list[tuple[str, object, Any]] = []
     if with_target:
-        hints["_target_"] = str
-        defaults = {"_target_": f"{target.__module__}.{target.__qualname__}", **defaults}
-    fields = []
-    for name, default in defaults.items():
-        hint = _checkable(hints.get(name, Any))
-        value = MISSING if default is inspect.Parameter.empty else default
-        fields.append((name, hint, field(default_factory=partial(copy, value))))  # a plain default can't be a list
-    return make_dataclass(target.__name__, fields)()
+        fields.append(("_target_", str, field(default=f"{first.__module__}.{first.__qualname__}")))
+    for target in targets:
+        hints = get_type_hints(target.__init__)  # type: ignore[misc]
+        for name, parameter in inspect.signature(target).parameters.items():
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                value = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
+                hint = _checkable(hints.get(name, Any))
+                fields.append((name, hint, field(default_factory=partial(copy, value))))  # a list is no plain default
+    return make_dataclass(first.__name__, fields)()
 
 
 @cache
@@ -63,11 +64,10 @@ def _checkable(hint: Any) -> Any:
         return str
     if get_origin(hint) is UnionType and any(get_origin(part) is Literal for part in get_args(hint)):
         return str | None
-    try:
+    with suppress(Exception):  # whatever OmegaConf's many type errors are: it can't
         OmegaConf.structured(make_dataclass("_", [("value", hint, field(default=MISSING))]))
-    except Exception:  # whatever OmegaConf's many type errors are: it can't
-        return Any
-    return hint
+        return hint
+    return Any
 
 
 CALLBACKS = {  # the ones that conf/ has, by their keys there
@@ -82,23 +82,18 @@ CALLBACKS = {  # the ones that conf/ has, by their keys there
 
 @dataclass
 class Hub:
-    """Whether and where a training uploads its model when it has ended, as ``captioning push`` does.
-
-    Attributes:
-        name: ``USER/NAME``.
-        public: whether everybody may see a repository that is new.
-    """
+    """Whether and where a training uploads its model when it has ended, as ``captioning push`` does."""
 
     push: bool = False
-    name: str | None = None
-    public: bool = False
+    name: str | None = None  # USER/NAME
+    public: bool = False  # whether everybody may see a repository that is new
 
 
 @dataclass
 class Config:
     """Everything that ``python train.py`` can be told; conf/config.yaml says what each is for."""
 
-    model: Any = field(default_factory=lambda: schema_of(CaptionModule))
+    model: Any = field(default_factory=lambda: schema_of(CaptionModule, Decoding))
     data: Any = field(default_factory=lambda: schema_of(CaptionDataModule))
     trainer: Any = field(default_factory=lambda: schema_of(L.Trainer))
     callbacks: dict[str, Any] = field(
@@ -121,11 +116,7 @@ class Config:
 
 
 def direction(monitor: str) -> str:
-    """``"min"`` or ``"max"``: which way of a validation metric such as ``val/wer`` is better.
-
-    Raises:
-        UserError: validation has no such metric, or neither way of it is better.
-    """
+    """``"min"`` or ``"max"``: which way of a validation metric such as ``val/wer`` is better."""
     names = [f"val/{name}" for name in HIGHER_IS_BETTER]
     if monitor not in names:
         raise UserError(f"monitor={monitor}: validation has no such metric{nearest(monitor, names)}")
@@ -159,23 +150,10 @@ def run_group() -> str | None:
     return os.environ.get("WANDB_RUN_GROUP") or experiment
 
 
-@cache  # a clock would answer otherwise the next time
-def run_dir() -> str:
-    """The folder of this run where the user named none: by the time of its start, or the SLURM job."""
-    return default_run_dir()
-
-
 def resolve(cfg: Any) -> Config:
-    """A configuration as plain Python, checked against the schema: ``+`` adds keys, and a saved one may be old.
-
-    Raises:
-        ConfigKeyError: a key that isn't in the schema.
-        ValidationError: a value of another type.
-    """
+    """A configuration as plain Python, checked against the schema: ``+`` adds keys, and a saved one may be old."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    nodes = {
-        name: schema_of(kind, with_target=True) for name, kind in CALLBACKS.items() if plain["callbacks"].get(name)
-    }
+    nodes = {name: schema_of(cls, with_target=True) for name, cls in CALLBACKS.items() if plain["callbacks"].get(name)}
     checked = OmegaConf.merge(OmegaConf.structured(Config(callbacks=nodes)), plain)
     return Config(**OmegaConf.to_container(checked))  # type: ignore[arg-type]
 
@@ -184,5 +162,6 @@ ConfigStore.instance().store(name="schema", node=Config)
 for name in ("early_stopping", "ema"):
     node = {name: schema_of(CALLBACKS[name], with_target=True)}
     ConfigStore.instance().store(group="callbacks", name=f"{name.replace('_', '-')}-schema", node=node)
-for resolver in (direction, run_name, run_tags, run_group, run_dir):  # a launcher pickles them, by these names
+for resolver in (direction, run_name, run_tags, run_group):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+OmegaConf.register_new_resolver("run_dir", cache(default_run_dir), replace=True)  # a clock answers otherwise next time

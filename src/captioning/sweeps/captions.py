@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from captioning.data.statistics import spread
@@ -20,32 +21,29 @@ BEST, IMAGES = 4, 8
 
 
 class Caption(NamedTuple):
-    """A job's caption in parts, of which those differ that the nearest reference lacks."""
+    """A job's caption."""
 
-    parts: list[Part]
+    parts: list[Part]  # those differ that the nearest reference lacks
     empty: bool
     equal: bool
 
 
 class CaptionedImage(NamedTuple):
-    """A test image with its references and the caption of each job; ``thumbnail`` is a ``data:`` URI."""
+    """A test image with its references and captions."""
 
     id: str
-    thumbnail: str | None
+    thumbnail: str | None  # a data: URI
     references: list[str]
-    captions: list[Caption]
+    captions: list[Caption]  # one of each job
 
 
 class SideBySide(NamedTuple):
-    """The best jobs and a few test images with their captions.
-
-    ``common`` counts the test images of all these jobs, ``differing`` those whose normalized captions differ.
-    """
+    """The best jobs and a few test images with their captions."""
 
     jobs: list[JobResult]
     images: list[CaptionedImage]
-    common: int
-    differing: int
+    common: int  # test images of all these jobs
+    differing: int  # those of them whose normalized captions differ
     notes: list[str]
 
 
@@ -75,10 +73,8 @@ def side_by_side(ranked: Sequence[JobResult]) -> SideBySide | None:
     chosen = [pool[index] for index in spread(range(len(pool)), IMAGES)]
     for job in jobs:  # a run folder keeps those that its own report shows
         lacking = [("test", name) for name in chosen if name not in thumbnails]
-        try:
+        with suppress(UserError, OSError):  # captions can be read without images
             thumbnails |= {name: uri for (_, name), uri in data_uris(RunFolder(job.folder).thumbnails, lacking).items()}
-        except (UserError, OSError):  # captions can be read without images
-            continue
     images = []
     for image in chosen:
         references = first[image]["references"]

@@ -20,11 +20,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpus_per_job(accelerator: str, devices: object, *, gpus: int, n_jobs: int) -> int:
-    """How many of ``gpus`` GPUs a job gets; 0 if it trains on something else or names its GPUs itself.
-
-    Raises:
-        UserError: the job needs more GPUs than there are.
-    """
+    """How many of ``gpus`` GPUs a job gets; 0 if it trains on something else or names its GPUs itself."""
     if not gpus or accelerator not in ON_GPUS:
         return 0
     if devices in ("auto", -1, "-1", None):

@@ -16,15 +16,10 @@ def storage_of(folder: Path, url: str | None) -> str | BaseStorage:
     return url or JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 
 
-def importance_of_settings(folder: Path, url: str | None, name: str | None) -> dict[str, float]:
-    """The importance of each setting, from 0 to 1, highest first.
-
-    Raises:
-        ValueError: the study has too few trials.
-        Exception: whatever Optuna raises if there is no such study.
-    """
+def importance_of_settings(folder: Path, storage: str | None, study_name: str | None) -> dict[str, float]:
+    """The importance of each setting, from 0 to 1, highest first; raises what Optuna does if there is no study."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(study_name=name or STUDY_NAME, storage=storage_of(folder, url))
+    study = optuna.load_study(study_name=study_name or STUDY_NAME, storage=storage_of(folder, storage))
     completed = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
     if completed < MIN_TRIALS:
         raise ValueError(f"{completed} trials have a score, and {MIN_TRIALS} are needed")

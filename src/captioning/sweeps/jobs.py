@@ -1,7 +1,7 @@
-"""Sweeps: each job is a run of its own, in a process and a folder of its own.
+"""Sweeps: each job is the same command with its own overrides, in a process and a run folder of its own.
 
-A job is the same command with its own overrides. Its run folder is all the state there is: a job is finished if its
-``metrics.json`` exists, and was trained with the values in its ``.hydra/overrides.yaml``.
+The run folder is all the state there is: ``metrics.json`` of a finished job, and the values in
+``.hydra/overrides.yaml``.
 """
 
 import os
@@ -39,21 +39,17 @@ OUTPUT_TIMEOUT_S = 10.0  # seconds for the output of processes that outlive thei
 
 @dataclass
 class Job:
-    """A run of a sweep: what trains it, and how that ended.
-
-    ``accelerator`` and ``devices`` are its ``trainer`` settings, ``environment`` has variables beside those of this
-    process, and ``status`` is ``FINISHED``, ``FAILED``, ``INTERRUPTED`` or ``NOT_STARTED``.
-    """
+    """A run of a sweep: what trains it, and how that ended."""
 
     number: int
     overrides: list[str]
     folder: Path
     command: list[str]
-    environment: dict[str, str]
+    environment: dict[str, str]  # variables beside those of this process
     monitor: str
-    accelerator: str
+    accelerator: str  # these two as in ``trainer``
     devices: object
-    status: str = NOT_STARTED
+    status: str = NOT_STARTED  # or FINISHED, FAILED, INTERRUPTED
     error: str = ""
     stop_signal: int | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -82,10 +78,9 @@ class Job:
         )
 
     def run(self, *, in_terminal: bool = False) -> None:
-        """Train in a process of its own, and set ``status`` and ``error``. Errors are also in ``job.log``.
+        """Train in a process of its own, and set ``status`` and ``error``; ``in_terminal`` shows the output here.
 
-        Args:
-            in_terminal: show the output here, rather than write it into ``job.log``.
+        Errors are in ``job.log`` in any case.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("ab", buffering=0) as log:
@@ -138,12 +133,7 @@ class Job:
 
 
 class Sweep:
-    """The jobs that this process starts, and how they end.
-
-    Args:
-        config: Hydra's, of the sweep.
-        config_loader: Hydra's, which composes the jobs' configurations.
-        run_jobs: runs a batch of jobs to their ends.
+    """The jobs that this process starts with ``run_jobs``, and how they end.
 
     Raises:
         UserError: torchrun or srun started this process, or another process runs a sweep in the same folder.
@@ -168,11 +158,7 @@ class Sweep:
         Sweep.current = self
 
     def launch(self, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[Job]:
-        """Run a batch of jobs, each with its overrides and its number.
-
-        Raises:
-            UserError: the settings of a job are refused.
-        """
+        """Run a batch of jobs, each with its overrides and its number."""
         jobs = [self._job(number, list(given)) for number, given in zip(numbers, job_overrides, strict=True)]
         self.jobs |= {job.number: job for job in jobs}
         due = []
@@ -273,17 +259,13 @@ class Sweep:
 class SweepCallback(Callback):
     """Prints a sweep's results at its end, and exits with its status."""
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         if Sweep.current and (status := Sweep.current.finish()):
             sys.exit(status)
 
 
 def run_locally(sweep: Sweep, jobs: list[Job], n_jobs: int) -> None:
-    """Run jobs on this machine, ``n_jobs`` side by side; -1 is one for each core, -2 one less, and so on.
-
-    Raises:
-        UserError: a job needs more GPUs than there are.
-    """
+    """Run jobs on this machine, ``n_jobs`` side by side; -1 is one for each core, -2 one less, and so on."""
     cores = available_cores()
     n_jobs = n_jobs if n_jobs > 0 else max(cores + 1 + n_jobs, 1)
     gpus = visible_gpus() if n_jobs > 1 and any(job.accelerator != "cpu" for job in jobs) else []

@@ -1,11 +1,8 @@
-"""Search with Optuna: ``python train.py -m hydra/sweeper=optuna 'model.lr=tag(log, interval(1e-6, 1e-3))'``.
-
-Hydra's own plugin wants an Optuna below 3, of 2022. The command line's grammar is the same.
-"""
+"""Search with Optuna, in the command line's grammar of Hydra's own plugin, which wants an Optuna of 2022."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Literal
 
 import optuna
@@ -15,7 +12,8 @@ from hydra.core.plugins import Plugins
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial, TrialState
 
 from captioning.config.schema import direction
 from captioning.errors import UserError, reason
@@ -41,17 +39,11 @@ def search(
     study_name: str | None = None,
     params: Any = None,
 ) -> None:
-    """Run trials until the study has ``n_trials``.
+    """Run trials until the study has ``n_trials``, failed ones included; ``n_jobs`` are sampled at once.
 
-    Args:
-        sweeper: Hydra's, set up.
-        arguments: the overrides of the command line, those that vary and those that don't.
-        n_trials: total number of trials, failed ones included.
-        n_jobs: trials sampled at once.
-        sampler: a node with ``_target_`` for one of Optuna's samplers; seeded from ``seed`` unless it has one.
-        storage: a URL for Optuna's storage; by default a journal in the sweep's folder.
-        study_name: the study's name in the storage.
-        params: overrides like ``arguments``, from a file; those on the command line win.
+    ``sampler`` is a node with ``_target_`` for one of Optuna's samplers, seeded from ``seed`` unless it has a seed;
+    ``storage`` a URL for Optuna's, by default a journal in the sweep's folder; ``params`` has overrides from a file,
+    over which ``arguments``, of the command line, win.
 
     Raises:
         UserError: a setting is refused, or nothing is left to try and no trial has a score.
@@ -75,8 +67,7 @@ def search(
     if sweep is None:
         raise UserError("hydra/sweeper=optuna: runs with hydra/launcher=local, joblib or slurm")
     OmegaConf.save(config, sweep.folder / "multirun.yaml")  # as Hydra's own sweeper does
-    study = _study(config, sweep.folder, storage, study_name)
-    _require_same_space(study, space)
+    study = _study(sweep, space, storage, study_name)
 
     def run(batch: list[Trial]) -> None:
         overrides = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in batch]
@@ -84,7 +75,8 @@ def search(
             if job.status not in (INTERRUPTED, NOT_STARTED):  # which the same command resumes
                 tell(study, trial, job.return_value)
 
-    begun = [trial for trial in _trials(study, TrialState.RUNNING) if trial.user_attrs.get(FOLDER) == sweep.folder.name]
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    begun = [trial for trial in running if trial.user_attrs.get(FOLDER) == sweep.folder.name]
     for start in range(0, len(begun), n_jobs):
         if not sweep.stop_signal:
             run([Trial(study, trial._trial_id) for trial in begun[start : start + n_jobs]])
@@ -100,7 +92,7 @@ def search(
         run(batch)
     if sweep.stop_signal:
         return
-    if _trials(study, TrialState.COMPLETE):
+    if study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         best = study.best_trial
         content = {"name": "optuna", "best_params": best.params, "best_value": best.value, "best_trial": best.number}
         with replacing(sweep.folder / BEST) as part:
@@ -118,11 +110,7 @@ def search(
 
 
 def split_overrides(texts: Sequence[str], config_loader: Any = None) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """What varies, as Optuna's distributions by key, and the overrides of what doesn't; of a key, the last counts.
-
-    Raises:
-        UserError: a range that Optuna can't draw from.
-    """
+    """What varies, as Optuna's distributions by key, and the overrides of what doesn't; of a key, the last counts."""
     parsed = OverridesParser.create(config_loader=config_loader).parse_overrides(list(texts))
     space: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
@@ -142,11 +130,7 @@ def split_overrides(texts: Sequence[str], config_loader: Any = None) -> tuple[di
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What a value is drawn from: ``choice``, ``range``, ``interval``, ``tag(log, interval)``, ``int(interval)``.
-
-    Raises:
-        ValueError: it is empty, or can't have a logarithm.
-    """
+    """What a value is drawn from: ``choice``, ``range``, ``interval``, ``tag(log, interval)``, ``int(interval)``."""
     value: Any = override.value()
     if isinstance(value, IntervalSweep):
         is_log = "log" in value.tags
@@ -163,42 +147,34 @@ def distribution(override: Override) -> BaseDistribution:
         if all(isinstance(number, int) for number in numbers):
             return IntDistribution(low, high, step=abs(int(value.step)))
         return FloatDistribution(float(low), float(high), step=abs(float(value.step)))
+
+    def number_or_text(text: str) -> int | float | str:
+        for kind in (int, float):
+            with suppress(ValueError):
+                if str(kind(text)) == text:
+                    return kind(text)
+        return text
+
     # As text, in which anything that Hydra reads can be a choice; numbers are kept as such for Optuna's plots.
-    return CategoricalDistribution([_number_or_text(text) for text in override.sweep_string_iterator()])
-
-
-def _number_or_text(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if str(number) == text:
-            return number
-    return text
+    return CategoricalDistribution([number_or_text(text) for text in override.sweep_string_iterator()])
 
 
 # ------------------------------------------------------------ the study
 
 
-def _study(config: Any, folder: Path, storage: str | None, name: str | None) -> optuna.Study:
+def _study(sweep: Sweep, space: dict[str, BaseDistribution], storage: str | None, name: str | None) -> optuna.Study:
+    """The study, which may be there already; one that varied other settings is refused. Other limits are welcome."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    goal: Literal["minimize", "maximize"] = "minimize" if direction(config.monitor) == "min" else "maximize"
+    goal: Literal["minimize", "maximize"] = "minimize" if direction(sweep.config.monitor) == "min" else "maximize"
     try:
-        study = optuna.create_study(
-            storage=storage_of(folder, storage), study_name=name or STUDY_NAME, direction=goal, load_if_exists=True
-        )
+        kept = storage_of(sweep.folder, storage)
+        study = optuna.create_study(storage=kept, study_name=name or STUDY_NAME, direction=goal, load_if_exists=True)
     except Exception as error:  # whatever a database's driver raises
-        raise UserError(f"hydra.sweeper.storage={storage or folder / JOURNAL}: {reason(error)}") from error
-    monitor = study.user_attrs.get("monitor", config.monitor)
-    if monitor != config.monitor:
-        raise UserError(f"monitor={config.monitor}: the study that is there went by {monitor}; take another folder")
-    study.set_user_attr("monitor", config.monitor)
-    return study
-
-
-def _require_same_space(study: optuna.Study, space: dict[str, BaseDistribution]) -> None:
-    """Refuse a study that varied other settings. Other limits are welcome."""
+        raise UserError(f"hydra.sweeper.storage={storage or sweep.folder / JOURNAL}: {reason(error)}") from error
+    monitor, before = sweep.config.monitor, study.user_attrs.get("monitor")
+    if before not in (None, monitor):
+        raise UserError(f"monitor={monitor}: the study that is there went by {before}; take another folder")
+    study.set_user_attr("monitor", monitor)
     for trial in study.get_trials(deepcopy=False):
         if trial.distributions and trial.distributions.keys() != space.keys():
             was, now = (", ".join(sorted(names)) for names in (trial.distributions, space))
@@ -213,20 +189,11 @@ def _require_same_space(study: optuna.Study, space: dict[str, BaseDistribution])
                     f"{key}: the study that is there chose from {', '.join(map(str, was_from.choices))}, which Optuna "
                     "can't change; take another hydra.sweep.dir, or another hydra.sweeper.study_name"
                 )
+    return study
 
 
-def _trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=states)
-
-
-def make_sampler(
-    node: Any, space: dict[str, BaseDistribution], seed: int, *, number: int
-) -> optuna.samplers.BaseSampler:
-    """The sampler for the trial of this number.
-
-    Raises:
-        UserError: Optuna refuses its settings.
-    """
+def make_sampler(node: Any, space: dict[str, BaseDistribution], seed: int, *, number: int) -> BaseSampler:
+    """The sampler for the trial of this number."""
     settings = dict(node or {"_target_": "optuna.samplers.TPESampler"})
     name = settings["_target_"].rpartition(".")[2]
     if settings.get("seed") is None:
@@ -236,10 +203,9 @@ def make_sampler(
     if name == "GridSampler":
         settings["search_space"] = {key: _grid(key, values) for key, values in space.items()}
     try:
-        made: optuna.samplers.BaseSampler = instantiate(settings, _convert_="all")
+        made: BaseSampler = instantiate(settings, _convert_="all")
     except Exception as error:
-        cause = error.__cause__ or error
-        raise UserError(f"hydra.sweeper.sampler: {reason(cause)}") from error
+        raise UserError(f"hydra.sweeper.sampler: {reason(error.__cause__ or error)}") from error
     return made
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from captioning.files import write_text
 from captioning.metrics.metric_info import METRIC_INFO
-from captioning.runs.report.numbers import HEADLINES, duration, finite
+from captioning.runs.report.numbers import HEADLINES, duration
 from captioning.runs.report.templates import render_template
 from captioning.sweeps.captions import side_by_side
 from captioning.sweeps.plots import scores_over
-from captioning.sweeps.report import FINISHED, JobResult, SweepResults, is_number, short_names, value_text
+from captioning.sweeps.report import JobResult, SweepResults, is_number, short_names, value_text
 
 MAX_SETTINGS = 10  # in the table and the plots; the rest is in --json
 
@@ -26,7 +25,7 @@ def write_sweep_page(sweep: SweepResults) -> Path:
 
 
 def render_sweep(sweep: SweepResults) -> str:
-    """The page. What comes from the jobs is escaped; only plots, style and scripts are taken as they are."""
+    """The page; all that comes from the jobs is escaped."""
     settings, ranked = sweep.settings[:MAX_SETTINGS], sweep.ranked
     metric = sweep.monitor.partition("/")[2]
     tests = dict.fromkeys(
@@ -41,6 +40,14 @@ def render_sweep(sweep: SweepResults) -> str:
         "Time of all jobs": duration(sum(seconds)) if seconds else "",
         "Folder": sweep.folder.resolve().name,
     }
+
+    def link(job: JobResult, name: str) -> str | None:
+        path = job.folder / name
+        return quote(path.relative_to(sweep.folder).as_posix()) if path.is_file() else None
+
+    def setting(job: JobResult, key: str) -> str:
+        return value_text(job.settings[key]) if key in job.settings else "\N{EN DASH}"
+
     plots = {
         key: scores_over(key, [job.settings.get(key, "\N{EN DASH}") for job in ranked], ranked, monitor=sweep.monitor)
         for key in settings
@@ -65,52 +72,11 @@ def render_sweep(sweep: SweepResults) -> str:
             key for key in settings if all(is_number(job.settings[key]) for job in sweep.jobs if key in job.settings)
         },
         columns={name: METRIC_INFO[name].label if name in METRIC_INFO else name for name in tests},
-        rows=[_row(place, job, sweep, settings, list(tests)) for place, job in enumerate(sweep.jobs, start=1)],
-        best_test=_test(sweep.best, metric) if sweep.best else None,
+        link=link,
+        setting=setting,
+        duration=duration,
+        best_test=sweep.best.test_score(metric) if sweep.best else None,
         plots=plots,
         beside=side_by_side(ranked),
         commands=commands,
-    )
-
-
-class TestScore(NamedTuple):
-    """A test metric with its 95 % interval."""
-
-    value: float
-    interval: tuple[float, float] | None
-
-
-def _test(job: JobResult, name: str) -> TestScore | None:
-    value, interval = finite(job.metrics.get(f"test/{name}")), job.metrics.get(f"test/{name}_ci95")
-    return None if value is None else TestScore(value, (interval[0], interval[1]) if interval else None)
-
-
-class JobRow(NamedTuple):
-    """A job in the table. ``link`` and ``log`` are its report and, unless it finished, its log, if there is one."""
-
-    job: JobResult
-    place: int | None
-    link: str | None
-    log: str | None
-    settings: list[tuple[str, Any]]  # what is shown, and what is sorted by
-    tests: list[TestScore | None]
-    duration: str
-
-
-def _row(place: int, job: JobResult, sweep: SweepResults, settings: list[str], tests: list[str]) -> JobRow:
-    def link(name: str) -> str | None:
-        path = job.folder / name
-        return quote(path.relative_to(sweep.folder).as_posix()) if path.is_file() else None
-
-    return JobRow(
-        job=job,
-        place=place if job.score is not None else None,
-        link=link("report.html"),
-        log=link("job.log") if job.status != FINISHED else None,
-        settings=[
-            (value_text(job.settings[key]), job.settings[key]) if key in job.settings else ("\N{EN DASH}", "")
-            for key in settings
-        ],
-        tests=[_test(job, name) for name in tests],
-        duration=duration(job.seconds),
     )

@@ -1,19 +1,18 @@
-"""What a folder of runs holds: its jobs, the settings that vary between them, and which one is best.
-
-All of it is read from the run folders, so that grids, Optuna searches and any other runs will do.
-"""
+"""What a folder of runs holds: its jobs, the settings that vary between them, and which one is best."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -31,60 +30,55 @@ IGNORED_KEYS = ("resume", "output_dir", "hydra")  # say where and how a job ran,
 
 @dataclass
 class JobResult:
-    """A run of the sweep, as its folder has it.
+    """A run of the sweep, as its folder has it."""
 
-    Attributes:
-        name: its folder, relative to the sweep's.
-        status: one of ``STATUSES``.
-        note: why it failed, how far it came, or why it has no score.
-        settings: the values of the settings that vary; an unknown one is missing.
-        score: the monitored metric of validation; None if there is none, or it isn't finite.
-        step: the optimizer step of the checkpoint that has the score.
-        seconds: from its start to its metrics.
-    """
-
-    name: str
+    name: str  # its folder, relative to the sweep's
     folder: Path
     status: str = UNFINISHED
-    note: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    score: float | None = None
-    step: int | None = None
+    note: str = ""  # why it failed, how far it came, or why it has no score
+    settings: dict[str, Any] = field(default_factory=dict)  # of those that vary; an unknown value is missing
+    score: float | None = None  # the monitored metric; None if there is none, or it isn't finite
+    step: int | None = None  # of the checkpoint that has the score
     metrics: dict[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
+    seconds: float | None = None  # from its start to its metrics
     overrides: list[str] = field(default_factory=list)
+
+    def test_score(self, name: str) -> TestScore | None:
+        """A test metric; None if there is none, or it isn't finite."""
+        value, interval = finite(self.metrics.get(f"test/{name}")), self.metrics.get(f"test/{name}_ci95")
+        return None if value is None else TestScore(value, (interval[0], interval[1]) if interval else None)
+
+
+class TestScore(NamedTuple):
+    """A test metric with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class SweepResults:
-    """Jobs, best first and those without a score last.
-
-    ``settings`` has the dotted keys of what varies, ``importance`` is of each setting of an Optuna search, from 0 to 1,
-    and ``command`` resumes the sweep.
-    """
+    """Jobs, best first and those without a score last."""
 
     folder: Path
     monitor: str
     higher_is_better: bool
     jobs: list[JobResult]
-    settings: list[str]
-    importance: dict[str, float]
+    settings: list[str]  # dotted keys of what varies
+    importance: dict[str, float]  # from 0 to 1, of each setting of an Optuna search
     notes: list[str]
-    command: list[str] | None
+    command: list[str] | None  # resumes the sweep
 
     @property
     def ranked(self) -> list[JobResult]:
-        """The jobs with a score, best first."""
         return [job for job in self.jobs if job.score is not None]
 
     @property
     def best(self) -> JobResult | None:
-        """The best job; None if no job has a score."""
         return next(iter(self.ranked), None)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many jobs there are of each status that occurs."""
         counts = Counter(job.status for job in self.jobs)
         return {status: counts[status] for status in STATUSES if counts[status]}
 
@@ -99,11 +93,16 @@ def read_sweep(folder: Path) -> SweepResults:
         raise UserError(f"{folder}: no such folder; give the folder of a sweep, such as multirun/DATE/TIME")
     if _is_run(folder):
         raise UserError(f"{folder}: is one run; look at it with `captioning report {folder}`, or give the folder above")
-    paths = sorted(_run_folders(folder), key=_natural)
+    paths = []
+    for parent, names, _ in os.walk(folder):  # not within a run, behind a link or in a hidden folder
+        if _is_run(Path(parent)):
+            names.clear()
+            paths.append(Path(parent))
+        names[:] = [name for name in names if not name.startswith(".")]
     if not paths:
         raise UserError(f"{folder}: holds no run; give the folder of a sweep, such as multirun/DATE/TIME")
     jobs, configs = [], []
-    for path in paths:
+    for path in sorted(paths, key=lambda path: re.sub(r"\d+", lambda number: number[0].zfill(9), str(path))):
         job, config = _read_job(path, path.relative_to(folder).as_posix())
         jobs.append(job)
         configs.append(config)
@@ -115,23 +114,24 @@ def read_sweep(folder: Path) -> SweepResults:
         notes = [f"Not all jobs have the same monitor ({', '.join(others)}); they are ranked by {monitor}."]
 
     keys = dict.fromkeys(key_of(text) for job in jobs for text in job.overrides)
-    values = [{key: _value(key, job, config) for key in keys} for job, config in zip(jobs, configs, strict=True)]
-    given = [{key_of(text): text for text in job.overrides} for job in jobs]
-    known = [index for index, job in enumerate(jobs) if configs[index] or job.overrides]
-    varying = [
-        key
-        for key in keys
-        if len({given[index].get(key) for index in known}) > 1  # as text first, in which Hydra escapes what it must
-        and len({_comparable(values[index][key]) for index in known}) > 1
+    given = [{key_of(text): text.partition("=")[2] for text in job.overrides} for job in jobs]
+    values = [
+        {key: _value(key, texts.get(key), config) for key in keys} for texts, config in zip(given, configs, strict=True)
     ]
+    known = [index for index, job in enumerate(jobs) if configs[index] or job.overrides]
+    varying = []
+    for key in keys:
+        texts = {given[index].get(key) for index in known}
+        of_key = (values[index][key] for index in known)  # of which 1 is 1.0, and true is neither
+        distinct = {json.dumps(float(value) if type(value) is int else value, default=str) for value in of_key}
+        if len(texts) > 1 and len(distinct) > 1:
+            varying.append(key)
     for job, of_job in zip(jobs, values, strict=True):
         job.settings = {key: of_job[key] for key in varying if of_job[key] is not None}
         if job.status == FINISHED:
             job.score = finite(job.metrics.get(monitor))
             if job.score is None:
                 job.note = f"no {monitor}: {job.metrics.get('notes', {}).get(monitor, 'it was never measured')}"
-        elif not job.note:
-            job.note = _progress(job.folder, monitor)
     higher = bool(HIGHER_IS_BETTER.get(monitor.partition("/")[2]))
     jobs.sort(
         key=lambda job: (job.score is None, (job.score or 0.0) * (-1 if higher else 1), STATUSES.index(job.status))
@@ -151,20 +151,10 @@ def read_sweep(folder: Path) -> SweepResults:
 
 def as_json(sweep: SweepResults) -> dict[str, Any]:
     """All of it as plain values."""
-    content = {
-        "folder": str(sweep.folder),
-        "monitor": sweep.monitor,
-        "direction": "max" if sweep.higher_is_better else "min",
-        "best": sweep.best.name if sweep.best else None,
-        "counts": sweep.counts,
-        "settings": sweep.settings,
-        "importance": sweep.importance,
-        "jobs": [asdict(job) for job in sweep.jobs],
-        "notes": sweep.notes,
-    }
+    content = asdict(sweep) | {"best": sweep.best.name if sweep.best else None, "counts": sweep.counts}
+    content["direction"] = "max" if content.pop("higher_is_better") else "min"
     # Text for what JSON lacks: a path, a date in YAML, a number that isn't finite.
-    plain: dict[str, Any] = json.loads(json.dumps(content, default=str), parse_constant=str)
-    return plain
+    return dict(json.loads(json.dumps(content, default=str), parse_constant=str))
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -178,10 +168,10 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """A setting's value as the command line has it, in few digits."""
     if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
+        return json.dumps(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -206,24 +196,8 @@ def log_lines(folder: Path) -> list[str]:
     return lines[starts[-1] + 1 :] if starts else lines
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    """Run folders below a folder. What is within a run, behind a link or in a hidden folder isn't looked at."""
-    for parent, names, _ in os.walk(folder):
-        path = Path(parent)
-        if path != folder and _is_run(path):
-            names.clear()
-            yield path
-        names[:] = [name for name in names if not name.startswith(".")]
-
-
 def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in RUN_ARTIFACTS)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts 10 after 9."""
-    pieces = re.findall(r"\d+|\D+", str(path))
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
 def _read_job(path: Path, name: str) -> tuple[JobResult, dict[str, Any]]:
@@ -233,12 +207,15 @@ def _read_job(path: Path, name: str) -> tuple[JobResult, dict[str, Any]]:
     try:
         overrides = run.overrides
         if overrides is None and (path / LOG).is_file():  # it failed before its training began
-            overrides = _logged_overrides(path / LOG)
+            with (path / LOG).open(encoding="utf-8", errors="replace") as log:
+                words = shlex.split(log.readline())
+            overrides = [word for word in words if re.match(r"[+~]*[a-z][\w./@]*=", word)]
         job.overrides = [
             text for text in overrides or [] if re.split(r"[./@]", key_of(text), maxsplit=1)[0] not in IGNORED_KEYS
         ]
         config = run.config or {}
         metrics = run.metrics
+        curves = (run.curves if metrics is None else None) or {}
         started = (run.environment or {}).get("started")
     except (UserError, OSError) as error:  # of one job; the others can be shown
         job.note = str(error)
@@ -249,69 +226,42 @@ def _read_job(path: Path, name: str) -> tuple[JobResult, dict[str, Any]]:
         if started:
             seconds = (path / "metrics.json").stat().st_mtime - datetime.fromisoformat(str(started)).timestamp()
             job.seconds = seconds if seconds >= 0 else None
-    elif run.is_locked():
-        job.status = RUNNING
-    elif errors:
+    elif errors and not run.is_locked():
         job.status, job.note = FAILED, errors[0]
+    else:
+        job.status = RUNNING if run.is_locked() else UNFINISHED
+        last = max((series.steps[-1] for series in curves.values()), default=None)
+        job.note = "no step was logged" if last is None else f"{last:,.0f} steps were logged"
+        if (monitor := config.get("monitor")) in curves:
+            job.note += f", and {monitor} was {curves[monitor].values[-1]:.3f} when last measured"
     return job, config
 
 
-def _logged_overrides(log: Path) -> list[str]:
-    """The overrides in the command that a job's log begins with."""
-    import shlex
-
-    with log.open(encoding="utf-8", errors="replace") as file:
-        words = shlex.split(file.readline())
-    return [word for word in words if re.match(r"[+~]*[a-z][\w./@]*=", word)]
-
-
-def _value(key: str, job: JobResult, config: dict[str, Any]) -> Any:
+def _value(key: str, text: str | None, config: dict[str, Any]) -> object:
     """A setting's value in the configuration, or as it was given; None if it is in neither."""
     node: Any = config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     if node is not None and not isinstance(node, dict):
         return node
-    given = {key_of(text): text.partition("=")[2] for text in job.overrides}
-    if (text := given.get(key)) is None:
+    if text is None:
         return None
-    try:
+    with suppress(yaml.YAMLError):
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _comparable(value: Any) -> str:
-    """1 is 1.0, and true is neither."""
-    return json.dumps(float(value) if type(value) is int else value, default=str)
-
-
-def _progress(folder: Path, monitor: str) -> str:
-    """How far an unfinished run came."""
-    try:
-        curves = RunFolder(folder).curves or {}
-    except (UserError, OSError):
-        curves = {}
-    if not curves:
-        return "no step was logged"
-    last = max(series.steps[-1] for series in curves.values())
-    measured = f", and {monitor} was {curves[monitor].values[-1]:.3f} when last measured" if monitor in curves else ""
-    return f"{last:,.0f} steps were logged{measured}"
+    return text
 
 
 def _origin(folder: Path) -> tuple[list[str] | None, dict[str, float], list[str]]:
     """The sweep's command, the importance of its settings, and a note if Optuna can't say that."""
-    try:
-        hydra = (read_mapping(folder / "multirun.yaml") or {})["hydra"]
-        given = [*hydra["overrides"]["hydra"], *hydra["overrides"]["task"]]
-        sweeper = hydra["sweeper"]
-        is_search = str(sweeper["_target_"]).endswith("OptunaSweeper")
-    except (UserError, KeyError, TypeError):
+    hydra = (read_mapping(folder / "multirun.yaml") or {}).get("hydra")
+    if not hydra:
         return None, {}, []
+    given = [*hydra["overrides"]["hydra"], *hydra["overrides"]["task"]]
     how = [text for text in given if not text.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     # With its folder, or it would be another sweep and not what is missing of this one.
     command = ["python", "train.py", "-m", *how, f"hydra.sweep.dir={folder}"]
-    if not is_search:
+    sweeper = hydra["sweeper"]
+    if not sweeper["_target_"].endswith("OptunaSweeper"):
         return command, {}, []
     try:
         from captioning.sweeps.importance import importance_of_settings

@@ -47,11 +47,7 @@ class SlurmJob:
 
 
 def run_on_slurm(sweep: Sweep, jobs: list[Job], settings: Mapping[str, Any]) -> None:
-    """Submit jobs as one array with the ``settings`` of ``hydra.launcher``, and wait for all of them.
-
-    Raises:
-        UserError: there is no SLURM here.
-    """
+    """Submit jobs as one array with the ``settings`` of ``hydra.launcher``, and wait for all of them."""
     if not shutil.which("sbatch"):
         raise UserError("hydra/launcher=slurm: no sbatch here; run it where SLURM is, or with hydra/launcher=joblib")
     given = dict(settings)

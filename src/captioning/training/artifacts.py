@@ -35,11 +35,7 @@ SHOWN = 8  # best and worst captions sent to the tracker, each
 
 
 def require_no_weights(run: RunFolder, resume: ResumePoint | None) -> None:
-    """Make sure that a run which begins doesn't mix its weights with those of an earlier one.
-
-    Raises:
-        UserError: there are some in its folder.
-    """
+    """Raise UserError where a run which begins would mix its weights with those of an earlier one."""
     if resume is None and (any(run.path.glob("checkpoints/*.ckpt")) or (run.path / "model").exists()):
         raise UserError(
             f"hydra.run.dir={run.path} holds the weights of an earlier run; resume it with resume={run.path}, take "
@@ -48,11 +44,7 @@ def require_no_weights(run: RunFolder, resume: ResumePoint | None) -> None:
 
 
 def require_disk_space(run: RunFolder, trainer: L.Trainer, module: CaptionModule) -> None:
-    """Make sure that training won't fill the disk: a checkpoint has the weights, and two moments of those trained.
-
-    Raises:
-        UserError: it would.
-    """
+    """Raise UserError where training would fill the disk: a checkpoint has weights, and moments of those trained."""
     callbacks = callbacks_of_type(trainer, ModelCheckpoint)
     # The newest, the one before it, and the one that is being written, beside the best.
     kept = 3 + sum(max(callback.save_top_k, 1) + bool(callback.save_last) for callback in callbacks)
@@ -77,13 +69,7 @@ def write_initial(
 ) -> None:
     """Write what the run is: settings, versions, machine, splits, and what the data look like.
 
-    Args:
-        run: its folder; what an earlier run found there is removed.
-        trainer: of the run.
-        data: set up.
-        module: loaded.
-        config: the configuration as composed, in YAML.
-        overrides: what the command line gives.
+    ``config`` is the configuration as composed, in YAML. What an earlier run found in the folder is removed.
     """
     if earlier := [name for name in RESULTS if (run.path / name).exists()]:
         _log.warning(f"{run.path} holds an earlier run, whose results are replaced: {', '.join(earlier)}")
@@ -93,10 +79,8 @@ def write_initial(
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
     _log.info(f"{counts} images; run folder {run.path}")
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    environment = current_environment(
-        devices=devices, data_fingerprint=data.fingerprint, evaluated_split=data.eval_split
-    )
-    run.write_json("environment.json", environment)
+    now = current_environment(devices=devices, data_fingerprint=data.fingerprint, evaluated_split=data.eval_split)
+    run.write_json("environment.json", now)
     ids, summary = data.split_ids, data.summary
     run.write_json("splits.json", ids)
     run.write_json("data.json", summary)
@@ -111,7 +95,7 @@ def write_initial(
 def write_resumed(
     run: RunFolder, trainer: L.Trainer, resume: ResumePoint, *, config: str, overrides: Sequence[str]
 ) -> None:
-    """Write that the run is resumed, and take back what it wrote after the checkpoint; arguments as above."""
+    """Write that the run is resumed, and take back what it wrote after the checkpoint."""
     resume.announce()
     for part in run.path.glob("checkpoints/.*.part"):  # of a process that was killed while it wrote
         part.unlink()
@@ -158,14 +142,19 @@ def write_final(
 ) -> dict[str, Any]:
     """Write what the test found, and the model, and show it in the terminal; all processes call this.
 
-    Returns:
-        The test numbers with their intervals, and, of a training, the validation numbers of the checkpoint that was
-        tested, and the throughput.
+    Returns the test numbers with their intervals, and, of a training, the validation numbers of the checkpoint that was
+    tested, and the throughput.
     """
     evaluation = module.evaluations["test"]
     metrics = evaluation.metrics("test")
     if save_model:
-        metrics |= _training_metrics(trainer, module)
+        if best := best_checkpoint(trainer):
+            checkpoint = torch.load(best, weights_only=True, mmap=True)
+            metrics |= checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}
+        else:
+            metrics |= module.validation_metrics
+        for throughput in callbacks_of_type(trainer, Throughput):
+            metrics |= throughput.rates()
         network = whole_network(module)
     if trainer.is_global_zero:
         run.write_json_lines("predictions.jsonl", evaluation.predictions)
@@ -188,20 +177,6 @@ def write_final(
         write_report(run.path)
         print_summary(metrics, evaluation.predictions, evaluation.scores, run.path, split=data.eval_split)
     trainer.strategy.barrier()
-    return metrics
-
-
-def _training_metrics(trainer: L.Trainer, module: CaptionModule) -> dict[str, Any]:
-    metrics: dict[str, Any]
-    if best := best_checkpoint(trainer):
-        checkpoint = torch.load(best, weights_only=True, mmap=True)
-        metrics = checkpoint["metrics"] | {"tested_step": checkpoint["global_step"]}
-    elif validation := module.evaluations.get("val"):
-        metrics = {f"val/{name}": value for name, value in validation.numbers.items()}
-    else:
-        metrics = module.restored_metrics
-    for throughput in callbacks_of_type(trainer, Throughput):
-        metrics = metrics | throughput.rates()
     return metrics
 
 

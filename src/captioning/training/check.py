@@ -1,11 +1,11 @@
 """`captioning check`: whether data are fit to train on, before anything is trained."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from captioning.data.images import read_image
 from captioning.data.issues import Issue, by_severity
@@ -23,14 +23,8 @@ COLORS = {"good": "bold green", "fair": "bold yellow", "bad": "bold red"}
 def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
     """Read, decode and split data as a training would, show what is found, and leave it in a folder.
 
-    Args:
-        data: settings of the data, resolved.
-        overrides: what the user gave, for the page.
-        folder: where the results go.
-
-    Returns:
-        Whether the data are ready to be trained on with these settings; a checkpoint that can't be had is named, and
-        isn't theirs.
+    Returns whether the data are ready to be trained on with the settings ``data``; a checkpoint that can't be had is
+    named, and isn't theirs.
 
     Raises:
         UserError: the settings are wrong, or nothing can be read.
@@ -52,11 +46,35 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
         command=shlex.join(["captioning", "check", *overrides]),
         image=lambda row: read_image(report.rows.table[row]["image"]),
     )
-    _write(RunFolder(folder), result, datamodule)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output-dir {folder}: {error.strerror}") from error
+    content = {
+        "verdict": result.verdict,
+        "ready": result.ready,
+        "seen": report.total,
+        "left_out": report.left_out,
+        "data_fingerprint": datamodule.fingerprint,
+        "splits": result.splits,
+        "findings": [issue._asdict() for issue in report.issues],
+    }
+    run = RunFolder(folder)
+    run.write_json("check.json", content)
+    run.write_text("check.html", render_check(result))
+    (folder / "splits.json").unlink(missing_ok=True)  # of an earlier check
+    if report.rows.captions:
+        run.write_json("splits.json", datamodule.split_ids)
     console = plain_console()
     console.print()
     if result.splits:
-        console.print(_splits_table(result.splits))
+        numbers = {split: numbers_of_split(summary) for split, summary in result.splits.items()}
+        columns = [Column(name.lower(), justify="right") for name in next(iter(numbers.values()))]
+        caption = "three numbers: smallest / median / largest"
+        table = Table("split", *columns, caption=caption, caption_justify="left")
+        for split, values in numbers.items():
+            table.add_row(split, *values.values())
+        console.print(table)
     if report.issues:
         console.print(_issues_table(report.issues))
     console.print()
@@ -68,43 +86,9 @@ def check(data: dict[str, Any], overrides: Sequence[str], folder: Path) -> bool:
     return result.ready
 
 
-def _write(folder: RunFolder, result: Check, datamodule: CaptionDataModule) -> None:
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output-dir {folder.path}: {error.strerror}") from error
-    report = result.report
-    content = {
-        "verdict": result.verdict,
-        "ready": result.ready,
-        "seen": report.total,
-        "left_out": report.left_out,
-        "data_fingerprint": datamodule.fingerprint,
-        "splits": result.splits,
-        "findings": [issue._asdict() for issue in report.issues],
-    }
-    folder.write_json("check.json", content)
-    folder.write_text("check.html", render_check(result))
-    (folder.path / "splits.json").unlink(missing_ok=True)  # of an earlier check
-    if report.rows.captions:
-        folder.write_json("splits.json", datamodule.split_ids)
-
-
-def _splits_table(splits: Mapping[str, Any]) -> Table:
-    numbers = {split: numbers_of_split(summary) for split, summary in splits.items()}
-    table = Table("split", caption="three numbers: smallest / median / largest", caption_justify="left")
-    for name in next(iter(numbers.values())):
-        table.add_column(name.lower(), justify="right")
-    for split, values in numbers.items():
-        table.add_row(split, *values.values())
-    return table
-
-
 def _issues_table(issues: Sequence[Issue], names_shown: int = 3) -> Table:
-    table = Table("")
-    table.add_column("number", justify="right")
-    table.add_column("what", overflow="fold")
-    table.add_column("such as", overflow="fold")
+    texts = [Column(heading, overflow="fold") for heading in ("what", "such as")]
+    table = Table("", Column("number", justify="right"), *texts)
     severity = None
     for issue in by_severity(issues):
         if severity not in (None, issue.severity):

@@ -37,14 +37,9 @@ KEYS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks",
 class CheckpointWriter(TorchCheckpointIO):
     """Writes checkpoints while training continues, one after the other.
 
-    Training waits for a copy of the state in memory, and for the writing only when the next checkpoint comes before it
-    is done. A file takes its name once all of it is on the disk. Files are removed in turn with that, so an old best
-    checkpoint is there until the new one is; after a write that failed nothing is written or removed any more. A state
-    that is saved twice, as the newest that is the best one too, is written once and has two names.
-
-    The memory for the copy, of a checkpoint's size, is kept for the next one: to get it anew from the system takes
-    longer than to copy. The writing gives way to all else: training on all cores, a step takes as long as the core that
-    does two things.
+    Training waits for a copy of the state in memory, whose buffers are kept for the next one. A file takes its name
+    once all of it is on the disk, and an old best checkpoint is removed only after that; after a write that failed
+    nothing is written or removed any more. A state that is saved twice is written once and has two names.
     """
 
     def __init__(self) -> None:
@@ -53,10 +48,10 @@ class CheckpointWriter(TorchCheckpointIO):
         self._copied: State | None = None  # the newest copy
         self._path: Path | None = None  # where it went
 
-    def save_checkpoint(self, checkpoint: State, path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: State, path: str | Path, storage_options: object = None) -> None:
         """Write a checkpoint, unless an earlier one couldn't be written; ``error`` says so."""
         path = Path(path)
-        if self._copied is not None and self._path != path and _is_equal(checkpoint, self._copied):
+        if self._copied and self._path != path and self._is_copied(checkpoint, self._copied):
             self._do(partial(_write, self._copied, path, same_as=self._path))
         else:
             self.wait()
@@ -89,6 +84,21 @@ class CheckpointWriter(TorchCheckpointIO):
             self._thread.shutdown(wait=True)
         self._thread = self._copied = self._path = None
 
+    @staticmethod
+    def _is_copied(checkpoint: State, copy: State) -> bool:
+        """Whether a checkpoint has the state of a copy, but for the clock."""
+
+        def is_same(one: Any, other: Any) -> bool:
+            if torch.is_tensor(one) and torch.is_tensor(other):
+                return one.dtype == other.dtype and torch.equal(one.cpu(), other)
+            return not torch.is_tensor(one) and not torch.is_tensor(other) and bool(one == other)
+
+        (values, structure), (others, other_structure) = (
+            tree_flatten({**state, "callbacks": {**state.get("callbacks", {}), Timer.__name__: None}})
+            for state in (checkpoint, copy)
+        )
+        return structure == other_structure and all(map(is_same, values, others))
+
     def _copy(self, checkpoint: State) -> State:
         """A copy that training doesn't change."""
         free = defaultdict(list)
@@ -115,7 +125,7 @@ class CheckpointWriter(TorchCheckpointIO):
             work()
 
         if self._thread is None:
-            # At the lowest priority, on Linux, where that is of a thread; elsewhere it is of the whole process.
+            # Or a training step waits for the core that does two things. On Linux, where priority is of a thread.
             give_way = partial(os.nice, 19) if sys.platform == "linux" else None
             self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=give_way)
         self._newest = self._thread.submit(after)
@@ -126,21 +136,6 @@ def writer_of(trainer: L.Trainer) -> CheckpointWriter:
     writer = trainer.strategy.checkpoint_io
     assert isinstance(writer, CheckpointWriter)
     return writer
-
-
-def _is_equal(checkpoint: State, copy: State) -> bool:
-    """Whether a checkpoint has the state of a copy, but for the clock."""
-    (values, structure), (others, other_structure) = (
-        tree_flatten({**one, "callbacks": {**one.get("callbacks", {}), Timer.__name__: None}})
-        for one in (checkpoint, copy)
-    )
-    return structure == other_structure and all(
-        torch.is_tensor(value) == torch.is_tensor(other)
-        and (
-            value.dtype == other.dtype and torch.equal(value.cpu(), other) if torch.is_tensor(value) else value == other
-        )
-        for value, other in zip(values, others, strict=True)
-    )
 
 
 def _write(checkpoint: State, path: Path, *, same_as: Path | None = None) -> None:
@@ -185,8 +180,7 @@ class DamagedError(UserError):
 def newest_checkpoint(folder: Path) -> tuple[Found | None, list[Path]]:
     """The checkpoint of the latest step in a folder that is whole, if there is one, and those that are damaged.
 
-    All of it is read and compared with its checksums, which torch doesn't: a file may have the right length and wrong
-    bytes. A warning names each one that is passed over.
+    All of it is compared with its checksums, which torch doesn't do. A warning names each one that is passed over.
     """
     damaged: list[Path] = []
 
@@ -198,10 +192,16 @@ def newest_checkpoint(folder: Path) -> tuple[Found | None, list[Path]]:
                 damaged.extend([path] if isinstance(error, DamagedError) else [])
                 _warn(f"passed over: {error}")
 
+    def require_checksums(path: Path) -> Path:
+        with _as_damage(path), zipfile.ZipFile(path) as archive:
+            if part := archive.testzip():
+                raise zipfile.BadZipFile(f"in {part}")
+        return path
+
     paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name != LAST)  # the last before its equals
     readable = {found.path: found for found in passing_over(read_checkpoint, paths)}
     by_step = sorted(readable, key=lambda path: readable[path].step, reverse=True)
-    whole = next(passing_over(_require_checksums, by_step), None)
+    whole = next(passing_over(require_checksums, by_step), None)
     return readable[whole] if whole else None, damaged
 
 
@@ -218,13 +218,6 @@ def read_checkpoint(path: Path) -> Found:
     if not content["is_between_steps"]:
         raise UserError(f"{path}: saved within a step (trainer.val_check_interval counts micro-batches)")
     return Found(path, content["global_step"], content)
-
-
-def _require_checksums(path: Path) -> Path:
-    with _as_damage(path), zipfile.ZipFile(path) as archive:
-        if part := archive.testzip():
-            raise zipfile.BadZipFile(f"in {part}")
-    return path
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from captioning.runs.run_folder import Prediction
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every evaluated image once, in the order of the data, however many processes had a part in it."""
+    """Every evaluated image once, in the order of the data."""
 
     rows: list[int]  # numbers in the split
     predictions: list[Prediction]
@@ -23,14 +23,9 @@ class Evaluation:
     numbers: dict[str, float]  # every metric, the teacher-forced two first
 
     def metrics(self, phase: str) -> dict[str, Any]:
-        """The numbers as ``metrics.json`` has them: ``test/wer``, and beside it its interval ``test/wer_ci95``."""
-        intervals = self.scores.intervals()
-        metrics: dict[str, Any] = {}
-        for name, value in self.numbers.items():
-            metrics[f"{phase}/{name}"] = value
-            if name in intervals:
-                metrics[f"{phase}/{name}_ci95"] = list(intervals[name])
-        return metrics
+        """The numbers as ``metrics.json`` has them: ``test/wer``, and its interval ``test/wer_ci95``."""
+        intervals = {f"{name}_ci95": list(interval) for name, interval in self.scores.intervals().items()}
+        return {f"{phase}/{name}": value for name, value in (self.numbers | intervals).items()}
 
 
 class CaptionEvaluator:
@@ -49,12 +44,9 @@ class CaptionEvaluator:
     def compute(
         self, *, teacher_forced: Mapping[str, float], world_size: int, training_captions: Set[str] | None = None
     ) -> Evaluation:
-        """Score the captions of all processes together; each of them gets the same answer, to the last digit.
+        """Score the captions of all processes together: each of them has to call this and gets the same answer.
 
-        Args:
-            teacher_forced: numbers that don't come from captions, to stand beside those that do.
-            world_size: number of processes; all have to call this.
-            training_captions: normalized, where they are known.
+        ``teacher_forced`` numbers don't come from captions; ``training_captions`` are normalized.
         """
         parts = [self.numbered]
         if world_size > 1:

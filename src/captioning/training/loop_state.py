@@ -32,8 +32,7 @@ def position(trainer: L.Trainer) -> Position:
 def normalize(loops: Mapping[str, Any], trainer: L.Trainer) -> None:
     """Bring the loops' part of a checkpoint into one form, whichever hook it is saved from.
 
-    Lightning's counts differ from hook to hook, and what it makes of them when it restarts differs too: it may count a
-    step twice for loggers, or validate again. In this form a restart continues with the next batch and does no more.
+    Lightning's counts differ from hook to hook, and a restart might count a step twice for loggers, or validate again.
     """
     epoch, batches, _ = position(trainer)
     begun, state = epoch + (batches > 0), loops["fit_loop"]
@@ -88,12 +87,9 @@ def validation_is_due(trainer: L.Trainer) -> bool:
 
 
 def set_validation_due(trainer: L.Trainer, is_due: bool, *, is_end: bool = False) -> None:
-    """At the end of a batch: decide whether Lightning validates next, which it does at multiples of a number.
+    """In ``on_train_batch_end``: decide whether Lightning validates next, which it does at multiples of a number.
 
-    Args:
-        trainer: within ``on_train_batch_end``.
-        is_due: whether to validate.
-        is_end: of training, when epochs that aren't due (``check_val_every_n_epoch``) are validated too.
+    At the end of training, epochs that aren't due (``check_val_every_n_epoch``) are validated too.
     """
     trainer.val_check_batch = 1 if is_due else sys.maxsize
     if is_end:

@@ -19,11 +19,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Reuse freed memory within this process, where its C library is glibc.
-
-    By default glibc gives most of it back to the system, which clears each page before it hands it out again: on a CPU
-    a tenth of a training step, more in bf16.
-    """
+    """Have glibc reuse freed memory, of which the system would clear each page: a tenth of a training step on a CPU."""
     if sys.platform.startswith("linux") and hasattr(library := ctypes.CDLL(None), "mallopt"):
         # M_MMAP_THRESHOLD: the largest that it takes. What is larger ends when it is freed, and it must: glibc doesn't
         # find the place of an aligned block again for the next one of its size, and so would grow without end.

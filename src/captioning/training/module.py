@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
@@ -22,9 +23,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import SumMetric
 
 from captioning.data.dataset import Batch
-from captioning.errors import NotFiniteError, UserError, check_arguments
+from captioning.errors import NotFiniteError, UserError, check_arguments, nearest
+from captioning.models.decoding import Decoding
 from captioning.models.feature_cache import FeatureFile
-from captioning.models.generation import Decoding, generate_captions
+from captioning.models.generation import generate_captions
 from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import (
     compile_layers,
@@ -75,15 +77,7 @@ class CaptionModule(L.LightningModule):
         gradient_checkpointing: less memory for more time: most of what the forward pass computes is computed again in
             the backward pass instead of being kept.
         compile: let ``torch.compile`` fuse what training computes within layers; its first step takes a while.
-        max_new_tokens: of the captions that are judged; this and the rest are described in
-            :class:`captioning.models.generation.Decoding`.
-        min_new_tokens: shortest caption.
-        num_beams: 1 is greedy.
-        length_penalty: of beams.
-        repetition_penalty: 1 is none.
-        no_repeat_ngram_size: 0 is none.
-        temperature: null doesn't sample.
-        top_p: of sampling.
+        **decoding: settings of :class:`captioning.models.decoding.Decoding`, such as ``max_new_tokens``.
 
     After a validation or a test, ``evaluations["val"]`` or ``["test"]`` holds its captions and their scores.
     """
@@ -109,19 +103,18 @@ class CaptionModule(L.LightningModule):
         lora_towers: tuple[str, ...] = ("text",),
         gradient_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002  # as torch and Lightning have it
-        max_new_tokens: int = Decoding.max_new_tokens,
-        min_new_tokens: int = Decoding.min_new_tokens,
-        num_beams: int = Decoding.num_beams,
-        length_penalty: float = Decoding.length_penalty,
-        repetition_penalty: float = Decoding.repetition_penalty,
-        no_repeat_ngram_size: int = Decoding.no_repeat_ngram_size,
-        temperature: float | None = Decoding.temperature,
-        top_p: float = Decoding.top_p,
+        **decoding: Any,
     ) -> None:
         super().__init__()
         check_arguments(type(self).__init__, locals(), section="model")
+        known = {field.name for field in fields(Decoding)}
+        if unknown := sorted(decoding.keys() - known):
+            names = known | inspect.signature(CaptionModule).parameters.keys() - {"decoding"}
+            choices = nearest(f"model.{unknown[0]}", [f"model.{name}" for name in names])
+            raise UserError(f"model.{unknown[0]}={decoding[unknown[0]]}: no such setting{choices}")
+        self.decoding = Decoding(**decoding)
+        decoding = asdict(self.decoding)  # save_hyperparameters() reads it here: a checkpoint has all settings
         self.save_hyperparameters(logger=False)
-        self.decoding = Decoding(**{field.name: self.hparams[field.name] for field in fields(Decoding)})
         self.lora = Lora(**{field.name: self.hparams[f"lora_{field.name}"] for field in fields(Lora)})
         if freeze_vision and lora_rank and "vision" in lora_towers:
             raise UserError(
@@ -146,8 +139,7 @@ class CaptionModule(L.LightningModule):
     def load(self, processor: Any = None) -> None:
         """Load the network, or start it from random weights; done once, however often it is called.
 
-        Args:
-            processor: the one that prepares the batches; by default the checkpoint's own.
+        ``processor`` is the one that prepares the batches, by default the checkpoint's own.
 
         Raises:
             UserError: the checkpoint or the architecture can't be used.
@@ -167,21 +159,12 @@ class CaptionModule(L.LightningModule):
         generation = self.model.generation_config
         if generation.bos_token_id is None:
             generation.bos_token_id = self.processor.tokenizer.cls_token_id
-        positions = self.model.config.max_position_embeddings
-        if self.decoding.max_new_tokens > positions:
-            raise UserError(
-                f"model.max_new_tokens={self.decoding.max_new_tokens}: this model has positions for {positions} tokens"
-            )
+        tokens, positions = self.decoding.max_new_tokens, self.model.config.max_position_embeddings
+        if tokens > positions:
+            raise UserError(f"model.max_new_tokens={tokens}: this model has positions for {positions} tokens")
 
     def restore(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Take the network and the processor from a checkpoint, whose weights a Trainer loads: nothing else is needed.
-
-        Args:
-            checkpoint: as :meth:`on_save_checkpoint` leaves it.
-
-        Returns:
-            The processor.
-        """
+        """Take network and processor from a checkpoint, whose weights a Trainer loads. Returns the processor."""
         self.processor = processor_from_files(checkpoint["processor_files"])
         self.model = model_from_config(checkpoint["git_config"], checkpoint["generation_config"])
         self._prepare(self.model)
@@ -199,7 +182,6 @@ class CaptionModule(L.LightningModule):
 
     @property
     def is_vision_frozen(self) -> bool:
-        """Whether nothing in the vision tower learns, so that it makes the same of an image at each visit."""
         return self.hparams["freeze_vision"] or bool(self.lora.rank and "vision" not in self.lora.towers)
 
     def setup(self, stage: str) -> None:
@@ -208,12 +190,9 @@ class CaptionModule(L.LightningModule):
         if not hasattr(datamodule, "normalized_captions"):  # not a CaptionDataModule
             return
         data = cast("CaptionDataModule", datamodule)
-        positions = self.network.config.max_position_embeddings
-        if data.hparams["max_caption_tokens"] > positions:
-            raise UserError(
-                f"data.max_caption_tokens={data.hparams['max_caption_tokens']}: this model has positions for "
-                f"{positions} tokens"
-            )
+        tokens, positions = data.hparams["max_caption_tokens"], self.network.config.max_position_embeddings
+        if tokens > positions:
+            raise UserError(f"data.max_caption_tokens={tokens}: this model has positions for {positions} tokens")
         if stage != "fit":
             return
         self.training_captions = data.normalized_captions(set(data.split_ids["train"]))
@@ -231,12 +210,7 @@ class CaptionModule(L.LightningModule):
         # With these a checkpoint is whole: it loads without the Hub, the data, or the folder that it was started from.
         checkpoint["git_config"] = self.network.config.to_dict()
         checkpoint["generation_config"] = self.network.generation_config.to_dict()
-        validation = self.evaluations.get("val")
-        checkpoint["metrics"] = (
-            {f"val/{name}": value for name, value in validation.numbers.items()}
-            if validation
-            else self.restored_metrics
-        )
+        checkpoint["metrics"] = self.validation_metrics
         checkpoint["processor_files"] = processor_to_files(self.processor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -246,14 +220,20 @@ class CaptionModule(L.LightningModule):
         if self.model is None:
             self.restore(checkpoint)
 
+    @property
+    def validation_metrics(self) -> dict[str, float]:
+        """Of the last validation, which may be one before the training was resumed."""
+        if validation := self.evaluations.get("val"):
+            return {f"val/{name}": value for name, value in validation.numbers.items()}
+        return self.restored_metrics
+
     def count_weights(self) -> tuple[int, int]:
-        """How many are trained, and how many there are."""
+        """Number of trained weights, and of all."""
         parameters = list(self.parameters())
         return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
     @property
     def network(self) -> GitForCausalLM:
-        """The GIT itself."""
         if self.model is None:
             raise RuntimeError("the network isn't loaded yet: call load(), or let a Trainer do it")
         return self.model
@@ -263,10 +243,7 @@ class CaptionModule(L.LightningModule):
     def on_train_start(self) -> None:
         self.window = torch.zeros(2, device=self.device)
         self.seen.clear()
-        self._apply_settings()
-
-    def _apply_settings(self) -> None:
-        """Let the settings hold, where a checkpoint brought the optimizer of others; else this changes no digit."""
+        # Settings hold also where a checkpoint brought the optimizer of others; else this changes no digit.
         optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, LambdaLR)
         decays = (self.hparams["weight_decay"], 0.0)
@@ -284,16 +261,13 @@ class CaptionModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Find what turns summed gradients into those of the mean over every caption token that went into this step.
 
-        A mean of means would weigh tokens by how many others their micro-batch or process happens to hold. So the sum
-        is divided once, by the tokens of all accumulated micro-batches of all processes.
+        A mean of means would weigh tokens by how many others their micro-batch or process happens to hold.
         """
-        # What processes wish rides along, so that they agree on it at no cost.
+        # The processes' flags ride along, so that they agree on them at no cost.
         local_flags = torch.tensor([float(wish) for wish in self.local_flags.values()], device=self.device)
         summed = self.trainer.strategy.reduce(torch.cat([self.window, local_flags]), reduce_op="sum")
         loss, tokens = summed[:2]
-        self.synced_flags = {
-            name: wished > 0 for name, wished in zip(self.local_flags, summed[2:].tolist(), strict=True)
-        }
+        self.synced_flags = {name: count > 0 for name, count in zip(self.local_flags, summed[2:].tolist(), strict=True)}
         if not loss.isfinite():
             raise self._not_finite("train/loss", loss / tokens)
         # What Lightning divided by on the way: accumulated micro-batches, and, in DDP's mean, processes.
@@ -328,7 +302,7 @@ class CaptionModule(L.LightningModule):
         self.seen.clear()
 
     def _not_finite(self, name: str, value: Tensor) -> BaseException:
-        """The first process's error, with the micro-batches of all: those to blame, or all where that isn't known."""
+        """The first process's error, with the micro-batches to blame, or all of them where that isn't known."""
         tokenizer = self.processor.tokenizer
         batches = [
             {
@@ -346,9 +320,7 @@ class CaptionModule(L.LightningModule):
             return SystemExit(1)
         every = [batch for own in gathered for batch in own]
         blamed = [batch for batch in every if not math.isfinite(float(batch["loss"]))] or every
-        return NotFiniteError(
-            name, value.item(), step=self.trainer.global_step + 1, batches=blamed, lr=self.hparams["lr"]
-        )
+        return NotFiniteError(name, value.item(), step=self.global_step + 1, batches=blamed, lr=self.hparams["lr"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -382,25 +354,20 @@ class CaptionModule(L.LightningModule):
 
     def _inputs(self, batch: Batch, split: str) -> dict[str, Any]:
         """The arguments of ``caption_loss``; of a frozen vision tower the features, where they are kept."""
-        features = self.features.get(split)
-        pixels = batch["pixel_values"]
-        return {
-            "features": features.of(batch["row"], pixels, self.network.encode_image) if features else None,
-            "pixel_values": pixels,
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "labels": batch["labels"],
-            "position_ids": batch.get("position_ids"),
-            "caption_index": batch.get("caption_index"),
-        }
+        names = ("pixel_values", "input_ids", "attention_mask", "labels", "position_ids", "caption_index")
+        inputs: dict[str, Any] = {name: batch.get(name) for name in names}
+        if file := self.features.get(split):
+            inputs["features"] = file.of(batch["row"], batch["pixel_values"], self.network.encode_image)
+        return inputs
 
     # ------------------------------------------------------------ validation and test
 
     def on_validation_epoch_start(self) -> None:
-        self._begin()
+        self.evaluator = CaptionEvaluator()
+        for total in (self.total_loss, self.total_correct, self.total_tokens):
+            total.reset()
 
-    def on_test_epoch_start(self) -> None:
-        self._begin()
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -413,11 +380,6 @@ class CaptionModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._conclude("test")
-
-    def _begin(self) -> None:
-        self.evaluator = CaptionEvaluator()
-        for total in (self.total_loss, self.total_correct, self.total_tokens):
-            total.reset()
 
     def _evaluate(self, batch: Batch, phase: str) -> None:
         """Caption the images of a batch, and find how likely the model thinks their true captions."""

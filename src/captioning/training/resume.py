@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -34,17 +34,11 @@ IGNORED_KEYS = ("resume", "output_dir")  # say where and how a run is started, a
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What a run is resumed from.
+    """What a run is resumed from."""
 
-    Attributes:
-        checkpoint: the newest whole one.
-        damaged: checkpoints that were passed over.
-        changes: settings by dotted key, each with its value before and now.
-    """
-
-    checkpoint: Found
-    damaged: Sequence[Path]
-    changes: Mapping[str, tuple[Any, Any]]
+    checkpoint: Found  # the newest whole one
+    damaged: Sequence[Path]  # checkpoints that were passed over
+    changes: Mapping[str, tuple[object, object]]  # settings by dotted key, each with its value before and now
 
     def announce(self) -> None:
         """Done by the first process before the others start: they need not look for the checkpoint again."""
@@ -52,12 +46,8 @@ class ResumePoint:
         quarantine(self.damaged)
 
 
-def load_resume_point(run: RunFolder, config: Mapping[str, Any]) -> ResumePoint | None:
-    """What to resume a run from; None where it begins.
-
-    Args:
-        run: its folder.
-        config: as composed, interpolations unresolved.
+def load_resume_point(run: RunFolder, config: Mapping[str, object]) -> ResumePoint | None:
+    """What to resume a run from; None where it begins. ``config`` is as composed, interpolations unresolved.
 
     Raises:
         UserError: no checkpoint is whole, or a setting was changed that can't change under way.
@@ -95,11 +85,7 @@ def quarantine(damaged: Sequence[Path]) -> None:
 
 
 def require_same_data(run: RunFolder, datamodule: "CaptionDataModule") -> None:
-    """Make sure that the images, their captions and their splits are those that the run was begun with.
-
-    Raises:
-        UserError: they aren't.
-    """
+    """Raise UserError unless images, captions and splits are those that the run was begun with."""
     before = (run.environment or {}).get("data_fingerprint")
     if before != datamodule.fingerprint:
         raise UserError(
@@ -110,7 +96,7 @@ def require_same_data(run: RunFolder, datamodule: "CaptionDataModule") -> None:
         raise UserError(f"resume={run.path}: the split isn't that of its splits.json any more; begin another run")
 
 
-def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _differences(before: object, now: object, prefix: str = "") -> Iterator[tuple[str, tuple[object, object]]]:
     """Values that differ, by dotted key; one that is missing is None."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in {**before, **now}:
@@ -119,5 +105,5 @@ def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str,
         yield prefix[:-1], (before, now)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)

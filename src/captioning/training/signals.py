@@ -23,8 +23,7 @@ class Interrupted(BaseException):  # no Exception, which logging would take for 
 class SignalHandler:
     """Raises :class:`Interrupted` at the first signal.
 
-    While ``deferred``, as between two optimizer steps, a signal is only ``received``; a second Ctrl-C ends the run at
-    once.
+    While ``deferred``, a signal is only ``received``; a second Ctrl-C ends the run at once.
     """
 
     def __init__(self) -> None:
@@ -33,11 +32,11 @@ class SignalHandler:
         self._received_at = 0.0
         self._replaced: dict[int, object] = {}
 
-    def install(self) -> None:
-        """Take over the signals, from whoever has them."""
+    def install(self, action: signal.Handlers | None = None) -> None:
+        """Take over the signals, from whoever has them; ``action`` is what they do instead."""
         if threading.current_thread() is threading.main_thread():  # Python allows no other
             for number in SIGNALS:
-                self._replaced.setdefault(number, signal.signal(number, self._receive))
+                self._replaced.setdefault(number, signal.signal(number, self._receive if action is None else action))
 
     def restore(self) -> None:
         """Give the signals back."""
@@ -70,10 +69,9 @@ def handle_signals() -> Iterator[SignalHandler]:
 @contextmanager
 def default_signals() -> Iterator[None]:
     """Within, a signal ends the process: Python's handlers don't run while a library waits for other processes."""
-    is_main = threading.current_thread() is threading.main_thread()
-    replaced = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS if is_main}
+    handler = SignalHandler()
+    handler.install(signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in replaced.items():
-            signal.signal(number, handler)
+        handler.restore()

@@ -49,11 +49,8 @@ def tune(
 ) -> dict[str, float]:
     """Search what ``find_batch_size`` and ``find_lr`` ask for, and let data and module have it.
 
-    Weights and random numbers are afterwards as before. Lightning's ``Tuner`` would read the loss of a single
-    micro-batch, which here is a sum over its tokens.
-
-    Returns:
-        What was found, by the dotted key of the setting.
+    Weights and random numbers are afterwards as before. Returns what was found, by the dotted key of the setting.
+    Lightning's ``Tuner`` would read the loss of a single micro-batch, which here is a sum over its tokens.
     """
     found: dict[str, float] = {}
     if not (settings.find_batch_size or settings.find_lr):
@@ -125,7 +122,7 @@ class LRRangeTest(L.Callback):
         for group in optimizer.param_groups:
             group["lr"] = RATES[min(trainer.global_step, len(RATES) - 1)]
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         if trainer.global_step > len(self.losses):
             self.losses.append(trainer.callback_metrics["train/loss"].item())
             trainer.should_stop = bool(np.mean(self.losses[-HALF_WINDOW:]) > 2 * min(smooth(self.losses)))

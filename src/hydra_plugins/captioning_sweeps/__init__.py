@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
@@ -10,6 +11,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from captioning.errors import UserError
+
+
+def _import(name: str, choice: str) -> Any:
+    try:
+        return import_module(f"captioning.sweeps.{name}")
+    except ModuleNotFoundError as error:
+        extra = choice.rpartition("=")[2]
+        raise UserError(f"{choice}: no {error.name} here; pip install -e '.[{extra}]'") from error
 
 
 class OptunaSweeper(Sweeper):
@@ -22,17 +31,13 @@ class OptunaSweeper(Sweeper):
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def sweep(self, arguments: list[str]) -> None:
-        try:
-            from captioning.sweeps.optuna import search
-        except ModuleNotFoundError as error:
-            raise UserError(f"hydra/sweeper=optuna: no {error.name} here; pip install -e '.[optuna]'") from error
-        search(self, arguments, **self.settings)
+        _import("optuna", "hydra/sweeper=optuna").search(self, arguments, **self.settings)
 
 
 class LocalLauncher(Launcher):
     """``hydra/launcher=local`` and ``joblib``: jobs on this machine."""
 
-    def __init__(self, n_jobs: int, **_: Any) -> None:  # more settings where hydra-joblib-launcher is installed too
+    def __init__(self, n_jobs: int, **_: object) -> None:  # more settings where hydra-joblib-launcher is installed too
         self.n_jobs = n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -53,8 +58,5 @@ class SlurmLauncher(LocalLauncher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from captioning.sweeps.jobs import Sweep
 
-        try:
-            from captioning.sweeps.submitit import run_on_slurm
-        except ModuleNotFoundError as error:
-            raise UserError(f"hydra/launcher=slurm: no {error.name} here; pip install -e '.[slurm]'") from error
-        self.sweep = Sweep(config, hydra_context.config_loader, partial(run_on_slurm, settings=self.settings))
+        run_jobs = partial(_import("submitit", "hydra/launcher=slurm").run_on_slurm, settings=self.settings)
+        self.sweep = Sweep(config, hydra_context.config_loader, run_jobs)

@@ -34,9 +34,8 @@ class Alarm(NamedTuple):
 class CollapseAlarm(L.Callback):
     """Compares the variety of generated captions with that of their references after each validation and test.
 
-    An alarm is given once when it arises, in the terminal and to wandb, and its end is logged too. The run folder's
-    ``alarms.jsonl`` has a line for each validation and test at which it held. A model from random weights gives one
-    early and outgrows it.
+    An alarm is given once when it arises, in the terminal and to wandb, and its end is logged too; ``alarms.jsonl`` has
+    a line for each validation and test at which it held. A model from random weights gives one early and outgrows it.
     """
 
     def __init__(self) -> None:

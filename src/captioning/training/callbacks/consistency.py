@@ -21,11 +21,7 @@ MACHINE_KEYS = ("data.path", "data.images", "data.splits_from", "data.cache_dir"
 
 
 class ConsistencyCheck(L.Callback):
-    """Refuses to train where processes differ in what must be the same: they would train different models, or hang.
-
-    Args:
-        settings: all of this process, as plain Python.
-    """
+    """Refuses to train where processes differ in what must be the same: they would train different models, or hang."""
 
     def __init__(self, settings: Mapping[str, object]) -> None:
         self.settings = settings

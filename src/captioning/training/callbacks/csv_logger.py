@@ -11,11 +11,7 @@ from captioning.files import replacing
 
 
 class CaptionCSVLogger(CSVLogger):
-    """Lightning's logger of ``metrics.csv``, which can continue from the step of a checkpoint.
-
-    Args:
-        save_dir: the run folder, in which the file is.
-    """
+    """Lightning's logger of ``metrics.csv`` in the run folder ``save_dir``, which can continue from a checkpoint."""
 
     def __init__(self, *, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="")

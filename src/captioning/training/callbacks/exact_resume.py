@@ -18,13 +18,11 @@ from captioning.training.loop_state import State
 class ExactResume(L.Callback):
     """Makes any checkpoint saved between two optimizer steps one from which training resumes exactly.
 
-    Random numbers of a step, such as those of dropout, are drawn from generators seeded anew at each batch, by the
-    run's seed, the step and the process. So no state of generators has to be restored, nothing that is drawn between
-    two steps matters, and no two processes drop the same units out.
+    Random numbers of a step, such as those of dropout, come from generators seeded anew at each batch, by the run's
+    seed, the step and the process: no state of generators has to be restored.
 
-    The rest is the order of samples, which :class:`captioning.CaptionDataModule` keeps itself, and a validation that
-    was due or under way when the checkpoint was saved: it is made up for. A callback's counts come from the checkpoint,
-    its settings don't.
+    :class:`captioning.CaptionDataModule` keeps the order of samples itself. A validation that was due or under way when
+    the checkpoint was saved is made up for. A callback's counts come from the checkpoint, its settings don't.
     """
 
     def __init__(self) -> None:

@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 
 
 class Gallery(L.Callback):
-    """Shows a few validation images beside their references and captions, the same ones each time.
+    """Shows N validation images beside their references and captions, the same ones each time.
 
     They are kept in the run folder's ``gallery.jsonl``, go to wandb as the table ``val/gallery`` that grows by step,
-    and, where there is no wandb, are drawn as ``gallery/stepNNNNNN.png``.
-
-    Args:
-        images: how many, in even steps through the validation images.
+    and, without wandb, are drawn as ``gallery/stepNNNNNN.png``.
     """
 
     def __init__(self, *, images: Annotated[int, Ge(1)] = 8) -> None:

@@ -26,10 +26,6 @@ class GracefulShutdown(L.Callback):
 
     So it does when ``trainer.max_time`` is over, and when checkpoints can't be written any more. A validation isn't
     waited for: it is made up for when the run is resumed.
-
-    Args:
-        signals: the run's handler.
-        writer: of checkpoints.
     """
 
     def __init__(self, signals: SignalHandler, writer: CheckpointWriter) -> None:

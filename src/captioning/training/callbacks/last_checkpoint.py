@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, and as ``previous.ckpt`` the one before it.
 
-    It is saved after each validation, every N minutes or steps, and when the run is interrupted; always between two
-    optimizer steps, and with the curves on the disk up to it.
-
-    Args:
-        every_n_minutes: null: only after validations, and by steps.
-        every_n_steps: optimizer steps.
+    It is saved after each validation, every N minutes or optimizer steps, and when the run is interrupted; always
+    between two optimizer steps, and with the curves on the disk up to it.
     """
 
     def __init__(
@@ -34,8 +30,7 @@ class LastCheckpoint(Checkpoint):
         every_n_minutes: Annotated[float, Gt(0)] | None = 10.0,
         every_n_steps: Annotated[int, Ge(1)] | None = None,
     ) -> None:
-        given = {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}
-        check_arguments(type(self).__init__, given, section="callbacks.last")
+        check_arguments(type(self).__init__, locals(), section="callbacks.last")
         self.every_n_seconds = every_n_minutes and every_n_minutes * 60
         self.every_n_steps = every_n_steps
         self._saved_at = 0.0  # seconds of the clock

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import lightning as L
 import torch
@@ -23,17 +23,12 @@ class Throughput(L.Callback):
 
     - ``train/images_per_second``: over all processes.
     - ``train/seconds_per_step``: of an optimizer step.
-    - ``train/data_wait_share``: of the time, in which this process waited for its next batch.
-    - ``train/memory_gb``: the most memory at once, of tensors on a GPU, of the process on a CPU.
-    - ``train/mfu``: model FLOPs utilization, :func:`captioning.models.flops.training_flops` over what the device could
-      do in the same time at its peak; where that is known.
+    - ``train/data_wait_share``: share of the time in which this process waited for its next batch.
+    - ``train/memory_gb``: peak memory, of tensors on a GPU, of the process on a CPU.
+    - ``train/mfu``: model FLOPs utilization, by :func:`captioning.models.flops.training_flops`; where the peak of
+      the device is known.
 
-    Time in validation and checkpointing isn't counted, nor is the first batch of an epoch, which waits for the workers
-    to start.
-
-    Args:
-        peak_flops: floating-point operations a second of one device in the precision of the run; by default what
-            Lightning knows of GPUs.
+    Time in validation and checkpointing isn't counted, nor is an epoch's first batch, which waits for workers to start.
     """
 
     def __init__(self, peak_flops: float | None = None) -> None:
@@ -54,7 +49,11 @@ class Throughput(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.peak_flops is None:
-            self.peak_flops = _peak_flops(trainer)
+            dtypes = {"bf16": torch.bfloat16, "16": torch.float16}
+            dtype = dtypes.get(str(trainer.precision).partition("-")[0], torch.float32)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about devices that it doesn't know
+                self.peak_flops = get_available_flops(trainer.strategy.root_device, dtype)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark = None
@@ -62,15 +61,13 @@ class Throughput(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark = None
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self._steps_before = trainer.global_step
         if self._mark is not None:
             self.waited += time.perf_counter() - self._mark
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         pl_module = cast("CaptionModule", pl_module)
         now = time.perf_counter()
@@ -98,11 +95,3 @@ class Throughput(L.Callback):
         if self.peak_flops:
             rates["train/mfu"] = self.flops / self.seconds / self.peak_flops
         return rates
-
-
-def _peak_flops(trainer: L.Trainer) -> float | None:
-    device, precision = trainer.strategy.root_device, str(trainer.precision)
-    dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.partition("-")[0], torch.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about devices that it doesn't know
-        return get_available_flops(device, dtype)

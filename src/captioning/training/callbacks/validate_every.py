@@ -7,20 +7,14 @@ from captioning.training.loop_state import State, set_validation_due
 
 
 class ValidateEvery(L.Callback):
-    """Validates every N optimizer steps, and in any case after the last: every run ends with a validation.
+    """Validates every N optimizer steps, or where Lightning does if that is None, and in any case after the last.
 
-    Lightning's ``val_check_interval`` counts micro-batches, and an epoch's last accumulation window may be short, so
-    no interval of micro-batches is the same as one of optimizer steps.
-
-    Args:
-        steps: N; None leaves it to Lightning (the end of every epoch, by default), but for the last step.
+    Lightning's ``val_check_interval`` counts micro-batches, and an epoch's last accumulation window may be short.
     """
 
     def __init__(self, steps: int | None) -> None:
         if steps is not None and steps < 1:
-            raise UserError(
-                f"val_every_n_steps must be at least 1, got {steps}; null validates at the end of each epoch"
-            )
+            raise UserError(f"val_every_n_steps must be at least 1, got {steps}; null validates after each epoch")
         self.steps = steps
         self._validated_at = 0
 

@@ -22,12 +22,8 @@ IDENTITY = "wandb/identity.json"  # which wandb run this is, in the run folder
 class CaptionWandbLogger(WandbLogger):
     """Lightning's wandb logger, online where a wandb login is at hand and offline otherwise, that can show captions.
 
-    Args:
-        project: wandb project.
-        save_dir: the run folder.
-        offline: by default ``WANDB_MODE`` decides, and where that isn't set, whether there is a login.
-        log_model: upload the finished model folder as an artifact.
-        settings: further arguments of Lightning's ``WandbLogger`` and ``wandb.init``: ``name``, ``group``, ``tags``, …
+    ``WANDB_MODE`` decides before the login does, and ``offline`` before both; ``save_dir`` is the run folder,
+    ``log_model`` uploads its finished model, and ``settings`` go to ``wandb.init``.
     """
 
     def __init__(
@@ -55,9 +51,9 @@ class CaptionWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Open the wandb run with its settings, and write down which it is, so that it can be resumed after any end.
+        """Open the wandb run with its settings, and write down which it is, so that it can be resumed.
 
-        Its summary holds the best and the last of each validation metric; each metric knows its direction.
+        Its summary holds the best and the last of each validation metric.
         """
         if self._is_offline:
             folder = self._run_folder.path / "wandb"
@@ -93,10 +89,7 @@ class CaptionWandbLogger(WandbLogger):
         self.experiment.log({name: self._tables[name], "trainer/global_step": max(step - 1, 0)})
 
     def log_results(self, metrics: Mapping[str, Any], model_folder: Path | None) -> None:
-        """Put what isn't logged as a curve into the summary, and upload the model where ``log_model`` asks for it.
-
-        That is the intervals, and the validation numbers of the checkpoint that was tested, as ``best/val/…``.
-        """
+        """Put intervals and the tested checkpoint's validation numbers into the summary, and upload the model."""
         import wandb
 
         tested = {f"best/{name}": value for name, value in metrics.items() if name.startswith("val/")}

@@ -20,12 +20,11 @@ NETWORK = "model."  # what the network's weights begin with in a checkpoint
 
 
 class ExponentialMovingAverage(L.Callback):
-    """Keeps an exponential moving average (EMA) of the weights, updated after each optimizer step.
+    """Keeps an exponential moving average (EMA) of the weights, updated after each optimizer step: 4 bytes a weight.
 
     Steps are taken on the raw weights; validation, the best checkpoint, the test and the model folder are of the
-    average. So is a checkpoint's ``state_dict``, which loads as any other; the raw weights are beside it, in
-    ``current_model_state``, as in Lightning's ``WeightAveraging``. That one isn't used because it tests the raw weights
-    of a checkpoint, and copies the whole module before its network is there. This copies the network, 4 bytes a weight.
+    average. So is a checkpoint's ``state_dict``; the raw weights are in ``current_model_state``, as in Lightning's
+    ``WeightAveraging``, which would test the raw weights of a checkpoint and copy the module before its network exists.
 
     Args:
         decay: how much of the average is kept at an update: 0.999 averages over about the last thousand steps. The
