@@ -85,7 +85,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         elif key == "hydra.run.dir" or argument in earlier:
             continue
         elif value.startswith("{"):  # Hydra would merge it with what is saved
-            kept += [f"~{key}", f"+{key}={value}"]
+            kept += [f"{key}=null", f"++{key}={value}"]
         else:
             kept.append(argument)
     return ["--config-path", str(folder / ".hydra"), "--config-name", "config", *kept]

@@ -21,7 +21,7 @@ from captioning.runs.summary import print_summary
 from captioning.training.callbacks import callbacks_of_type
 from captioning.training.callbacks.csv_logger import CaptionCSVLogger
 from captioning.training.callbacks.throughput import Throughput
-from captioning.training.callbacks.wandb_logger import CaptionWandbLogger, wandb_loggers
+from captioning.training.callbacks.wandb_logger import wandb_loggers
 from captioning.training.callbacks.weight_averaging import ExponentialMovingAverage
 from captioning.training.datamodule import CaptionDataModule
 from captioning.training.distributed.strategies import whole_network
@@ -112,7 +112,7 @@ def write_resumed(
     again = {"resumed": now["started"], "step": step, "command": now["command"], "hostname": now["hostname"]}
     run.write_json("environment.json", {**environment, "resumed": [*environment.get("resumed", []), again]})
     for logger in trainer.loggers:
-        if isinstance(logger, CaptionCSVLogger | CaptionWandbLogger):
+        if isinstance(logger, CaptionCSVLogger):
             logger.resume(before=step)
     _log.info(f"resuming after step {step:,}, from {resume.checkpoint.path}")
 

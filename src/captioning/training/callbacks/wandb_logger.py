@@ -23,13 +23,26 @@ class CaptionWandbLogger(WandbLogger):
     """Lightning's wandb logger, online where a wandb login is at hand and offline otherwise, that can show captions.
 
     ``WANDB_MODE`` decides before the login does, and ``offline`` before both; ``save_dir`` is the run folder,
-    ``log_model`` uploads its finished model, and ``settings`` go to ``wandb.init``.
+    ``log_model`` uploads its finished model, ``resume`` continues the wandb run that was tracked in the folder, and
+    ``settings`` go to ``wandb.init``.
     """
 
     def __init__(
-        self, *, project: str, save_dir: str, offline: bool | None = None, log_model: bool = False, **settings: Any
+        self,
+        *,
+        project: str,
+        save_dir: str,
+        offline: bool | None = None,
+        log_model: bool = False,
+        resume: str | None = None,
+        **settings: Any,
     ) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # it would print ten lines, where one says where to look
         import wandb
+
+        self._run_folder = RunFolder(save_dir)
+        if resume and (identity := read_mapping(self._run_folder.path / IDENTITY)):
+            settings |= identity | {"resume": "allow"}
 
         if offline is None:
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
@@ -37,17 +50,9 @@ class CaptionWandbLogger(WandbLogger):
             mode = "offline" if offline else "online"
         # As `mode`, because Lightning's own `offline` sets an environment variable that a loaded wandb no longer reads.
         super().__init__(project=project, save_dir=save_dir, mode=mode, **settings)
-        self._wandb_init.pop("anonymous", None)  # of which wandb would warn
         self.uploads_model = log_model  # Lightning's own log_model uploads checkpoints, with the optimizer in them
         self._tables: dict[str, Any] = {}
-        self._run_folder = RunFolder(save_dir)
         self._is_offline = mode == "offline"
-
-    def resume(self, *, before: int) -> None:
-        """Continue the wandb run of this folder, under its name, if it was tracked."""
-        if identity := read_mapping(self._run_folder.path / IDENTITY):
-            self._wandb_init.update(identity, resume="allow")
-            self._id = identity["id"]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
@@ -63,6 +68,8 @@ class CaptionWandbLogger(WandbLogger):
             )
         super().log_hyperparams(params)
         run = self.experiment
+        if run.url:
+            _log.info(f"wandb: {run.url}")
         identity = {"id": run.id, "name": run.name, "group": run.group or None, "tags": list(run.tags or ())}
         self._run_folder.write_json(IDENTITY, identity)
         for name, higher in HIGHER_IS_BETTER.items():
