@@ -242,13 +242,13 @@ def test_a_run_is_not_overwritten(folder, checked, tmp_path):
 # ------------------------------------------------------------ the page
 
 
-def page_of(count: int, *, problems: list[RowIssue] | None = None, pairs: list[tuple[int, int]] | None = None) -> str:
+def page_of(count: int, *, issues: list[RowIssue] | None = None, pairs: list[tuple[int, int]] | None = None) -> str:
     """The page of images that are all noise, each with five captions."""
     noise = Image.effect_noise((128, 128), 90).convert("RGB")
     ids = [f"folder/image-{number:06}.jpg" for number in range(count)]
     captions = [[f"<b>caption</b> {number} of {name} {HOSTILE}" for number in range(5)] for name in ids]
     none = [None] * count
-    rows = make_rows(ids=ids, images=none, captions=captions, splits=none, issues=problems or [])
+    rows = make_rows(ids=ids, images=none, captions=captions, splits=none, issues=issues or [])
     facts = [ImageInfo("", str(number), 100 + number % 900, 128, "CMYK", True, 2) for number in range(count)]
     splits = {"train": list(range(0, count, 2)), "val": list(range(1, count, 2))}
     found = find_issues(rows, facts, splits, pairs or [], tokenizer=None, max_caption_tokens=9)
