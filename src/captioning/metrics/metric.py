@@ -1,12 +1,16 @@
 """What a caption metric is: numbers that are functions of sums over images."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from captioning.metrics.corpus import Corpus
+if TYPE_CHECKING:
+    from captioning.metrics.corpus import Corpus
 
 FloatArray = npt.NDArray[np.float64]
 Fractions = list[tuple[float, float]]  # of each image: its part of the numerator and of the denominator
