@@ -25,7 +25,6 @@ RENAMED: dict[str, str | None] = {
         for name in ("top_caption", "repetition", "empty_captions", "min_pictures")
     },
     **{f"hub.{name}": "" for name in ("every_n_validations", "license", "data_license", "samples")},
-    "callbacks.throughput.peak_flops": "",
     "data.creatures": "data.limit",
     **dict.fromkeys(("data.max_captions", "data.augment_blur", "data.stream_buffer")),
 }
