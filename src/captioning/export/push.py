@@ -56,6 +56,8 @@ def push(
 
 def require_ready(name: str, *, public: bool, replace: bool = False) -> bool:
     """Whether there is such a repository already; arguments and errors are those of :func:`push`."""
+    if not name:
+        raise UserError("hub.push=true needs the model's name on the Hub: hub.name=USER/NAME")
     _require_name(name)
     api = HfApi()
     with _friendly_hub_errors(name):
