@@ -86,7 +86,7 @@ def explain(error: Exception) -> str:
         return _explain_value(max(causes, key=lambda e: bool(e.full_key)), composition=error)
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}; the run folder is set with hydra.run.dir=DIR"
+        return f"{error.strerror}{where}"
     return " ".join(str(error).split())
 
 

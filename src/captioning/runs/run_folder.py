@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
-from captioning.errors import UserError
+from captioning.errors import UserError, reason
 from captioning.files import replacing, write_json, write_json_lines, write_text
 
 if TYPE_CHECKING:
@@ -165,14 +165,13 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Have the folder for this process alone, or raise a ``UserError``; one that stays empty is removed."""
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK, blocking=False)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except Timeout as error:
-            raise UserError(
-                f"{self.path}: another run is at work in this folder; wait for it, or take another one"
-            ) from error
+        except (Timeout, OSError) as error:
+            why = "another run is at work in this folder" if isinstance(error, Timeout) else reason(error)
+            raise UserError(f"hydra.run.dir={self.path}: {why}; take another folder, or wait") from error
         try:
             yield
         finally:
