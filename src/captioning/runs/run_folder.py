@@ -170,8 +170,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except (Timeout, OSError) as error:
-            why = "another run is at work in this folder" if isinstance(error, Timeout) else reason(error)
-            raise UserError(f"hydra.run.dir={self.path}: {why}; take another folder, or wait") from error
+            is_taken = isinstance(error, Timeout)
+            why = "another run is at work in this folder; wait for it, or" if is_taken else f"{reason(error)};"
+            raise UserError(f"{self.path}: {why} take another one with hydra.run.dir=DIR") from error
         try:
             yield
         finally:
