@@ -281,7 +281,7 @@ def test_a_report_that_the_run_was_stopped_before_is_made_up_for(settings, tmp_p
 def test_a_run_that_is_stopped_before_its_next_step_says_at_which_it_is(copy):
     again = killed("SIGTERM", 0, "on_fit_start")  # when Lightning has not yet counted what the checkpoint has done
     assert run(f"resume={copy}", *again, folder=copy) == [INTERRUPTED]
-    assert "stopped by SIGTERM at step 10; to go on" in said(copy)
+    assert "stopped by SIGTERM at step 10; to resume" in said(copy)
 
 
 def test_a_value_that_is_given_holds_though_it_is_that_of_conf(settings, tmp_path):
@@ -321,7 +321,7 @@ def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(settings,
         ("model.architecture.hidden_size=64", "model.architecture.hidden_size=64: the run was begun with 32"),
         ("model.lora_rank=4", "model.lora_rank=4: the run was begun with 0"),
         ("data.fit=pad", "data.fit=pad: the run was begun with null"),
-        ("callbacks=ema", "callbacks.ema"),
+        ("callbacks=ema", "a run that is resumed keeps its callbacks"),
         ("data.limit=12", "the data have changed since the run began"),
         ("data.split_seed=1", "the split isn't that of its splits.json any more"),
         ("hydra.run.dir=elsewhere", "a run is resumed in its own folder"),

@@ -84,6 +84,7 @@ def train(cfg: Any) -> dict[str, Any]:
             require_ready(settings.hub["name"], public=settings.hub["public"])
         artifacts.require_no_weights(run, resume)
         if resume:
+            signals.step = resume.checkpoint.step
             data.processor = module.restore(resume.checkpoint.content)
         data.setup()
         L.seed_everything(settings.seed, workers=True, verbose=False)

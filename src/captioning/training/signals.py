@@ -29,6 +29,7 @@ class SignalHandler:
     def __init__(self) -> None:
         self.received = ""  # the name of the signal
         self.deferred = False
+        self.step = 0  # that training has come to
         self._received_at = 0.0
         self._replaced: dict[int, object] = {}
 
@@ -52,7 +53,7 @@ class SignalHandler:
         self.received, self._received_at = name, now
         if not self.deferred:
             self.deferred = True  # a second one, which is usual, mustn't disturb the end
-            raise Interrupted(name)
+            raise Interrupted(name, step=self.step)
 
 
 @contextmanager
