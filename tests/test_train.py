@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -411,7 +412,9 @@ def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path, override, line):
 
 
 def test_a_traceback_is_shown_when_asked_for(tmp_path):
-    ran = train(*SMALL, "data.path=nowhere", folder=tmp_path, HYDRA_FULL_ERROR="1")
+    command = [sys.executable, ROOT / "train.py", *SMALL, "data.path=nowhere"]
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" in ran.stderr
     assert ran.returncode == 1
 

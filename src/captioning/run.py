@@ -68,10 +68,9 @@ def train(cfg: Any) -> dict[str, Any]:
     saves a checkpoint and exits with the status :data:`captioning.training.signals.INTERRUPTED`.
     """
     setup_logging(is_rank_zero=is_rank_zero())
-    cfg.data.update(absolute_paths(cfg.data))  # the run may be resumed from another folder
     settings, run = resolve(cfg), RunFolder(cfg.output_dir)
     with run.lock() if is_rank_zero() else nullcontext(), _resumable(run) as signals:
-        resume = load_resume_point(run, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+        resume = load_resume_point(run, _to_save(cfg))
         if resume and not resume.changes and run.metrics is not None:
             return artifacts.report_finished(run)
 
@@ -102,10 +101,10 @@ def train(cfg: Any) -> dict[str, Any]:
             artifacts.require_disk_space(run, trainer, module)
         if trainer.is_global_zero and resume:
             overrides = merge_overrides(run.overrides or (), _task_overrides())
-            artifacts.write_resumed(run, trainer, resume, config=OmegaConf.to_yaml(cfg), overrides=overrides)
+            artifacts.write_resumed(run, trainer, resume, config=OmegaConf.to_yaml(_to_save(cfg)), overrides=overrides)
         elif trainer.is_global_zero:
             artifacts.write_initial(
-                run, trainer, data, module, config=OmegaConf.to_yaml(cfg), overrides=_task_overrides()
+                run, trainer, data, module, config=OmegaConf.to_yaml(_to_save(cfg)), overrides=_task_overrides()
             )
         for logger in trainer.loggers:
             logger.log_hyperparams(asdict(settings))
@@ -145,6 +144,13 @@ def _resumable(run: RunFolder) -> Iterator[SignalHandler]:
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:  # the second one
             sys.exit(1)
+
+
+def _to_save(cfg: Any) -> dict[str, Any]:
+    """The configuration with its interpolations, and with absolute paths: a run may be resumed from another folder."""
+    content: Any = OmegaConf.to_container(cfg)
+    content["data"] |= absolute_paths(content["data"])
+    return content  # type: ignore[no-any-return]
 
 
 def _task_overrides() -> list[str]:
@@ -249,7 +255,9 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
             if (run.path / ".hydra").exists():
                 raise UserError(f"--output-dir {folder}: holds a run; take another folder")
             listed = [f"model.checkpoint={model}", *overrides]
-            artifacts.write_initial(run, trainer, data, module, config=OmegaConf.to_yaml(cfg), overrides=listed)
+            artifacts.write_initial(
+                run, trainer, data, module, config=OmegaConf.to_yaml(_to_save(cfg)), overrides=listed
+            )
         trainer.test(module, data, verbose=False)
         artifacts.write_final(run, trainer, data, module, save_model=False)
     return run.path

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from captioning.config.compose import resume_arguments
-from captioning.errors import UserError, nearest
+from captioning.errors import UserError, nearest, reason
 from captioning.training.distributed.environment import prints_errors, process_name
 
 ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
@@ -60,7 +60,10 @@ def run_main(main: Callable[[], object]) -> None:
         if not TRACEBACK_WANTED:
             os.environ[ENVIRONMENT_VARIABLE] = "1"  # Hydra then raises what it would print over several lines
         sys.argv[1:] = resume_arguments(sys.argv[1:])
-        main()
+        try:
+            main()
+        except OSError as error:  # of Hydra, which makes the folder
+            raise UserError(f"{reason(error, name_file=True)}; the run folder is set with hydra.run.dir=DIR") from error
 
 
 def explain(error: Exception) -> str:
