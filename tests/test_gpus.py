@@ -1,4 +1,4 @@
-"""GPUs and cores that jobs running side by side share."""
+"""GPUs that jobs running side by side share."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +8,6 @@ import pytest
 
 from captioning.errors import UserError
 from captioning.sweeps.gpus import GpuPool, gpus_per_job, visible_gpus
-from captioning.training.distributed.environment import threads_of_a_process
-
-
-@pytest.mark.parametrize(
-    ("cores", "jobs", "processes", "threads"), [(16, 2, 2, 4), (16, 3, 2, 2), (2, 4, 2, 1), (8, 1, 1, 8)]
-)
-def test_all_processes_of_all_jobs_together_have_a_core_for_each_thread(cores, jobs, processes, threads):
-    assert threads_of_a_process(cores=cores, jobs_at_once=jobs, processes=processes) == threads
 
 
 @pytest.mark.parametrize(("value", "names"), [("2, 5", ["2", "5"]), ("", [])])

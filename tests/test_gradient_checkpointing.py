@@ -16,6 +16,7 @@ import captioning.run
 from captioning import CaptionDataModule, CaptionModule
 from captioning.data.dataset import Batch
 from captioning.models.loading import enable_gradient_checkpointing, init_model
+from captioning.models.loss import caption_loss
 
 
 def first_batch(images: Path, checkpoint: Path, captions: str) -> Batch:
@@ -30,7 +31,7 @@ def gradients_of(module: CaptionModule, batch: Batch) -> dict[str, torch.Tensor]
     module.zero_grad()
     module.train()
     torch.manual_seed(3)  # of dropout
-    module._loss(batch).loss.backward()
+    caption_loss(module.network, **module._inputs(batch, "train")).loss.backward()
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
@@ -64,7 +65,7 @@ def test_another_dropout_would_be_seen(images, checkpoint):
     one = gradients_of(module, batch)
     torch.manual_seed(4)
     module.zero_grad()
-    module._loss(batch).loss.backward()
+    caption_loss(module.network, **module._inputs(batch, "train")).loss.backward()
     name = "model.git.encoder.layer.0.attention.self.query.weight"
     assert not torch.allclose(one[name], dict(module.named_parameters())[name].grad, rtol=1e-3)
 
@@ -121,8 +122,6 @@ def test_the_peak_of_memory_is_lower_by_what_the_layers_of_either_tower_hold(
     images, checkpoint, vision_layers, text_layers
 ):
     import transformers
-
-    from captioning.models.loss import caption_loss
 
     processor = transformers.AutoProcessor.from_pretrained(checkpoint)
     tower = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}

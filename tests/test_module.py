@@ -13,6 +13,7 @@ from captioning.data.dataset import Batch
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER
 from captioning.models.decoding import Decoding
+from captioning.models.loss import caption_loss
 
 
 def data_of(images: Path, checkpoint: Path, **settings: object) -> CaptionDataModule:
@@ -63,7 +64,7 @@ def without_dropout(checkpoint: Path, **settings: object) -> CaptionModule:
 
 def mean_token_gradients(module: CaptionModule, batches: list[Batch]) -> list[torch.Tensor]:
     """The definition: the gradient of all tokens' summed loss over their number."""
-    results = [module._loss(batch) for batch in batches]
+    results = [caption_loss(module.network, **module._inputs(batch, "train")) for batch in batches]
     loss = sum(result.loss for result in results) / sum(result.tokens for result in results)
     gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
     return [gradient for gradient in gradients if gradient is not None]
@@ -94,7 +95,7 @@ def test_a_short_last_window_is_divided_by_its_own_tokens(checkpoint, batches, t
 def test_the_logged_loss_is_the_mean_over_the_windows_tokens(checkpoint, batches, tmp_path):
     module = without_dropout(checkpoint)
     with torch.no_grad():
-        results = [module._loss(batch) for batch in batches]
+        results = [caption_loss(module.network, **module._inputs(batch, "train")) for batch in batches]
     trainer = trainer_of(tmp_path, accumulate_grad_batches=4, limit_val_batches=0)
     trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
     expected = sum(result.loss for result in results) / sum(result.tokens for result in results)
@@ -225,7 +226,7 @@ def test_a_checkpoint_needs_no_code_to_load(saved):
         ({"lr_schedule": "lineer"}, r"model\.lr_schedule=lineer.*did you mean linear"),
         ({"max_new_tokens": 0}, r"model\.max_new_tokens"),
         ({"num_beams": 0}, r"model\.num_beams"),
-        ({"temperature": 0.0}, r"model\.temperature must be above 0, or null"),
+        ({"temperature": 0.0}, r"model\.temperature must be above 0, got 0\.0"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_loaded(settings, named):
