@@ -10,7 +10,7 @@ PYTHON ?=
 CANDIDATES := python3.11 python3.12 python3.13 python3
 SUPPORTED := (3, 11) <= sys.version_info[:2] < (3, 14)
 
-# Extra arguments: make train ARGS="trainer.devices=2", make test ARGS="-k wer -x"
+# Extra arguments: make train ARGS="trainer.devices=2", make test ARGS="-k wer"
 ARGS ?=
 
 .DEFAULT_GOAL := help
