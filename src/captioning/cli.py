@@ -120,6 +120,9 @@ def evaluate(
     """
     from captioning.run import evaluate as evaluate_model
 
+    if output_dir is None:
+        output_dir = Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
+        sys.argv += ["--output-dir", str(output_dir)]  # Lightning starts further processes with this command line
     evaluate_model(model, settings or [], split=split, folder=output_dir)
 
 

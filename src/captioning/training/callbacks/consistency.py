@@ -17,7 +17,15 @@ from captioning.training.distributed.environment import format_ranks
 
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "torchmetrics", "numpy", "pillow")
 # Paths may differ from machine to machine; what is there is compared by its content.
-MACHINE_KEYS = ("data.path", "data.images", "data.splits_from", "data.cache_dir", "data.num_workers")
+MACHINE_KEYS = (
+    "data.path",
+    "data.images",
+    "data.splits_from",
+    "data.cache_dir",
+    "data.num_workers",
+    "model.checkpoint",
+    "data.processor",
+)
 
 
 class ConsistencyCheck(L.Callback):
