@@ -18,7 +18,8 @@ from measuring import architecture
 from rich.console import Console
 from rich.table import Table
 
-from captioning.models.generation import Decoding, prefill
+from captioning.models.decoding import Decoding
+from captioning.models.generation import prefill
 from captioning.models.git import GitForCausalLM
 
 

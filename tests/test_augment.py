@@ -65,7 +65,7 @@ def test_without_kornia_the_answer_names_the_settings_and_how_to_install_it(monk
         Augmenter(crop=0.2, flip=0.5)
     assert str(error.value) == (
         "data.augment_crop=0.2 data.augment_flip=0.5: augmentation needs kornia, which isn't installed: "
-        "pip install 'captioning[augment]'"
+        "pip install -e '.[augment]'"
     )
 
 

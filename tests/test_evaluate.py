@@ -10,6 +10,7 @@ import pytest
 import runs
 from conftest import SMALL
 from omegaconf import OmegaConf
+from started import TORCHRUN
 
 from captioning.config.compose import absolute_paths
 from captioning.errors import UserError
@@ -169,19 +170,21 @@ def test_the_command_ends_a_mistake_in_one_line(run, tmp_path, override, line):
     assert ran.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("model", ["{run}", "{run}/checkpoints/last.ckpt"])
-def test_the_command_evaluates_on_two_processes_as_on_one(run, tmp_path, model):
-    command = [Path(sys.executable).with_name("captioning"), "evaluate", model.format(run=run), *ON_CPU]
-    said = []
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        folder.mkdir()
-        given = [*command, f"trainer.devices={devices}"]
-        ran = subprocess.run(given, cwd=folder, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr[-2000:]
-        (results,) = folder.glob("outputs/*/*")
-        said.append(predictions(results))
-    assert said[0] == said[1]
+@pytest.mark.parametrize(
+    ("model", "launcher"),
+    [
+        ("{run}", []),
+        ("{run}/checkpoints/last.ckpt", []),
+        ("{run}", [*TORCHRUN, "--no-python", "--nproc-per-node=2"]),
+    ],
+)
+def test_the_command_evaluates_on_two_processes_as_on_one(run, tmp_path, model, launcher):
+    program = Path(sys.executable).with_name("captioning")
+    command = [*launcher, program, "evaluate", model.format(run=run), *ON_CPU, "trainer.devices=2"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    (results,) = tmp_path.glob("outputs/*/*")
+    assert predictions(results) == predictions(run)
 
 
 def test_a_run_is_not_overwritten(run):

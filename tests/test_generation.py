@@ -6,7 +6,8 @@ import torch
 import transformers
 
 from captioning.errors import UserError
-from captioning.models.generation import Decoding, generate_captions, prefill
+from captioning.models.decoding import Decoding
+from captioning.models.generation import generate_captions, prefill
 from captioning.models.git import KVCache
 from captioning.models.loading import load_model
 from captioning.models.loss import caption_loss

@@ -17,7 +17,8 @@ from test_module import data_of, trainer_of
 from captioning import CaptionModule
 from captioning.data.dataset import Batch
 from captioning.errors import UserError
-from captioning.models.generation import Decoding, generate_captions
+from captioning.models.decoding import Decoding
+from captioning.models.generation import generate_captions
 from captioning.models.git import GitForCausalLM, KVCache
 from captioning.models.loading import load_model
 from captioning.models.loss import caption_loss

@@ -288,8 +288,8 @@ def test_predictions_and_references_must_be_as_many():
         score(["a", "b"], [["a"]])
 
 
-def test_without_captions_there_is_nothing_to_judge():
-    with pytest.raises(UserError, match=r"^there are no captions to judge$"):
+def test_without_captions_there_is_nothing_to_score():
+    with pytest.raises(UserError, match=r"^there are no captions to score$"):
         score([], [])
 
 

@@ -14,7 +14,8 @@ from captioning.errors import UserError
 from captioning.export.caption_onnx import OnnxCaptioner
 from captioning.export.huggingface import export
 from captioning.inference.pretrained import load_pretrained
-from captioning.models.generation import Decoding, generate_tokens, prefill
+from captioning.models.decoding import Decoding
+from captioning.models.generation import generate_tokens, prefill
 from captioning.models.processor import fit_images
 from captioning.runs.run_folder import write_model
 

@@ -119,9 +119,10 @@ def evaluate(
     min_new_tokens, num_beams, length_penalty, repetition_penalty, no_repeat_ngram_size, temperature and top_p.
     """
     from captioning.run import evaluate as evaluate_model
+    from captioning.training.distributed.environment import dated_run_dir, default_run_dir, started_processes
 
     if output_dir is None:
-        output_dir = Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
+        output_dir = Path(default_run_dir() if started_processes() else dated_run_dir())
         sys.argv += ["--output-dir", str(output_dir)]  # Lightning starts further processes with this command line
     evaluate_model(model, settings or [], split=split, folder=output_dir)
 

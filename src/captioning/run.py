@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from captioning.training.callbacks.progress_bar import ProgressBar
 from captioning.training.callbacks.validate_every import ValidateEvery
 from captioning.training.checkpoints import CheckpointWriter
 from captioning.training.datamodule import CaptionDataModule
-from captioning.training.distributed.environment import is_rank_zero, stop_with_sweep
+from captioning.training.distributed.environment import dated_run_dir, is_rank_zero, stop_with_sweep
 from captioning.training.distributed.launcher import explain_rank_failure
 from captioning.training.distributed.strategies import trainer_arguments
 from captioning.training.memory import keep_freed_memory
@@ -108,6 +107,8 @@ def train(cfg: Any) -> dict[str, Any]:
             )
         for logger in trainer.loggers:
             logger.log_hyperparams(asdict(settings))
+        trained, weights = module.count_weights()
+        _log(f"training {trained:,} of {weights:,} weights ({trained / weights:.1%}) on {artifacts.devices(trainer)}")
 
         with explain_rank_failure(trainer, timeout_seconds=settings.collective_timeout_seconds):
             trainer.fit(module, data, ckpt_path=resume.checkpoint.path if resume else None)
@@ -228,7 +229,7 @@ def evaluate(model: str, overrides: Sequence[str] = (), *, split: str = "test", 
         UserError: the model or the data can't be used.
     """
     setup_logging(is_rank_zero=is_rank_zero())
-    run = RunFolder(folder or Path("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S")))
+    run = RunFolder(folder or Path(dated_run_dir()))
     found = find_model(model)
     source = Path(model).expanduser()
     trained = RunFolder(source.absolute().parent.parent if source.suffix == ".ckpt" else source)

@@ -16,17 +16,18 @@ from captioning.training.distributed.environment import prints_errors, process_n
 
 ENVIRONMENT_VARIABLE = "HYDRA_FULL_ERROR"  # the one that Hydra's users know
 TRACEBACK_WANTED = os.environ.get(ENVIRONMENT_VARIABLE, "0") not in ("", "0")
-# Settings of the release before, with what they are called now; without a name, what to do.
-RENAMED: dict[str, str | None] = {
+# Settings of the release before: what they are called now, or nothing for those that were removed.
+RENAMED = {
     "data.augment_colour": "data.augment_color_jitter",
     "callbacks.gallery.pictures": "callbacks.gallery.images",
+    "data.creatures": "data.limit",
+    **dict.fromkeys(("data.max_captions", "data.augment_blur", "data.stream_buffer"), ""),
+    **dict.fromkeys(("hub.every_n_validations", "hub.license", "hub.data_license", "hub.samples"), ""),
+    **dict.fromkeys(("callbacks.last.dirpath", "callbacks.gallery.dirpath"), ""),
     **{
         f"callbacks.collapse_alarm.{name}": ""
         for name in ("top_caption", "repetition", "empty_captions", "min_pictures")
     },
-    **{f"hub.{name}": "" for name in ("every_n_validations", "license", "data_license", "samples")},
-    "data.creatures": "data.limit",
-    **dict.fromkeys(("data.max_captions", "data.augment_blur", "data.stream_buffer")),
 }
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 

@@ -46,7 +46,7 @@ class Augmenter:
     Args:
         crop: largest share of an image's area that a random crop takes away, up to 0.5.
         color: strength of random changes of brightness, contrast and saturation; hue stays, as captions name colors.
-        flip: share of samples that are mirrored, unless a caption would no longer be true, judged by English words.
+        flip: share of samples that are mirrored, unless words of a caption (English) would no longer be true.
     """
 
     def __init__(self, *, crop: float = 0.0, color: float = 0.0, flip: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class Augmenter:
             settings = {"crop": crop, "color_jitter": color, "flip": flip}
             given = " ".join(f"data.augment_{name}={value}" for name, value in settings.items() if value)
             why = f"{given}: augmentation needs kornia, which isn't installed"
-            raise UserError(f"{why}: pip install 'captioning[augment]'")
+            raise UserError(f"{why}: pip install -e '.[augment]'")
         self.crop, self.color, self.flip = crop, color, flip
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from captioning.data.statistics import spread
 from captioning.files import write_text
 from captioning.metrics.scores import score
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 from captioning.models.git import GitForCausalLM
 from captioning.runs.report.numbers import metric_rows, shown
 from captioning.runs.run_folder import RunFolder

@@ -16,7 +16,7 @@ from transformers import ProcessorMixin
 
 from captioning.errors import UserError
 from captioning.files import write_json
-from captioning.models.generation import Decoding
+from captioning.models.decoding import Decoding
 from captioning.models.git import GitForCausalLM, KeysValues, KVCache
 
 ENCODER, DECODER, PROGRAM, SETTINGS = "encoder.onnx", "decoder.onnx", "caption.py", "captioning.json"

@@ -24,9 +24,9 @@ class Corpus:
         if len(predictions) != len(references):
             raise UserError(f"{len(predictions)} predictions, but references for {len(references)} images")
         if not predictions:
-            raise UserError("there are no captions to judge")
+            raise UserError("there are no captions to score")
         if lacking := next((number for number, truths in enumerate(references, start=1) if not truths), None):
-            raise UserError(f"image {lacking} has no reference to judge its caption by")
+            raise UserError(f"image {lacking} has no reference to score its caption against")
         self.predictions = list(map(words, predictions))
         self.references = [list(map(words, truths)) for truths in references]
         self.training_captions = training_captions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from captioning.models.decoding import Decoding as Decoding
+from captioning.models.decoding import Decoding
 from captioning.models.git import KVCache
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import BertWordPieceTokenizer
 from transformers.image_utils import SizeDict
 
-from captioning.errors import UserError, nearest, reason
+from captioning.errors import UserError, reason
 from captioning.hub import snapshot
 
 # Pinned, because transformers prefers torchvision where it is installed, and its pixels differ slightly.
@@ -77,8 +77,6 @@ def fit_images(image_processor: transformers.BaseImageProcessor, fit: str | None
         "pad": {"max_height": height, "max_width": width},
         "squash": {"height": height, "width": width},
     }
-    if fit not in sizes:
-        raise UserError(f"data.fit={fit}: no such way to fit an image{nearest(fit, list(sizes))}")
     image_processor.size = SizeDict(**sizes[fit])
     image_processor.do_resize = image_processor.do_center_crop = True  # to a square, its own size is no change
 

@@ -58,6 +58,11 @@ def require_disk_space(run: RunFolder, trainer: L.Trainer, module: CaptionModule
         )
 
 
+def devices(trainer: L.Trainer) -> str:
+    """What computes, and how precisely: ``2 x cuda, bf16-mixed``."""
+    return f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+
+
 def write_initial(
     run: RunFolder,
     trainer: L.Trainer,
@@ -78,9 +83,8 @@ def write_initial(
     _write_settings(run, config, overrides)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
     _log.info(f"{counts} images; run folder {run.path}")
-    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    now = current_environment(devices=devices, data_fingerprint=data.fingerprint, evaluated_split=data.eval_split)
-    run.write_json("environment.json", now)
+    facts = {"devices": devices(trainer), "data_fingerprint": data.fingerprint, "evaluated_split": data.eval_split}
+    run.write_json("environment.json", current_environment(**facts))
     ids, summary = data.split_ids, data.summary
     run.write_json("splits.json", ids)
     run.write_json("data.json", summary)
@@ -88,8 +92,6 @@ def write_initial(
     rows = {name: row for row, name in enumerate(ids[split])}
     names = [sample["id"] for sample in summary["samples"]]
     run.add_thumbnails(split, {name: data.image(split, rows[name]) for name in names})
-    trained, weights = module.count_weights()
-    _log.info(f"training {trained:,} of {weights:,} weights ({trained / weights:.1%}) on {devices}")
 
 
 def write_resumed(

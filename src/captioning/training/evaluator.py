@@ -1,4 +1,4 @@
-"""The captions of a validation or a test, gathered from all processes and judged."""
+"""The captions of a validation or a test, gathered from all processes and scored."""
 
 from __future__ import annotations
 

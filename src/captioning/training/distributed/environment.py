@@ -24,7 +24,12 @@ SWEEP = "CAPTIONING_SWEEP_PID"  # the process of the sweep that started this run
 ORPHAN_TIMEOUT_S = 10.0  # that a process has to end by itself after the one that started it
 
 
-def default_run_dir(root: str = "outputs") -> str:
+def dated_run_dir() -> str:
+    """``outputs/DATE/TIME``."""
+    return str(PurePosixPath("outputs", datetime.now().strftime("%Y-%m-%d/%H-%M-%S")))
+
+
+def default_run_dir() -> str:
     """Where a run goes without ``hydra.run.dir``: one folder for all its processes, and for the same run restarted.
 
     That is the time of its start; in a SLURM job its number, which it keeps when it is requeued; and under torchrun the
@@ -35,8 +40,8 @@ def default_run_dir(root: str = "outputs") -> str:
         UserError: these processes were started one by one, and share nothing in which they could agree.
     """
     if job := _slurm_job():
-        return str(PurePosixPath(root, "slurm", job))
-    now = str(PurePosixPath(root, datetime.now().strftime("%Y-%m-%d/%H-%M-%S")))
+        return str(PurePosixPath("outputs", "slurm", job))
+    now = dated_run_dir()
     if under_torchrun():
         with suppress(RuntimeError):  # as errors of the store are
             if store := torchrun_store(STORE_WAIT):
