@@ -27,6 +27,7 @@ from rich.table import Table
 
 from captioning.models.flops import training_flops
 from captioning.models.git import GitForCausalLM
+from captioning.models.loading import compile_layers
 from captioning.models.loss import IGNORE_INDEX, caption_loss
 
 PADDED = 512  # or as many positions as the model has
@@ -41,9 +42,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=15, help="of a caption, with its start and end")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="*", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--compile", action="store_true", help="our layers, as model.compile=true does")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     title = f"{arguments.model}'s size, {arguments.batch_size} images, {arguments.tokens} tokens, {arguments.device}"
+    title += ", ours compiled" * arguments.compile
     names = ("precision", "tutorial's", "ours", "ratio (each round)", "share of matmul's rate", "memory")
     table = Table(*names, title=title)
     for precision in arguments.precision:
@@ -90,6 +93,8 @@ class Arm:
             self.loss = lambda: self.model(**self.batch).loss
         else:
             self.model = GitForCausalLM(config).train()
+            if arguments.compile:
+                compile_layers(self.model)
             labels = ids.masked_fill(mask == 0, IGNORE_INDEX)
             batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixel_values}
             self.loss = lambda: caption_loss(self.model, **self.batch).loss / ids.numel()

@@ -38,7 +38,11 @@ SMALL = (
 
 
 # Half a minute to minutes each; begun first, so that all processes end at about the same time.
-LONG = ("sweep", "distributed", "stopping", "resume", "train", "notebook", "benchmarks", "lora", "caption_command")
+LONG = ("sweep", "distributed", "stopping", "resume", "train", "lora", "caption_command", "evaluate", "onnx", "optuna")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cuda", choices=["cuda", "cpu"], help="where tests marked gpu run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

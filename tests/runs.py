@@ -1,6 +1,7 @@
 """Whole runs in processes of their own, started so fast that a test can afford many of them."""
 
 import atexit
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import lightning as L
 import torch
 from conftest import ROOT
@@ -20,7 +22,12 @@ from conftest import ROOT
 # One process imports everything, and each run is a fork of it.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["captioning.run", "captioning.cli", "captioning.config.schema", "matplotlib.figure", "captioning.runs.report.page"]
+    [
+        *("captioning.run", "captioning.cli", "captioning.config.schema", "captioning.sweeps.jobs"),
+        *("captioning.runs.report.page", "matplotlib.figure", "datasets", "peft", "transformers.optimization"),
+        *("transformers.models.git.processing_git", "transformers.models.clip.image_processing_pil_clip"),
+        "frozen",
+    ]
 )
 
 
@@ -52,6 +59,7 @@ def _run(command: Sequence[str], folder: str, environment: dict[str, str], out: 
     for number, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     torch.set_num_threads(1)
+    importlib.reload(huggingface_hub.constants)  # which are read from the environment
     multiprocessing.set_start_method("fork", force=True)  # of what loads images, as it is outside of a fork server
     sys.argv = [*command]
     try:
@@ -65,8 +73,8 @@ def forked(
 ) -> "subprocess.CompletedProcess[str]":
     """``subprocess.run`` of a Python script, such as train.py or .venv/bin/captioning, and its arguments.
 
-    The process is a fork of one that has imported everything: not for a test of imports, nor of what libraries read
-    from the environment while they are imported, nor of processes that start themselves once more.
+    The process is a fork of one that has imported everything: not for a test of imports, nor of what libraries but
+    the Hub's read from the environment while they are imported, nor of processes that start themselves once more.
     """
     command = [str(part) for part in command]
     with tempfile.TemporaryDirectory() as scratch:

@@ -41,6 +41,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return measuring
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["tutorial", "ours"])
 def test_each_arm_tells_of_every_step_evaluation_and_caption(compared: tuple[str, dict], arm: str) -> None:
     figures = compared[1][arm]
@@ -52,6 +53,7 @@ def test_each_arm_tells_of_every_step_evaluation_and_caption(compared: tuple[str
     assert figures["peak_memory"] > 100e6  # torch alone
 
 
+@pytest.mark.slow
 def test_training_is_no_slower_than_the_tutorials(compared: tuple[str, dict]) -> None:
     # The best of the four whole steps, since other tests run beside this one.
     ours, theirs = (
@@ -60,12 +62,14 @@ def test_training_is_no_slower_than_the_tutorials(compared: tuple[str, dict]) ->
     assert ours < theirs
 
 
+@pytest.mark.slow
 def test_both_are_printed_side_by_side(compared: tuple[str, dict]) -> None:
     head, *lines = (line for line in compared[0].splitlines() if "┃" in line or "│" in line)
     assert all(title in head for title in ("tutorial", "ours", "times better"))
     assert len(lines) == 7
 
 
+@pytest.mark.slow
 def test_growth_prints_a_table_for_what_is_asked_of_it(tmp_path: Path) -> None:
     sizes = ("--images", "40", "--batch-size", "--tokens", "--processes", "--steps", "3")
     ran = benchmark("growth", *sizes, "--usual", "40", "4", "8", folder=tmp_path)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, SMALL
-from started import TORCHRUN, TRAIN, descendants, free_port, is_alive, srun, started, trainers, wait_for
+from runs import free_port, run, said
+from started import TORCHRUN, TRAIN, descendants, is_alive, srun, started, trainers, wait_for
 
 from captioning.errors import UserError
 from captioning.training.distributed.environment import default_run_dir, is_restart
@@ -361,15 +362,18 @@ def test_a_timeout_of_no_time_is_refused(compose, settings):
         captioning.run.train(compose(*settings, "collective_timeout_seconds=0"))
 
 
-def test_no_process_is_left_after_a_run(settings, tmp_path):
-    with started([*TRAIN, *settings, "trainer.devices=2"], folder=tmp_path) as (run,):
+def test_a_run_on_two_devices_leaves_one_run_folder_with_every_test_image_once_and_no_process(settings, tmp_path):
+    with started([*TRAIN, *settings, "trainer.devices=2", "hydra.run.dir=run"], folder=tmp_path) as (first,):
         family: set[int] = set()
-        while run.process.poll() is None:
-            family |= set(descendants(run.process.pid))
+        while first.process.poll() is None:
+            family |= set(descendants(first.process.pid))
             time.sleep(0.2)
         assert family
-        assert run.process.returncode == 0, run.said
+        assert first.process.returncode == 0, first.said
         assert not [process for process in family if is_alive(process)]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", first.file.name}
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert [line["id"] for line in lines_of(tmp_path / "run" / "predictions.jsonl")] == splits["test"]
 
 
 # ---------------------------------------------------------------- every image once
@@ -382,9 +386,8 @@ def judged(images, checkpoint, tmp_path_factory) -> Path:
     fixed = ["model=git-base", f"model.checkpoint={checkpoint}", "model.lr=1.0e-12", "model.max_new_tokens=8"]
     split = [f"data.path={images}", "data.test_fraction=0.38", "data.batch_size=2", "logger=none"]
     for devices in (1, 2, 3, 4):
-        own = [f"trainer.devices={devices}", f"hydra.run.dir={devices}"]
-        with started([*TRAIN, *SMALL, *fixed, *split, *own], folder=folder) as (run,):
-            assert run.ended() == 0, run.said
+        statuses = run(*SMALL, *fixed, *split, folder=folder / str(devices), processes=devices)
+        assert statuses == [0] * devices, said(folder / str(devices))
     return folder
 
 
@@ -415,14 +418,12 @@ def seen(images, tmp_path_factory) -> dict[str, dict[int, list]]:
         name = f"{batch_size}x{devices}x{accumulation}"
         own = [
             f"data.batch_size={batch_size}",
-            f"trainer.devices={devices}",
             f"trainer.accumulate_grad_batches={accumulation}",
             f"+callbacks.seen={{_target_: started.SeenImages, folder: {folder / name}}}",
-            f"hydra.run.dir=run-{name}",
         ]
         both = [*SMALL, f"data.path={images}", "trainer.max_epochs=2", "data.captions=sample"]
-        with started([*TRAIN, *both, *own], folder=folder) as (run,):
-            assert run.ended() == 0, run.said
+        statuses = run(*both, *own, folder=folder / f"run-{name}", processes=devices)
+        assert statuses == [0] * devices, said(folder / f"run-{name}")
         lines = [line for file in sorted((folder / name).iterdir()) for line in lines_of(file)]
         steps[name] = {
             step: sorted((line["id"], line["seed"]) for line in lines if line["step"] == step)
@@ -446,14 +447,13 @@ def test_a_step_trains_on_the_same_images_however_many_processes_share_it(seen, 
 def sharded(images, tmp_path_factory) -> Path:
     """The same training by DDP and by FSDP, whose captions have other lengths in each process."""
     folder = tmp_path_factory.mktemp("sharded")
-    both = [*SMALL, f"data.path={images}", "trainer.devices=2", "trainer.max_epochs=3", "logger=csv"]
+    both = [*SMALL, f"data.path={images}", "trainer.max_epochs=3", "logger=csv"]
     both += ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5", "data.captions=all"]
     both += ["data.val_fraction=0.3", "model.temperature=1.0", "model.max_new_tokens=20"]
     both += ["collective_timeout_seconds=60"]
     for strategy in ("ddp", "fsdp"):
-        command = [*TRAIN, *both, f"trainer.strategy={strategy}", f"hydra.run.dir={strategy}"]
-        with started(command, folder=folder) as (run,):
-            assert run.ended() == 0, run.said
+        statuses = run(*both, f"trainer.strategy={strategy}", folder=folder / strategy, processes=2)
+        assert statuses == [0, 0], said(folder / strategy)
     return folder
 
 
@@ -500,12 +500,12 @@ def test_fsdp_leaves_the_models_folder_whole(sharded):
 @pytest.mark.parametrize("strategy", DIVIDED)
 def test_either_resumes_from_the_others_checkpoint(sharded, tmp_path, strategy):
     other = next(name for name in DIVIDED if name != strategy)
-    shutil.copytree(sharded / other, tmp_path / "run")
-    go_on = ["resume=run", f"trainer.strategy={strategy}", "trainer.max_epochs=4", "model.lr_schedule=constant"]
-    with started([*TRAIN, *go_on], folder=tmp_path) as (run,):
-        assert run.ended() == 0, run.said
+    folder = tmp_path / "run"
+    shutil.copytree(sharded / other, folder)
+    longer = [f"trainer.strategy={strategy}", "trainer.max_epochs=4", "model.lr_schedule=constant"]
+    assert run(f"resume={folder}", *longer, folder=folder, processes=2) == [0, 0], said(folder)
     before = torch.load(sharded / other / "checkpoints" / "last.ckpt", weights_only=True)
-    after = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    after = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert after["global_step"] > before["global_step"]
     steps = [state["step"] for state in after["optimizer_states"][0]["state"].values()]
     assert {int(step) for step in steps} == {after["global_step"]}

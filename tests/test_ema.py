@@ -2,15 +2,14 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import SMALL
 from hydra.errors import InstantiationException
+from runs import run, said, train
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -94,9 +93,7 @@ def ema_run(images, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ema")
     own = ["callbacks=ema", "callbacks.ema.decay=0.9", "trainer.max_epochs=3", "model.lr=0.01"]
     command = [*SMALL, *own, f"data.path={images}", "monitor=val/loss", "hydra.run.dir=run"]
-    ran = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *command], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    ran = train(*command, folder=folder)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return folder / "run"
 
@@ -252,14 +249,11 @@ def test_an_average_and_early_stopping_go_together(compose, images, tmp_path):
 
 def test_two_processes_have_the_same_average(images, tmp_path):
     """Each keeps its own; were they different, the test's loss wouldn't be that of the exported model."""
-    own = ["callbacks=ema", "callbacks.ema.decay=0.9", "model.lr=0.01", "trainer.devices=2", "hydra.run.dir=run"]
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, *own, f"data.path={images}", "monitor=val/loss"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert losses_of(tmp_path / "run", images, "state_dict")["test/loss"] == pytest.approx(
-        metrics["test/loss"], rel=1e-5
-    )
+    own = ["callbacks=ema", "callbacks.ema.decay=0.9", "model.lr=0.01", f"data.path={images}", "monitor=val/loss"]
+    folder = tmp_path / "run"
+    assert run(*SMALL, *own, folder=folder, processes=2) == [0, 0], said(folder)[-3000:]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert losses_of(folder, images, "state_dict")["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

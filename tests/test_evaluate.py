@@ -173,7 +173,6 @@ def test_the_command_ends_a_mistake_in_one_line(run, tmp_path, override, line):
 @pytest.mark.parametrize(
     ("model", "launcher"),
     [
-        ("{run}", []),
         ("{run}/checkpoints/last.ckpt", []),
         ("{run}", [*TORCHRUN, "--no-python", "--nproc-per-node=2"]),
     ],

@@ -31,19 +31,23 @@ def said(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") for output in outputs(notebook))
 
 
+@pytest.mark.slow
 def test_the_data_are_found_good(executed):
     assert "ready" in said(executed).lower()
 
 
+@pytest.mark.slow
 def test_the_model_learns_to_caption(executed):
     wer = next(output["data"]["text/plain"] for output in outputs(executed) if "test/wer" in str(output.get("data")))
     assert ast.literal_eval(wer)["test/wer"] < 0.9
 
 
+@pytest.mark.slow
 def test_data_curves_and_captions_are_drawn(executed):
     assert sum("image/png" in output.get("data", {}) for output in outputs(executed)) == 3
 
 
+@pytest.mark.slow
 def test_no_command_of_it_fails(executed):
     assert not re.findall(r"^error|Traceback", said(executed), re.MULTILINE)
 

@@ -102,6 +102,7 @@ def test_its_program_prepares_images_as_training_does(model, exported, tmp_path,
     assert np.abs(program.prepare(image) - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_int8_is_a_fraction_of_the_size_and_captions(exported, small, files):
     # Of so small a model the graph itself is most.
     sizes = [sum(file.stat().st_size for file in folder.glob("*.onnx")) for folder in (exported, small)]
@@ -115,6 +116,7 @@ def test_the_folder_holds_what_the_program_needs_and_nothing_of_torch(exported):
     assert not any(name.endswith((".safetensors", ".bin", ".whole")) for name in names)
 
 
+@pytest.mark.slow
 def test_the_card_says_how_to_use_it(exported, small):
     card = (exported / "README.md").read_text()
     assert "library_name: onnx" in card

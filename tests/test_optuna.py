@@ -174,6 +174,7 @@ def test_a_search_stopped_in_a_trial_resumes_it_and_counts_all_trials(images, tm
     assert "the study that is there varied model.lr, and now it is data.batch_size, model.lr" in sweep.said
 
 
+@pytest.mark.slow
 def test_a_study_of_failed_trials_alone_is_no_success_when_it_is_started_again(images, tmp_path):
     values = ["model.lr=choice(-1.0,-2.0)", "hydra.sweeper.n_trials=1"]
     sweep = Sweep(tmp_path, f"data.path={images}", "hydra/sweeper=optuna", *values)

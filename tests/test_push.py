@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL
 from hub_stand_in import TOKEN, Hub, hub_stand_in
+from runs import forked
 
 from captioning import Captioner
 
@@ -27,9 +28,7 @@ def in_a_process(
     # Large files go by LFS here; Xet, which the Hub has beside it, is a protocol of its own.
     own = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": hub.address if hub else "http://127.0.0.1:9"}
     own |= {"HF_TOKEN": token} if token else {}
-    return subprocess.run(
-        [str(part) for part in command], env={**kept, **own}, capture_output=True, text=True, check=False
-    )
+    return forked(command, environment={**kept, **own})
 
 
 def pushed(checkpoint: Path, *options: str, hub: Hub | None, home: Path, token: str | None = TOKEN):
@@ -49,7 +48,8 @@ def test_what_was_pushed_captions_alike_in_a_process_with_transformers_alone(che
     image = sorted(images.glob("*.png"))[0]
     lines = hub.repositories["me/squares"]["files"]["README.md"].decode().split("```python\n")[1].split("```")[0]
     script = "import sys\nsys.modules['captioning'] = None\n" + lines.replace("image.jpg", str(image))
-    ran = in_a_process(sys.executable, "-c", script, hub=hub, home=tmp_path / "another")
+    (tmp_path / "script.py").write_text(script)
+    ran = in_a_process(tmp_path / "script.py", hub=hub, home=tmp_path / "another")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == Captioner.from_pretrained(checkpoint, device="cpu")(image)
 
@@ -113,7 +113,7 @@ def test_a_model_that_was_pushed_before_is_followed_by_its_next(checkpoint, hub,
 
 def trained(images: Path, *settings: str, hub: Hub | None, home: Path, **options) -> subprocess.CompletedProcess:
     run = (f"data.path={images}", f"hydra.run.dir={home / 'run'}", f"hydra.sweep.dir={home / 'sweep'}")
-    return in_a_process(sys.executable, ROOT / "train.py", *SMALL, *run, *settings, hub=hub, home=home, **options)
+    return in_a_process(ROOT / "train.py", *SMALL, *run, *settings, hub=hub, home=home, **options)
 
 
 def test_a_training_uploads_its_best_model_at_its_end(images, hub, tmp_path):

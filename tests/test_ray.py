@@ -38,6 +38,7 @@ def rows(checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactor
     return {Path(row["path"]).name: row for row in pyarrow.parquet.read_table(output).to_pylist()}
 
 
+@pytest.mark.slow
 def test_ray_captions_the_images_of_all_folders_as_the_captioner_does(checkpoint, folder, rows):
     captioner = Captioner.from_pretrained(checkpoint, device="cpu")
     files = [file for file in folder.rglob("*.png") if file.name != "bad.png"]
@@ -45,6 +46,7 @@ def test_ray_captions_the_images_of_all_folders_as_the_captioner_does(checkpoint
     assert {name: row["caption"] for name, row in rows.items() if name != "bad.png"} == captions
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_is_kept_with_its_reason(rows):
     assert rows["bad.png"]["caption"] is rows["bad.png"]["score"] is None
     assert rows["bad.png"]["error"] == "not an image"
@@ -64,6 +66,7 @@ def test_a_batch_in_which_all_fail_has_columns_of_the_same_types(checkpoint):
     assert [str(kind) for kind in table.schema.types] == ["string", "float", "string"]
 
 
+@pytest.mark.slow
 def test_what_is_in_the_output_is_left_alone(checkpoint, folder):
     with pytest.raises(UserError, match="isn't empty; name a new folder"):
         caption_with_ray(str(checkpoint), str(folder), str(folder))

@@ -14,8 +14,9 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from runs import run, said, start
-from started import TRAIN, started
+from conftest import ROOT
+from runs import forked, run, said, start
+from started import TRAIN
 from test_resume import RUN, STEPS, assert_same_run, checkpoint_of, curves_of, killed, same
 
 from captioning import CaptionDataModule, CaptionModule
@@ -340,17 +341,17 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path):
-    with started([*TRAIN, "resume=none/of/these"], folder=tmp_path) as [process]:
-        assert process.ended() == 1
-    assert process.said == "error: resume=none/of/these: no such folder; give a run folder, such as outputs/DATE/TIME\n"
+    ended = forked([ROOT / "train.py", "resume=none/of/these"], tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: resume=none/of/these: no such folder; give a run folder, such as outputs/DATE/TIME\n"
     assert not (tmp_path / "none").exists()
 
 
 def test_a_checkpoint_that_is_given_for_a_run_is_refused_with_the_run_that_it_is_of(copy):
     last = copy / "checkpoints" / "last.ckpt"
-    with started([*TRAIN, f"resume={last}"], folder=copy) as [process]:
-        assert process.ended() == 1
-    assert process.said == f"error: resume={last}: a file; give the run folder, such as {copy}\n"
+    ended = forked([ROOT / "train.py", f"resume={last}"], copy)
+    assert ended.returncode == 1
+    assert ended.stderr == f"error: resume={last}: a file; give the run folder, such as {copy}\n"
 
 
 def test_the_tracker_is_that_of_the_run(settings, tmp_path):

@@ -14,6 +14,7 @@ import slurm_stand_in
 import torch
 import yaml
 from conftest import ROOT, SMALL
+from runs import forked
 from test_train import inspected
 
 from captioning.runs.run_folder import RunFolder
@@ -52,18 +53,22 @@ class Sweep:
         self.path = folder / "sweep"
         self.log = folder / "said.txt"
 
+    def command(self, *overrides: str) -> list[str]:
+        return [str(ROOT / "train.py"), "-m", *SMALL, *self.overrides, "hydra.sweep.dir=sweep", *overrides]
+
     def start(self, *overrides: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, *self.overrides, "hydra.sweep.dir=sweep"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, *overrides], cwd=self.folder, env=self.environment,
+                [sys.executable, *self.command(*overrides)], cwd=self.folder, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )  # fmt: skip
         STARTED.append(self.process)
         return self.process
 
     def run(self, *overrides: str) -> int:
-        return self.start(*overrides).wait(timeout=600)
+        ended = forked(self.command(*overrides), self.folder, self.environment)
+        self.log.write_text(ended.stdout + ended.stderr)
+        return int(ended.returncode)
 
     @property
     def said(self) -> str:

@@ -63,7 +63,7 @@ def run_main(main: Callable[[], object]) -> None:
         sys.argv[1:] = resume_arguments(sys.argv[1:])
         try:
             main()
-        except BrokenPipeError:
+        except (BrokenPipeError, MissingConfigException):  # OSErrors too, that say enough
             raise
         except OSError as error:  # of Hydra, which makes the folder
             raise UserError(f"{reason(error, name_file=True)}; the run folder is set with hydra.run.dir=DIR") from error
