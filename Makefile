@@ -51,7 +51,7 @@ gpu:  ## prove and measure the project on this machine's GPU, in 8 minutes at mo
 
 gpu-wheels: install  ## gather what `make gpu` needs where nothing can be downloaded: CPython 3.12 with torch and lightning
 	rm -rf build/gpu-wheels
-	$(PY) -m pip wheel -q --no-deps -c constraints.txt -w build/gpu-wheels antlr4-python3-runtime
+	$(PY) -m pip wheel -q --no-deps -c constraints.txt -w build/gpu-wheels antlr4-python3-runtime .
 	$(PY) -m pip download -q --no-deps -c constraints.txt -d build/gpu-wheels --only-binary=:all: --find-links build/gpu-wheels \
 	    --python-version 3.12 --implementation cp $(PLATFORMS) $(GPU_PACKAGES)
 	du -sh build/gpu-wheels

@@ -98,7 +98,7 @@ def make_parts(arguments: argparse.Namespace) -> list[Part]:
 
 def run(part: Part, file: Path, seconds: float) -> str:
     """Run a part, its output shown and written as it comes; what became of it."""
-    paths = [str(PACKAGES), str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT / "src"), str(ROOT / "tests"), str(PACKAGES), os.environ.get("PYTHONPATH", "")]
     offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, *part.command],
