@@ -16,6 +16,7 @@ from runs import train
 import captioning.run
 from captioning.errors import UserError
 from captioning.metrics import HIGHER_IS_BETTER, normalize
+from captioning.runs.run_folder import RunFolder
 
 
 def trained(*overrides: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -116,6 +117,7 @@ def test_the_environment_tells_what_the_run_stood_on(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["transformers"]
     assert len(environment["data_fingerprint"]) == 32
+    assert RunFolder(run).hydra_runtime["choices"]["model"] == "git-tiny"
     assert environment.keys() >= {"git", "devices", "python", "command"}
 
 

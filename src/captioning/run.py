@@ -105,6 +105,8 @@ def train(cfg: Any) -> dict[str, Any]:
             artifacts.write_initial(
                 run, trainer, data, module, config=OmegaConf.to_yaml(_to_save(cfg)), overrides=_task_overrides()
             )
+            if HydraConfig.initialized():
+                run.write_text(".hydra/hydra.yaml", OmegaConf.to_yaml({"hydra": HydraConfig.get()}))
         for logger in trainer.loggers:
             logger.log_hyperparams(asdict(settings))
         trained, weights = module.count_weights()
