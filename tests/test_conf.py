@@ -7,6 +7,7 @@ import torch
 from conftest import ROOT, SMALL
 from omegaconf import OmegaConf
 
+from captioning.config.compose import resume_arguments
 from captioning.config.messages import explain
 from captioning.metrics import HIGHER_IS_BETTER
 from captioning.run import default_precision, make_trainer, resolve
@@ -180,3 +181,11 @@ def test_tf32_says_how_float32_matrices_are_multiplied(compose, on, precision):
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_of_a_setting_given_twice_the_last_holds_when_the_command_of_a_run_is_repeated(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("{}\n")
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- model.lr=0.2\n")
+    resumed = resume_arguments(["model.lr=0.1", "model.lr=0.2", f"resume={tmp_path}"])
+    assert not [argument for argument in resumed if argument.startswith("model.lr")]

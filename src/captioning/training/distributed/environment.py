@@ -168,7 +168,10 @@ def stop_with_sweep() -> None:
     def watch() -> None:
         while os.getppid() == sweep:  # it becomes another's when the sweep ends
             time.sleep(1)
-        print(f"the sweep, process {sweep}, is gone: stopping", file=sys.stderr)
+        try:
+            print(f"the sweep, process {sweep}, is gone: stopping", file=sys.stderr, flush=True)
+        except OSError:  # the sweep was what read it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         os.kill(os.getpid(), signal.SIGTERM)
 
     if sweep:
