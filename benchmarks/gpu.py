@@ -18,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 WHEELS, PACKAGES = ROOT / "build" / "gpu-wheels", ROOT / "build" / "gpu-packages"
-VALIDATION = ("--batch-size", "64", "--images", "833")
 LEAST_SECONDS = 10.0  # that a part is begun with
 
 
@@ -46,7 +46,8 @@ def main() -> None:
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     arguments.output.mkdir(parents=True, exist_ok=True)
-    if WHEELS.is_dir() and not PACKAGES.is_dir():
+    is_bare = find_spec("hydra") is None
+    if is_bare and WHEELS.is_dir() and not PACKAGES.is_dir():
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
         subprocess.run([*pip, "--target", str(PACKAGES), *map(str, sorted(WHEELS.glob("*.whl")))], check=True)
     parts = [part for part in make_parts(arguments) if not arguments.parts or part.name in arguments.parts]
@@ -58,7 +59,8 @@ def main() -> None:
             continue
         print(f"\n=== {part.name}: {' '.join(part.command)}", flush=True)
         began = time.monotonic()
-        status = run(part, arguments.output / f"{number:02}-{part.name}.txt", min(part.seconds * slowness, left))
+        file = arguments.output / f"{number:02}-{part.name}.txt"
+        status = run(part, file, min(part.seconds * slowness, left), packages=PACKAGES if is_bare else None)
         became.append((part.name, status, time.monotonic() - began))
     lines = [f"{name:12} {seconds:6.1f} s  {status}" for name, status, seconds in became]
     print("", *lines, sep="\n")
@@ -84,28 +86,29 @@ def make_parts(arguments: argparse.Namespace) -> list[Part]:
         batch = "2" if tiny else str(size)
         return ["benchmarks/step.py", *on_device, "--precision", precision, "--batch-size", batch, *more]
 
+    validation = ["--images", "60"] if tiny else ["--images", "833", "--batch-size", "64", "--workers", "8"]
     captions = ["benchmarks/captions.py", *on_device, "--batch-size", *(["2"] if tiny else ["1", "64"])]
     return [
         Part("machine", 40, ["-m", "torch.utils.collect_env"]),
-        Part("tests", 150, ["-m", "pytest", "-v", "-rs", "-n", "4", "--device", device, "tests/test_gpu.py"]),
+        Part("tests", 150, ["-m", "pytest", "-v", "-n", "4", "--device", device, "tests/test_gpu.py"]),
         Part("step-32", 60, step(32)),
         Part("ours", 120, [*job, "--arms", "ours", "--epochs", epochs]),
         Part("captions", 60, captions),
         Part("tutorial", 120, [*job, "--arms", "tutorial", "--epochs", "1" if tiny else "3"]),
-        Part("validation", 60, ["benchmarks/validation.py", *on_device, *(() if tiny else VALIDATION)]),
+        Part("validation", 60, ["benchmarks/validation.py", *on_device, *validation]),
         Part("step-128", 60, step(128)),
         Part("compiled", 90, step(32, "--compile")),
     ]
 
 
-def run(part: Part, file: Path, seconds: float) -> str:
+def run(part: Part, file: Path, seconds: float, *, packages: Path | None) -> str:
     """Run a part, its output shown and written as it comes; what became of it."""
-    paths = [str(ROOT / "src"), str(ROOT / "tests"), str(PACKAGES), os.environ.get("PYTHONPATH", "")]
+    paths = [ROOT / "src", ROOT / "tests", packages, os.environ.get("PYTHONPATH")]
     offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, *part.command],
         cwd=ROOT,
-        env={**os.environ, **offline, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env={**os.environ, **offline, "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # so that all its processes end with it

@@ -22,7 +22,6 @@ from captioning.models.generation import generate_tokens, prefill
 from captioning.models.loading import compile_layers, load_model
 from captioning.models.loss import caption_loss
 from captioning.models.processor import load_processor
-from captioning.training.memory import peak_memory
 
 pytestmark = pytest.mark.gpu
 ON_CPU = torch.device("cpu")
@@ -155,7 +154,7 @@ def test_a_strategy_of_several_processes_runs_with_one(images, device, tmp_path,
     assert math.isfinite(json.loads((tmp_path / "run" / "metrics.json").read_text())["val/loss"])
 
 
-def test_two_runs_have_the_losses_of_a_cpu(compose, images, device, tmp_path):
+def test_a_run_has_the_test_loss_of_one_on_a_cpu(compose, images, device, tmp_path):
     losses = []
     for place in (ON_CPU, device):
         still = ["model.lr=1.0e-9", "trainer.precision=32-true", f"output_dir={tmp_path / place.type}-{len(losses)}"]
@@ -175,8 +174,6 @@ def test_checkpoint_and_model_folder_hold_the_weights_of_the_device(compose, ima
     from safetensors.torch import load_file
 
     captioning.run.train(compose(*on(device), f"data.path={images}", "trainer.limit_val_batches=0"))
-    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True, map_location="meta")
-    assert checkpoint["global_step"] == 6
     weights = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert {weight.device.type for weight in weights.values()} == {"cpu"}
     for name, weight in load_file(tmp_path / "run" / "model" / "model.safetensors").items():
@@ -220,8 +217,9 @@ def full(gpu) -> torch.device:
 def test_a_batch_that_does_not_fit_is_halved(checkpoint, full):
     captioner = Captioner.from_pretrained(checkpoint, device=full)
     pixels = torch.zeros(4096, 3, 32, 32, dtype=torch.uint8)
+    before = torch.cuda.memory_stats(full)["num_ooms"]
     assert len(captioner.caption_pixels(pixels, Decoding(max_new_tokens=4))) == len(pixels)
-    assert peak_memory(full) < 1e9
+    assert torch.cuda.memory_stats(full)["num_ooms"] > before
 
 
 # ---------------------------------------------------------------- compiled layers, which take a minute

@@ -153,7 +153,7 @@ def test_a_job_stops_when_its_sweep_is_gone(tmp_path):
     )
     parent = (
         "import os, subprocess, sys\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {run!r}],"
+        f"child = subprocess.Popen([sys.executable, '-c', {run!r}], stderr=subprocess.PIPE,"
         " env={**os.environ, 'CAPTIONING_SWEEP_PID': str(os.getpid())})\n"
         f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))"
     )

@@ -73,13 +73,12 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         f"resume={resume if resume == AUTO else literal(resume)}",
     ]
     earlier = set(RunFolder(folder).overrides or ())
-    last = {_key_and_value(argument)[0]: argument for argument in arguments}  # of a key given twice, it alone counts
     kept: list[str] = []
     for argument in arguments if "resume" in given else [*arguments, "resume"]:
         key, value = _key_and_value(argument)
         if key == "resume":
             kept += resumed  # in this place, because Hydra takes no options between overrides
-        elif argument != last[key]:
+        elif value != given[key]:  # which is given again later
             continue
         elif key in GROUPS and argument not in earlier:
             raise UserError(
